@@ -1,0 +1,1 @@
+"""From experience to tensors: collation, micro-batches, balance over ranks."""

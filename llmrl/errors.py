@@ -1,0 +1,93 @@
+"""Every error that llmrl raises on purpose: one tree, one finished sentence each.
+
+    LlmrlError
+    +-- RecipeError      (ValueError)    a key or value of a recipe, or two that contradict each other
+    +-- DataError        (ValueError)    a dataset: the file, the row and the field are in the message
+    +-- ModelError       (ValueError)    a model folder, tokenizer or chat template
+    +-- PluginError      (ImportError)   a plugin that cannot be imported or takes a taken name
+    +-- PlacementError   (RuntimeError)  the cluster cannot hold what the recipe asks for
+    +-- EngineError      (RuntimeError)  a rollout engine refused, died or stopped making progress
+    +-- WeightSyncError  (RuntimeError)  an engine does not serve the weights that it was sent
+    +-- ParityError      (RuntimeError)  engine and trainer disagree about the same tokens
+    +-- RewardError      (RuntimeError)  more judgements failed than the recipe tolerates
+    +-- TrainingError    (RuntimeError)  the optimizer cannot go on (non-finite loss or gradient)
+    +-- CheckpointError  (RuntimeError)  a checkpoint is missing, incomplete or of another run
+    +-- DeadlineError    (TimeoutError)  something did not answer in time; the message names it
+
+Each takes exactly one message, because an exception with any other constructor does not survive
+pickling and then crosses Ray as an unreadable stranger.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LlmrlError(Exception):
+    """Base of the tree; its message is one sentence that a user can act on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+
+
+class RecipeError(LlmrlError, ValueError):
+    """A recipe asks for something that does not exist or contradicts itself."""
+
+
+class DataError(LlmrlError, ValueError):
+    """A dataset cannot be read as the recipe says."""
+
+
+class ModelError(LlmrlError, ValueError):
+    """A model folder, tokenizer or chat template cannot be used."""
+
+
+class PluginError(LlmrlError, ImportError):
+    """A plugin cannot be imported, or registers a name that is taken."""
+
+
+class PlacementError(LlmrlError, RuntimeError):
+    """The cluster cannot hold what the recipe asks for."""
+
+
+class EngineError(LlmrlError, RuntimeError):
+    """A rollout engine refused a request, died, or stopped making progress."""
+
+
+class WeightSyncError(LlmrlError, RuntimeError):
+    """An engine does not serve the weights that it was sent."""
+
+
+class ParityError(LlmrlError, RuntimeError):
+    """Engine and trainer disagree about the logprobs of the same tokens."""
+
+
+class RewardError(LlmrlError, RuntimeError):
+    """More judgements failed than the recipe tolerates."""
+
+
+class TrainingError(LlmrlError, RuntimeError):
+    """The optimizer cannot go on."""
+
+
+class CheckpointError(LlmrlError, RuntimeError):
+    """A checkpoint is missing, incomplete, damaged or of another run."""
+
+
+class DeadlineError(LlmrlError, TimeoutError):
+    """Something did not answer in time; the message names it."""
+
+
+def did_you_mean(got: str, known: Iterable[str]) -> str:
+    """The tail of a message about an unknown name: the nearest known one, then all of them."""
+    names = sorted(known)
+    nearest = difflib.get_close_matches(got, names, n=1, cutoff=0.6)
+    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+    return f"{hint} Known: {', '.join(names) if names else 'none'}."
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """A value as it may appear in a message: quoted, escaped and short."""
+    text = ascii(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -1,0 +1,24 @@
+"""What the policy trains on: a group of rollouts, judged, with the credit of every token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.rewards.judgement import Judgement
+from llmrl.rollouts.rollout import RolloutGroup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Experience:
+    """One group, ready for the optimizer."""
+
+    group: RolloutGroup
+    judgements: tuple[Judgement, ...]
+    """One per rollout; empty for demonstrations, which nobody judges."""
+    advantages: tuple[NDArray[np.float32], ...]
+    """[L] per rollout; exactly 0 on tokens that are not trained."""
+    lag: int
+    """Versions between the policy now and the weights of the group's oldest token."""

@@ -1,0 +1,28 @@
+"""SFT: the negative log-likelihood of demonstrations. The warm start of most recipes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from llmrl.objectives.contract import Bundle, Loss, Reads, Unit, objective
+from llmrl.recipe.schema import Choice
+
+if TYPE_CHECKING:
+    from llmrl.batches.batch import Batch, TokenScores
+
+
+@objective("sft")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFT:
+    """Cross-entropy of the response tokens, averaged over all tokens of the step."""
+
+    mean_over: ClassVar[Unit] = "tokens"
+    bundle: ClassVar[Bundle] = Bundle(correction=Choice(name="none"), demonstrations=True)
+
+    @property
+    def reads(self) -> frozenset[Reads]:
+        return frozenset()
+
+    def __call__(self, current: TokenScores, batch: Batch) -> Loss:
+        return Loss(value=-current.logp)

@@ -1,0 +1,35 @@
+"""A prompt as the engines see it: token ids, and what a verifier needs to judge the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Prompt:
+    """One row of a dataset, rendered and tokenized."""
+
+    id: str
+    """``source/row``, the same in every run and process."""
+    tokens: NDArray[np.int32]
+    """[L] token ids, beginning-of-sequence included where the model has one."""
+    text: str
+    """What the tokens render; rewards and reports show it."""
+    answer: str | None
+    """The verifier's business: the gold answer as the dataset has it, or None."""
+    source: str
+    """Name of the source in the recipe, for metrics by source."""
+    demonstration: NDArray[np.int32] | None = None
+    """[L] response token ids to imitate, the stop token included; None where the dataset has none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Draw:
+    """A prompt and its place in the endless stream of prompts."""
+
+    ordinal: int
+    """Position in the stream: a pure function of dataset, seed and epoch. Every seed derives from it."""
+    prompt: Prompt

@@ -1,0 +1,316 @@
+"""The tables of a recipe, in the order in which data flows. Every key has its unit in its name or its text.
+
+A recipe file is a list of stages that share the tables above them; ``load`` resolves each stage
+into one :class:`Stage`, which is what every part of llmrl receives.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Table(BaseModel):
+    """A table of the recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class Lora(Table):
+    """Train low-rank adapters instead of all weights (PEFT)."""
+
+    rank: Positive = 16
+    """Rank of the two factors."""
+    alpha: Annotated[float, Field(gt=0)] = 32.0
+    """The adapter's output is scaled by alpha / rank."""
+    targets: tuple[str, ...] = ("all-linear",)
+    """Module names that get an adapter, as PEFT understands them."""
+
+
+class Model(Table):
+    """Which model is trained: a folder or hub name, or a small one built from a config."""
+
+    path: str | None = None
+    """Model folder or hub name. Exactly one of ``path`` and ``config`` is given."""
+    config: dict[str, Any] | None = None
+    """Build a randomly initialised model instead: ``model_type`` and any key of its transformers config."""
+    characters: str | None = None
+    """With ``config``: the alphabet of the character tokenizer that is built for it."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of forward, backward and engines. Master weights and optimizer states are always float32."""
+    context_tokens: Positive = 1024
+    """Longest prompt plus response, in tokens."""
+    chat: bool = False
+    """Render prompts with the tokenizer's chat template; False takes them as plain text."""
+    trust_remote_code: str | None = None
+    """Run the Python code that ships with a model: only if this repeats ``model.path``."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    lora: Lora | None = None
+    """Train adapters only; absent trains all weights."""
+
+
+class Source(Table):
+    """One dataset, or one generator of tasks, among those that prompts are drawn from."""
+
+    name: str | None = None
+    """Name in metrics and ids; by default the file's or the task's."""
+    dataset: str | None = None
+    """JSONL, JSON, CSV or parquet file, a saved ``datasets`` folder, or a hub name. Or else ``task``."""
+    split: str = "train"
+    """Split of a dataset that has several."""
+    task: str | None = None
+    """A procedural task generator by name, instead of a dataset."""
+    options: dict[str, Any] = {}
+    """Options of the task generator."""
+    rows: Positive | None = None
+    """Use only the first so many rows (after none are held out); how many rows a generator makes."""
+    skip: Count = 0
+    """Leave out the first so many rows; with ``rows`` this separates training rows from held-out ones."""
+    fields: dict[str, str] = {}
+    """Maps prompt, answer, response or messages to the dataset's own column names."""
+    template: str = "{prompt}"
+    """Text around the prompt field."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """Share of draws relative to the other sources; equal weights draw each row equally often per source."""
+
+
+class Prompts(Table):
+    """Where prompts come from, and how many make a step."""
+
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    """Datasets and tasks, mixed by weight."""
+    per_step: Positive = 64
+    """Prompts that one optimizer step trains on (groups, not responses)."""
+    max_tokens: Positive = 512
+    """Longer prompts are left out, counted and named in the log."""
+    shuffle: bool = True
+    """A new order each epoch, from ``run.seed``."""
+
+
+class Rollouts(Table):
+    """How responses are sampled."""
+
+    per_prompt: Positive = 8
+    """Responses to each prompt: the group that credit compares."""
+    max_tokens: Positive = 256
+    """Budget of a response in tokens; a longer one ends with stop = length."""
+    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    """Softmax temperature of sampling; the trainer scores with the same one."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a response, besides the end-of-sequence token."""
+
+
+class Engines(Table):
+    """The processes that generate."""
+
+    kind: str = "vllm"
+    """``vllm``, or ``torch`` for small models on machines without vLLM; plugins may add others."""
+    count: Positive = 1
+    """Independent engines; prompts go to the least loaded."""
+    tensor_parallel: Positive = 1
+    """GPUs that share one engine's weights."""
+    max_lag: Count = 1
+    """Versions by which a trained token may be behind the policy; 0 is synchronous training."""
+    max_sequences: Positive = 256
+    """Responses that one engine generates at once."""
+    kv_cache_mib: Positive | None = None
+    """KV cache of one engine in MiB; by default 256 on CPU, and on a GPU what vLLM finds free."""
+    gpu_memory_utilization: Fraction = 0.85
+    """Share of a GPU that vLLM may use."""
+    eager: bool | None = None
+    """No CUDA graphs or compilation; by default True on CPU, False on GPU."""
+
+
+class Reward(Table):
+    """One named reward; the total is the weighted sum of all of them."""
+
+    kind: str
+    """Name of a registered reward."""
+    weight: Finite = 1.0
+    """Factor in the sum; 0 only measures."""
+    options: dict[str, Any] = {}
+    """Options of the reward."""
+
+
+class Scoring(Table):
+    """How rewards are run: in processes that can be killed."""
+
+    processes: Positive = 1
+    """Scorer processes."""
+    deadline_s: Seconds = 10.0
+    """Longest time for one response; then its scorer is killed and the judgement is an error."""
+    max_error_rate: Fraction = 0.1
+    """The run ends when a larger share of a step's judgements are errors."""
+    check_answers: bool = True
+    """Score the gold answers against themselves at load, and refuse rows whose gold cannot be parsed."""
+
+
+class Choice(Table):
+    """A plugin by name, with its options."""
+
+    name: str
+    """Registered name."""
+    options: dict[str, Any] = {}
+    """Options of the plugin; unknown ones are errors."""
+
+
+class Optimizer(Table):
+    """AdamW, its schedule, and when a stage ends."""
+
+    steps: Positive
+    """Optimizer steps of this stage; each makes one weight version."""
+    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
+    """Peak learning rate."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Shape after warm-up; linear and cosine end at ``lr * final_lr_fraction``."""
+    warmup_steps: Count = 0
+    """Linear warm-up from 0."""
+    final_lr_fraction: Fraction = 0.0
+    """Where linear and cosine end."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Adam's decay rates."""
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    """Adam's epsilon."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay on matrices; never on norms and biases."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are scaled down to this global L2 norm."""
+    max_bad_steps: Positive = 3
+    """Steps in a row that may be skipped for a loss or gradient that is not finite."""
+
+
+class Policy(Table):
+    """The processes that train."""
+
+    ranks: Positive = 1
+    """Data-parallel ranks, one process and at most one GPU each."""
+    zero_stage: Literal[0, 1, 2, 3] = 1
+    """What DeepSpeed shards: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters."""
+    tokens_per_microbatch: Positive = 8192
+    """Most tokens (prompts included) in one forward pass of one rank; never changes a gradient."""
+    offload: Literal["none", "cpu", "nvme"] = "none"
+    """Where optimizer states live (ZeRO 1-3), and parameters too (ZeRO 3)."""
+    nvme_folder: Path | None = None
+    """Folder on an NVMe disk; needed with ``offload = "nvme"``."""
+
+
+class Evaluation(Table):
+    """Held-out prompts, scored before, during and after the stage."""
+
+    sources: tuple[Source, ...] = ()
+    """Where held-out prompts come from; empty means no evaluation."""
+    prompts: Positive | None = None
+    """Evaluate on the first so many; by default on all."""
+    every_steps: Count = 0
+    """Also evaluate every so many steps; 0 only before and after."""
+    per_prompt: Positive = 1
+    """Responses to each held-out prompt."""
+    k: tuple[Positive, ...] = (1,)
+    """Report unbiased pass@k for each; none may exceed ``per_prompt``."""
+    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """0 takes the likeliest token."""
+    reward: str | None = None
+    """Name of the reward that decides what is correct (score > 0.5); by default the first."""
+
+
+class Checkpoints(Table):
+    """What is kept on disk to go on from."""
+
+    every_steps: Count = 0
+    """Save every so many steps and at the end; 0 only at the end."""
+    keep: Positive = 2
+    """Newest checkpoints that are kept."""
+
+
+class Cluster(Table):
+    """Where the processes run."""
+
+    address: str = "local"
+    """``local`` starts Ray here for this run; ``auto`` or an address joins a running cluster."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` takes GPUs if the cluster has any."""
+    cpus_per_process: Annotated[float, Field(gt=0)] = 0.5
+    """CPUs that Ray reserves for each engine and each rank."""
+    threads_per_process: Positive = 1
+    """OpenMP threads of each process on CPU; more than the free cores makes everything slower."""
+    start_deadline_s: Seconds = 600.0
+    """Longest time for every process to come up."""
+    call_deadline_s: Seconds = 1800.0
+    """Longest time for one step, sync or save before the run ends and names who did not answer."""
+    environment: dict[str, str] = {}
+    """Environment variables of every process, on every node."""
+
+
+class Report(Table):
+    """What is written down besides metrics.jsonl and report.html."""
+
+    trackers: tuple[str, ...] = ("tensorboard",)
+    """Trackers of accelerate by name (tensorboard, wandb, mlflow, trackio, ...)."""
+    samples_every_steps: Count = 10
+    """Write the sampled responses of every so many steps; 0 never."""
+
+
+class Stage(Table):
+    """One stage of a recipe with every table resolved: what each part of llmrl receives."""
+
+    name: str = "train"
+    """Name of the stage, and of its folder."""
+    model: Model = Model()
+    prompts: Prompts
+    rollouts: Rollouts = Rollouts()
+    engines: Engines = Engines()
+    rewards: dict[str, Reward] = {}
+    scoring: Scoring = Scoring()
+    credit: Choice | None = None
+    """From rewards to advantages; by default what the objective's bundle says."""
+    keep: Choice | None = None
+    """Which groups are trained on; by default what the objective's bundle says."""
+    correction: Choice | None = None
+    """Weight for the difference between engine and trainer; by default what the objective's bundle says."""
+    objective: Choice
+    optimizer: Optimizer
+    policy: Policy = Policy()
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    cluster: Cluster = Cluster()
+    report: Report = Report()
+
+
+class Run(Table):
+    """The run as a whole."""
+
+    name: str
+    """Name of the run, and of its folder."""
+    folder: Path = Path("runs")
+    """Where run folders are made."""
+    seed: Count = 0
+    """Every random number of the run derives from it."""
+
+
+class Recipe(Table):
+    """A recipe file, resolved: the run, its plugins and its stages in order."""
+
+    run: Run
+    plugins: tuple[str, ...] = ()
+    """Modules that every process imports; they register objectives, rewards, tasks and so on."""
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.run.folder / self.run.name
+
+    def stage_folder(self, index: int) -> Path:
+        """Folder of one stage inside the run's."""
+        return self.folder / f"{index}-{self.stages[index].name}"

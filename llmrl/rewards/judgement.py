@@ -1,0 +1,43 @@
+"""What a reward says about one response: a score, an abstention or an error, and never a silent zero."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Status = Literal["score", "abstain", "error"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What a reward gets to see of one response."""
+
+    prompt: str
+    response: str
+    answer: str | None
+    """The dataset's gold answer, or None."""
+    tokens: int
+    """Length of the response in tokens."""
+    finished: bool
+    """False if the token budget cut the response off."""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """The verdict on one response, summed over the recipe's rewards."""
+
+    status: Status
+    reward: float | None
+    """The weighted sum of the parts; None unless ``status`` is ``score``."""
+    parts: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Score of each named reward, before its weight."""
+    note: str = ""
+    """Why it abstained or failed, or what was extracted; for people."""
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.status == "score") != (self.reward is not None and math.isfinite(self.reward)):
+            raise ValueError(f"a judgement with status '{self.status}' cannot carry reward {self.reward}")

@@ -1,0 +1,71 @@
+"""What every engine promises, whatever runs inside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.registry import Registry
+from llmrl.rollouts.rollout import Stop
+from llmrl.weights.bundle import WeightBundle
+
+engine = Registry("engine")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Request:
+    """One response to sample."""
+
+    id: str
+    """Unique among the requests of a run."""
+    tokens: NDArray[np.int32]
+    """[L] prompt ids."""
+    max_tokens: int
+    """Most response tokens."""
+    temperature: float
+    """0 takes the likeliest token."""
+    seed: int
+    """Equal seeds and weights give equal tokens, whatever else the engine is doing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Completion:
+    """The answer to one request; arrays of equal length L."""
+
+    tokens: NDArray[np.int32]
+    logp: NDArray[np.float32]
+    """[L] nats of softmax(logits / temperature) over the full vocabulary (of softmax(logits) at temperature 0)."""
+    version: NDArray[np.int32]
+    """[L] weight version that sampled each token."""
+    stop: Stop
+
+
+class Engine(Protocol):
+    """Generates tokens, scores tokens, and takes new weights while it does."""
+
+    async def generate(self, request: Request) -> Completion:
+        """One response.
+
+        Raises:
+            EngineError: the request does not fit, or the engine is dead.
+        """
+        ...
+
+    async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """[L] nats of each token given those before it, at temperature 1; the first is 0."""
+        ...
+
+    async def load(self, bundle: WeightBundle) -> None:
+        """Serve these weights from the next token on, without dropping what is being generated.
+
+        Raises:
+            WeightSyncError: names or shapes differ from the engine's, or the probe disagrees.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free everything."""
+        ...

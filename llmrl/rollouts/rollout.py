@@ -1,0 +1,47 @@
+"""What comes back from the engines: responses, token by token, with the weights that sampled each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.prompts.prompt import Prompt
+
+Stop = Literal["stop", "length", "abort"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rollout:
+    """One response to one prompt. All arrays have the same length L."""
+
+    tokens: NDArray[np.int32]
+    """[L] token ids, the stop token included."""
+    logp: NDArray[np.float32]
+    """[L] nats, as the engine reported them for softmax(logits / temperature); 0 where ``trained`` is False."""
+    version: NDArray[np.int32]
+    """[L] weight version that sampled each token; it changes where weights arrived mid-response."""
+    trained: NDArray[np.bool_]
+    """[L] False on tokens that the policy did not write (tool output, the other speaker)."""
+    turn: NDArray[np.int32]
+    """[L] index of the policy's turn that a token belongs to."""
+    stop: Stop
+    """``stop``: the policy ended it. ``length``: the token budget did. ``abort``: nobody finished it."""
+    text: str
+    """The response without special tokens; what rewards judge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RolloutGroup:
+    """All responses to one drawn prompt."""
+
+    ordinal: int
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+
+    @property
+    def oldest_version(self) -> int:
+        """Version of the oldest token in the group; the lag bound holds for it."""
+        return min(int(r.version.min()) for r in self.rollouts if r.version.size)
