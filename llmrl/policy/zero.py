@@ -1,0 +1,174 @@
+"""DeepSpeed behind a small surface: ZeRO 0-3 over any number of ranks. The only file that trains with it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from llmrl.recipe.schema import Optimizer, Stage
+
+COLLECTIVE_TIMEOUT = timedelta(seconds=120)
+
+
+class Meeting:
+    """A listening socket for the ranks to meet at: bound to one address, on a port the system chose."""
+
+    def __init__(self, host: str) -> None:
+        self._socket = socket.create_server((host, 0))
+        self.address = f"{host}:{self._socket.getsockname()[1]}"
+
+    def detach(self) -> int:
+        """Hand the file descriptor over to whoever serves the meeting."""
+        return self._socket.detach()
+
+
+def join_group(address: str, *, rank: int, ranks: int, device: str, meeting: Meeting | None) -> None:
+    """Make this process one rank of the default process group; returns when all have come.
+
+    Args:
+        address: host:port of rank 0's meeting.
+        rank: this process.
+        ranks: how many there are.
+        device: ``cpu`` talks gloo, ``cuda`` NCCL.
+        meeting: rank 0's own socket; None elsewhere.
+    """
+    host, port = address.rsplit(":", 1)
+    store = dist.TCPStore(
+        host,
+        int(port),
+        ranks,
+        is_master=rank == 0,
+        timeout=COLLECTIVE_TIMEOUT,
+        master_listen_fd=meeting.detach() if meeting else None,
+    )
+    backend = "gloo" if device == "cpu" else "nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=COLLECTIVE_TIMEOUT)
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": "0", "LOCAL_SIZE": "1"}
+    # DeepSpeed would compile a C++ extension here (a minute, or for ever behind a stale lock) that
+    # only its inference path uses.
+    sys.modules["deepspeed.comm.torch"].build_shm_op = lambda: None  # pyright: ignore[reportAttributeAccessIssue]
+    deepspeed.init_distributed(backend, rank=rank, world_size=ranks, verbose=False)
+
+
+class SkippableAdamW(torch.optim.AdamW):
+    """AdamW that leaves weights and states alone when the step's gradient is not finite."""
+
+    skip = False
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """One update, or none."""
+        return None if self.skip else super().step(closure)
+
+
+class Zero:
+    """One rank of the sharded optimizer around a module."""
+
+    def __init__(self, module: nn.Module, stage: Stage, *, device: str) -> None:
+        self._level = stage.policy.zero_stage
+        self._device = torch.device("cpu") if device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+        self._optimizer = SkippableAdamW(
+            _decayed(module, stage.optimizer), lr=0.0, betas=stage.optimizer.betas, eps=stage.optimizer.eps
+        )
+        self._engine: Any = deepspeed.initialize(
+            model=module.to(self._device), optimizer=self._optimizer, config=_config(stage), dist_init_required=False
+        )[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs belong."""
+        return self._device
+
+    def __call__(self, *inputs: object, **options: object) -> Any:
+        """The module's forward pass."""
+        return self._engine(*inputs, **options)
+
+    def train(self, mode: bool) -> None:
+        """Switch between training and scoring."""
+        self._engine.train(mode)
+
+    def backward(self, share: Tensor) -> None:
+        """Accumulate the gradient of one micro-batch's share of the loss."""
+        # DeepSpeed averages over ranks; shares already have the whole step's denominators, so undo it here.
+        self._engine.backward(share * dist.get_world_size(), scale_wrt_gas=False)
+
+    def step(self, *, lr: float, skip: bool) -> float:
+        """Reduce, clip and update; returns the global gradient norm before clipping."""
+        self._optimizer.skip = skip
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm() or 0.0)
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over ranks, on every rank."""
+        values = values.to(self._device)
+        dist.all_reduce(values)
+        return values
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The elementwise maximum over ranks, on every rank."""
+        values = values.to(self._device)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
+    @contextmanager
+    def whole(self) -> Iterator[nn.Module]:
+        """The module with every parameter complete; all ranks enter and leave together."""
+        parameters = list(self._engine.module.parameters())
+        if self._level == 3:
+            with deepspeed.zero.GatheredParameters(parameters):
+                yield self._engine.module
+        else:
+            yield self._engine.module
+
+    def save(self, folder: Path) -> None:
+        """Write this rank's shards; all ranks call it."""
+        self._engine.save_checkpoint(str(folder), tag="zero", save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Read this rank's shards; all ranks call it."""
+        self._engine.load_checkpoint(str(folder), tag="zero")
+
+
+def _decayed(module: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
+    trained = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": optimizer.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def _config(stage: Stage) -> dict[str, Any]:
+    policy = stage.policy
+    offload: dict[str, Any] = {"device": policy.offload}
+    if policy.nvme_folder is not None:
+        offload["nvme_path"] = str(policy.nvme_folder)
+    zero: dict[str, Any] = {"stage": policy.zero_stage}
+    if policy.offload != "none":
+        zero["offload_optimizer"] = offload
+    if policy.offload != "none" and policy.zero_stage == 3:
+        zero["offload_param"] = offload
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        # The number of micro-batches differs from step to step: step() is the boundary.
+        "managed_gradient_accumulation": False,
+        "gradient_clipping": stage.optimizer.max_grad_norm,
+        "zero_optimization": {**zero, "overlap_comm": False},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": stage.model.dtype == "bfloat16"},
+        "steps_per_print": None,
+    }

@@ -1,0 +1,166 @@
+"""A small engine on plain torch: the same promises as vLLM's, for machines that cannot install it.
+
+Requests that wait are started together, left-padded, and decoded as one batch with a shared KV cache;
+new weights and new requests get in between two tokens and two batches respectively.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+
+from llmrl.errors import EngineError
+from llmrl.prompts.tokenizer import load_tokenizer
+from llmrl.recipe.schema import Stage
+from llmrl.rollouts.engine import Completion, Request
+from llmrl.rollouts.rollout import Stop
+from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.proof import check_names, check_probe, stored_tensors
+
+
+@dataclass(slots=True, kw_only=True)
+class _Answer:
+    request: Request
+    future: asyncio.Future[Completion]
+    generator: torch.Generator
+    tokens: list[int] = field(default_factory=list[int])
+    logp: list[float] = field(default_factory=list[float])
+    version: list[int] = field(default_factory=list[int])
+    stop: Stop | None = None
+
+
+class TorchEngine:
+    """Owns one transformers model; a task of the event loop decodes while there is something to decode."""
+
+    def __init__(self, stage: Stage, *, device: str) -> None:
+        self._stage, self._device = stage, torch.device(device)
+        self._stop_ids = frozenset(load_tokenizer(stage.model).stop_ids)
+        self._stored = stored_tensors(Path(str(stage.model.path)))
+        dtype = torch.bfloat16 if stage.model.dtype == "bfloat16" else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(str(stage.model.path), dtype=dtype)
+        self._model: PreTrainedModel = model.to(self._device).eval()
+        self._version = 0
+        self._between_tokens = asyncio.Lock()
+        self._waiting: list[_Answer] = []
+        self._decoder: asyncio.Task[None] | None = None
+
+    async def generate(self, request: Request) -> Completion:
+        """One response."""
+        if request.tokens.size + request.max_tokens > self._stage.model.context_tokens or request.max_tokens < 1:
+            raise EngineError(
+                f"request {request.id}: {request.tokens.size} prompt and {request.max_tokens} response tokens do not fit "
+                f"model.context_tokens = {self._stage.model.context_tokens}"
+            )
+        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        generator = torch.Generator().manual_seed(request.seed)
+        self._waiting.append(_Answer(request=request, future=future, generator=generator))
+        if self._decoder is None or self._decoder.done():
+            self._decoder = asyncio.create_task(self._decode())
+        return await future
+
+    async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Logprobs of ``tokens`` at temperature 1."""
+        async with self._between_tokens:
+            return await asyncio.to_thread(self._score, tokens)
+
+    async def load(self, bundle: WeightBundle) -> None:
+        """Copy the tensors in place between two tokens."""
+        check_names(bundle, self._stored)
+        async with self._between_tokens:
+            await asyncio.to_thread(self._copy, bundle)
+            self._version = bundle.version
+        check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
+
+    async def close(self) -> None:
+        """Stop decoding."""
+        if self._decoder is not None:
+            self._decoder.cancel()
+
+    async def _decode(self) -> None:
+        while self._waiting:
+            # Let every request of the same moment join the batch.
+            await asyncio.sleep(0)
+            size = self._stage.engines.max_sequences
+            batch, self._waiting = self._waiting[:size], self._waiting[size:]
+            try:
+                await self._answer(batch)
+            except RuntimeError as error:
+                for answer in batch:
+                    if not answer.future.done():
+                        answer.future.set_exception(EngineError(f"torch engine failed: {error}"))
+
+    async def _answer(self, batch: list[_Answer]) -> None:
+        width = max(answer.request.tokens.size for answer in batch)
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        seen = torch.zeros(len(batch), width, dtype=torch.long)
+        for row, answer in enumerate(batch):
+            prompt = torch.as_tensor(answer.request.tokens, dtype=torch.long)
+            ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = prompt, 1
+        cache = DynamicCache()
+        while any(answer.stop is None for answer in batch):
+            async with self._between_tokens:
+                ids = await asyncio.to_thread(self._next_tokens, batch, ids, seen, cache)
+            seen = torch.cat([seen, torch.ones(len(batch), 1, dtype=torch.long)], dim=1)
+
+    @torch.inference_mode()
+    def _next_tokens(self, batch: list[_Answer], ids: Tensor, seen: Tensor, cache: DynamicCache) -> Tensor:
+        positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        logits = self._model(
+            input_ids=ids.to(self._device),
+            attention_mask=seen.to(self._device),
+            position_ids=positions.to(self._device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        logits = logits.float().cpu()
+        return torch.tensor([[self._extend(answer, row)] for answer, row in zip(batch, logits, strict=True)])
+
+    def _extend(self, answer: _Answer, logits: Tensor) -> int:
+        if answer.stop is not None:
+            return 0
+        temperature = answer.request.temperature
+        logp = (logits / temperature if temperature else logits).log_softmax(-1)
+        # The exponential race: the argmin of E / p is a sample of p.
+        race = torch.empty_like(logp).exponential_(generator=answer.generator).log() - logp
+        token = int((race if temperature else -logp).argmin())
+        answer.tokens.append(token)
+        answer.logp.append(float(logp[token]))
+        answer.version.append(self._version)
+        if token in self._stop_ids or len(answer.tokens) == answer.request.max_tokens:
+            answer.stop = "stop" if token in self._stop_ids else "length"
+            answer.future.get_loop().call_soon_threadsafe(_deliver, answer)
+        return token
+
+    @torch.inference_mode()
+    def _score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        ids = torch.as_tensor(tokens, dtype=torch.long, device=self._device)[None]
+        logp = self._model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+        return np.concatenate([[0.0], logp.gather(-1, ids[0, 1:, None])[:, 0].cpu().numpy()]).astype(np.float32)
+
+    @torch.inference_mode()
+    def _copy(self, bundle: WeightBundle) -> None:
+        state = self._model.state_dict()
+        for spec in bundle.specs:
+            flat = torch.from_numpy(bundle.data[spec.start : spec.stop])
+            state[spec.name].copy_(flat.view(getattr(torch, spec.dtype)).reshape(spec.shape))
+
+
+def _deliver(answer: _Answer) -> None:
+    assert answer.stop is not None  # promised by _extend
+    if not answer.future.done():
+        answer.future.set_result(
+            Completion(
+                tokens=np.array(answer.tokens, dtype=np.int32),
+                logp=np.array(answer.logp, dtype=np.float32),
+                version=np.array(answer.version, dtype=np.int32),
+                stop=answer.stop,
+            )
+        )

@@ -1,0 +1,97 @@
+"""The process around one engine: groups in, groups out, and new weights whenever they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.prompts.prompt import Draw
+from llmrl.prompts.seeds import derive_seed
+from llmrl.prompts.tokenizer import load_tokenizer
+from llmrl.recipe.schema import Stage
+from llmrl.registry import load_plugins
+from llmrl.rollouts import kinds as _kinds  # registers the built-in engines
+from llmrl.rollouts.engine import Completion, Engine, Request, engine
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
+from llmrl.weights.bundle import WeightBundle
+
+__all__ = ["RolloutWorker", "Sampling"]
+
+del _kinds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to answer one draw."""
+
+    purpose: str
+    """``train``, or the name of an evaluation; part of every seed, so that the two never share samples."""
+    per_prompt: int
+    temperature: float
+    max_tokens: int
+
+
+class RolloutWorker:
+    """Owns one engine. A plain class: ``cluster.spawn`` makes it an actor, tests call it as it is."""
+
+    def __init__(self, stage: Stage, *, device: str, seed: int, plugins: Sequence[str] = ()) -> None:
+        self._stage, self._device, self._seed, self._plugins = stage, device, seed, plugins
+        self._engine: Engine | None = None
+
+    async def start(self) -> None:
+        """Load the model; the engine serves version 0 afterwards."""
+        load_plugins(self._plugins)
+        self._tokenizer = load_tokenizer(self._stage.model)
+        kind = engine.build(self._stage.engines.kind, {}, key="engines")
+        self._engine = await kind.start(self._stage, device=self._device)
+
+    async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
+        """All responses to one draw. The same draw gives the same responses on any engine with the same weights."""
+        requests = [self._request(draw, sampling, sample) for sample in range(sampling.per_prompt)]
+        completions = await asyncio.gather(*(self._ready.generate(request) for request in requests))
+        rollouts = tuple(self._rollout(completion) for completion in completions)
+        return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=rollouts)
+
+    async def score(self, sequences: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
+        """Logprobs of whole sequences, for the parity gate."""
+        return list(await asyncio.gather(*(self._ready.score(tokens) for tokens in sequences)))
+
+    async def load(self, bundle: WeightBundle) -> int:
+        """Serve these weights; returns their version once the probe has proven them."""
+        await self._ready.load(bundle)
+        return bundle.version
+
+    async def close(self) -> None:
+        """Stop the engine."""
+        if self._engine is not None:
+            await self._engine.close()
+
+    @property
+    def _ready(self) -> Engine:
+        assert self._engine is not None, "start() comes first"
+        return self._engine
+
+    def _request(self, draw: Draw, sampling: Sampling, sample: int) -> Request:
+        return Request(
+            id=f"{sampling.purpose}-{draw.ordinal}-{sample}",
+            tokens=draw.prompt.tokens,
+            max_tokens=min(sampling.max_tokens, self._stage.model.context_tokens - draw.prompt.tokens.size),
+            temperature=sampling.temperature,
+            seed=derive_seed(self._seed, sampling.purpose, draw.ordinal, draw.prompt.id, sample),
+        )
+
+    def _rollout(self, completion: Completion) -> Rollout:
+        size = completion.tokens.size
+        return Rollout(
+            tokens=completion.tokens,
+            logp=completion.logp,
+            version=completion.version,
+            trained=np.ones(size, dtype=np.bool_),
+            turn=np.zeros(size, dtype=np.int32),
+            stop=completion.stop,
+            text=self._tokenizer.decode(completion.tokens),
+        )

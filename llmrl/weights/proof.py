@@ -1,0 +1,74 @@
+"""What must hold before and after a sync: the same tensors on both sides, and the same logprobs.
+
+A reload can succeed, every tensor can read back equal, and the engine can still compute with old
+weights (a tied head that was packed on its own). Only the logprobs tell.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.errors import ModelError, WeightSyncError
+from llmrl.weights.bundle import WeightBundle
+
+Stored = Mapping[str, tuple[int, ...]]
+
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
+"""Largest difference in nats that rounding explains, by dtype; stale weights are off by much more."""
+
+
+def stored_tensors(folder: Path) -> Stored:
+    """Name and shape of every tensor in a model folder, read from the safetensors headers alone."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            header = json.loads(file.read(length))
+        shapes |= {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    if not shapes:
+        raise ModelError(f"{folder}: no *.safetensors file; save the model with save_pretrained.")
+    return shapes
+
+
+def check_names(bundle: WeightBundle, stored: Stored) -> None:
+    """Refuse a bundle that would leave the engine with some old, some unknown or some cut tensors.
+
+    Raises:
+        WeightSyncError: a tensor is missing, unknown or of another shape.
+    """
+    sent = {spec.name: spec.shape for spec in bundle.specs}
+    if missing := sorted(stored.keys() - sent.keys()):
+        raise WeightSyncError(f"weights {bundle.version}: {len(missing)} tensors are missing, first {missing[0]}.")
+    if unknown := sorted(sent.keys() - stored.keys()):
+        raise WeightSyncError(f"weights {bundle.version}: the engine's model has no tensor {unknown[0]}.")
+    for name, shape in sent.items():
+        if shape != stored[name]:
+            raise WeightSyncError(
+                f"weights {bundle.version}: {name} was sent with shape {list(shape)}, the engine's has {list(stored[name])}."
+            )
+
+
+def check_probe(bundle: WeightBundle, logp: NDArray[np.float32], *, dtype: str) -> None:
+    """Compare what the engine now thinks of the probe with what the policy thinks.
+
+    Args:
+        bundle: what was sent.
+        logp: [L] nats, the engine's for ``bundle.probe.tokens``.
+        dtype: of the engine's forward pass; decides how much rounding is forgiven.
+
+    Raises:
+        WeightSyncError: they differ by more than rounding explains.
+    """
+    difference = float(np.abs(logp - bundle.probe.logp).max(initial=0.0))
+    if not math.isfinite(difference) or difference > TOLERANCE[dtype]:
+        raise WeightSyncError(
+            f"weights {bundle.version}: after the sync the engine's logprobs of the probe differ from the policy's by "
+            f"{difference:.3g} nats (limit {TOLERANCE[dtype]:g} for {dtype}), so it does not serve these weights."
+        )
