@@ -1,0 +1,198 @@
+"""The journal of a stage: metrics.jsonl, one line per step and per evaluation, flushed as it is written.
+
+{"units": {"reward/mean": "1", ...}}
+{"stage": "grpo", "step": 1, "version": 1, "seconds": 0.8, "metrics": {"reward/mean": 0.41, ...}}
+{"stage": "grpo", "step": 0, "version": 0, "evaluation": {"name": "held-out", "correct": 190, ...}}
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from llmrl.errors import DataError, shown
+from llmrl.report.metrics import metric, units
+
+FILE = "metrics.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEntry:
+    """One optimizer step."""
+
+    stage: str
+    step: int
+    """Steps of the stage taken so far, this one included."""
+    version: int
+    """Weight version that the step made."""
+    seconds: float
+    """Since the stage began, restarts included."""
+    metrics: Mapping[str, float]
+    """By the names of the dictionary; what is not finite is written as null and read back as NaN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationEntry:
+    """One pass over the held-out prompts."""
+
+    stage: str
+    step: int
+    version: int
+    """The weight version that answered."""
+    name: str
+    correct: int
+    n: int
+    """Responses, all prompts together."""
+    accuracy: float
+    low: float
+    """Lower end of the 95 % interval of ``accuracy``."""
+    high: float
+    pass_at_k: Mapping[int, float] = field(default_factory=dict[int, float])
+    tokens_mean: float
+    """Mean length of a response, in tokens."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entries:
+    """A journal read back, in the order of steps."""
+
+    steps: tuple[StepEntry, ...]
+    evaluations: tuple[EvaluationEntry, ...]
+    units: Mapping[str, str]
+
+
+class Journal:
+    """Appends to the ``metrics.jsonl`` of a stage's folder; after a crash it goes on where the file ends."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / FILE
+        self._file = self.path.open("ab", buffering=0)
+        self._drop_torn_line()
+        if self._file.tell() == 0:
+            self._append({"units": units()})
+
+    def step(self, entry: StepEntry) -> None:
+        """Write one step.
+
+        Raises:
+            KeyError: a metric is not in the dictionary.
+        """
+        for name in entry.metrics:
+            metric(name)
+        self._append(
+            {
+                "stage": entry.stage,
+                "step": entry.step,
+                "version": entry.version,
+                "seconds": number(entry.seconds),
+                "metrics": {name: number(value) for name, value in entry.metrics.items()},
+            }
+        )
+
+    def evaluation(self, entry: EvaluationEntry) -> None:
+        """Write one evaluation."""
+        result = {
+            "name": entry.name,
+            "correct": entry.correct,
+            "n": entry.n,
+            "accuracy": number(entry.accuracy),
+            "low": number(entry.low),
+            "high": number(entry.high),
+            "pass@k": {str(k): number(value) for k, value in entry.pass_at_k.items()},
+            "tokens_mean": number(entry.tokens_mean),
+        }
+        where = {"stage": entry.stage, "step": entry.step, "version": entry.version}
+        self._append({**where, "evaluation": result})
+
+    def close(self) -> None:
+        """Close the file; every line is already on its way to the disk."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _append(self, line: Mapping[str, object]) -> None:
+        self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+
+    def _drop_torn_line(self) -> None:
+        """A process killed while it wrote leaves half a line; the next line must not be glued to it."""
+        whole = self.path.read_bytes().rfind(b"\n") + 1
+        self._file.truncate(whole)
+        self._file.seek(whole)
+
+
+def number(value: float) -> float | None:
+    """``value`` as JSON can hold it: a plain float, or None for what is not finite."""
+    return float(value) if math.isfinite(value) else None
+
+
+def read_journal(path: Path) -> Entries:
+    """Read a metrics.jsonl, also while it is being written.
+
+    Steps that a resumed run took again count once, as they went the last time.
+
+    Raises:
+        DataError: a line is not what a journal writes.
+    """
+    steps: dict[tuple[str, int], StepEntry] = {}
+    evaluations: dict[tuple[str, str, int], EvaluationEntry] = {}
+    known: dict[str, str] = {}
+    whole = path.read_bytes().split(b"\n")[:-1]  # what follows the last line end is still being written
+    for row, line in enumerate(whole, start=1):
+        try:
+            record = json.loads(line)
+            if "units" in record:
+                known = record["units"]
+            elif "evaluation" in record:
+                evaluation = _evaluation(record)
+                evaluations[evaluation.stage, evaluation.name, evaluation.step] = evaluation
+            else:
+                step = _step(record)
+                steps[step.stage, step.step] = step
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            got = shown(line.decode(errors="replace"))
+            raise DataError(f"{path}: row {row} is not a line of a journal: {got}.") from error
+    return Entries(
+        steps=tuple(sorted(steps.values(), key=lambda entry: entry.step)),
+        evaluations=tuple(sorted(evaluations.values(), key=lambda entry: entry.step)),
+        units=known,
+    )
+
+
+def _step(record: Mapping[str, Any]) -> StepEntry:
+    return StepEntry(
+        stage=record["stage"],
+        step=record["step"],
+        version=record["version"],
+        seconds=_or_nan(record["seconds"]),
+        metrics={name: _or_nan(value) for name, value in record["metrics"].items()},
+    )
+
+
+def _evaluation(record: Mapping[str, Any]) -> EvaluationEntry:
+    result = record["evaluation"]
+    return EvaluationEntry(
+        stage=record["stage"],
+        step=record["step"],
+        version=record["version"],
+        name=result["name"],
+        correct=result["correct"],
+        n=result["n"],
+        accuracy=_or_nan(result["accuracy"]),
+        low=_or_nan(result["low"]),
+        high=_or_nan(result["high"]),
+        pass_at_k={int(k): _or_nan(value) for k, value in result["pass@k"].items()},
+        tokens_mean=_or_nan(result["tokens_mean"]),
+    )
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else float(value)
