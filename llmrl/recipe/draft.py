@@ -1,0 +1,137 @@
+"""A recipe before validation: shared tables under each stage's own, overrides on top, and who said what."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+from llmrl.errors import RecipeError, did_you_mean, shown
+from llmrl.recipe.schema import Stage
+from llmrl.recipe.tables import Keys, Tree, Value, changed, leaves, merged, read_toml
+
+Origin = Literal["default", "file", "override", "derived"]
+
+STAGE_TABLES = tuple(name for name in Stage.model_fields if name != "name")
+"""Tables that stages share when they stand at the top of the file."""
+
+SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+SAFE_NAME_TEXT = "at most 64 letters, digits, dots, dashes and underscores that begin with a letter or digit"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """The tables of a recipe, its stages by name, not yet checked against the schema."""
+
+    data: Tree
+    own: Mapping[str, Tree]
+    """What each stage says itself."""
+    origins: Mapping[str, Origin]
+    """By address, such as ``stages.train.optimizer.lr``; what is not here is a default."""
+
+    @property
+    def stages(self) -> Tree:
+        """Each stage by name, with the shared tables in it."""
+        return cast("Tree", self.data["stages"])
+
+    def address(self, keys: Keys) -> str:
+        """Resolved keys, which count stages, as the dotted address, which names them."""
+        if keys[0] != "stages" or len(keys) == 1:
+            return ".".join(keys)
+        return ".".join(("stages", list(self.stages)[int(keys[1])], *keys[2:]))
+
+
+def read_draft(path: Path, overrides: Sequence[str]) -> Draft:
+    """The draft of a recipe file.
+
+    Raises:
+        RecipeError: the file is no TOML, its stages have no proper names, or an override fits nowhere.
+    """
+    draft = _from_file(read_toml(path))
+    for text in overrides:
+        draft = _overridden(draft, text)
+    return _named(draft, path)
+
+
+def _from_file(file: Tree) -> Draft:
+    own = _own_tables(file)
+    shared: Tree = {key: value for key, value in file.items() if key in STAGE_TABLES}
+    rest: Tree = {key: value for key, value in file.items() if key not in STAGE_TABLES}
+    stages: Tree = {name: merged(shared, tables) for name, tables in own.items()}
+    data: Tree = {**rest, "stages": stages}
+    origins: dict[str, Origin] = {".".join(keys): "file" for keys, _ in leaves(data)}
+    if "stages" not in file:
+        origins["stages.train.name"] = "default"
+    return Draft(data=data, own=own, origins=origins)
+
+
+def _own_tables(file: Tree) -> dict[str, Tree]:
+    stages = file.get("stages", [{"name": "train"}])
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
+        raise RecipeError("stages: expected [[stages]] tables, one for each stage, in order.")
+    tables = cast("list[Tree]", stages)
+    problems = list(_name_problems([stage.get("name") for stage in tables]))
+    if problems:
+        raise RecipeError("\n".join(problems))
+    return {str(stage["name"]): stage for stage in tables}
+
+
+def _name_problems(names: Sequence[Value | None]) -> Iterator[str]:
+    for index, name in enumerate(names):
+        if name is None:
+            yield f"stages[{index}]: name: this key is missing. Each stage needs a name of its own."
+        elif not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
+            yield f"stages[{index}]: name: expected {SAFE_NAME_TEXT}, got {shown(name)}."
+        elif name in names[:index]:
+            yield f"stages[{index}]: name: {shown(name)} is already the name of stages[{names.index(name)}]."
+
+
+def _overridden(draft: Draft, text: str) -> Draft:
+    """The draft with one ``a.b.c=value``: without a stage's name it holds for every stage."""
+    keys, value = _parsed(text)
+    places = [("stages", name, *keys) for name in draft.stages] if keys[0] in STAGE_TABLES else [keys]
+    if keys[0] == "stages" and (len(keys) < 3 or keys[1] not in draft.stages):
+        hint = did_you_mean("".join(keys[1:2]), draft.stages)
+        raise RecipeError(f"override {shown(text)}: expected stages.<name>.<key>=value.{hint}")
+    data, origins = draft.data, dict(draft.origins)
+    for place in places:
+        try:
+            data = cast("Tree", changed(data, place, value))
+        except RecipeError as error:
+            raise RecipeError(f"override {shown(text)}: {error}") from None
+        origins.update((".".join((*place, *inner)), "override") for inner, _ in leaves(value))
+    return Draft(data=data, own=draft.own, origins=origins)
+
+
+def _parsed(text: str) -> tuple[Keys, Value]:
+    key, equals, value = text.partition("=")
+    keys = tuple(part.strip() for part in key.split("."))
+    if not equals or not all(keys):
+        raise RecipeError(f"override {shown(text)}: expected key=value, such as optimizer.lr=1e-4.")
+    if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        raise RecipeError(f"override {shown(text)}: the value is not UTF-8.")
+    return keys, _as_value(value.strip())
+
+
+def _as_value(text: str) -> Value:
+    """The text as a TOML value, or else as the string that it is."""
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError):
+        return text
+    return cast("Value", table["value"]) if table.keys() == {"value"} else text
+
+
+def _named(draft: Draft, path: Path) -> Draft:
+    """The draft with a name for the run, by default the file's."""
+    run = draft.data.get("run", {})
+    if not isinstance(run, dict) or "name" in run:
+        return draft
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).strip("._-")[:64] or "run"
+    named: Tree = {**run, "name": name}
+    return Draft(
+        data={**draft.data, "run": named}, own=draft.own, origins={**draft.origins, "run.name": "derived"}
+    )

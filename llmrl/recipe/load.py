@@ -1,0 +1,154 @@
+"""A recipe file becomes a Recipe: validated, completed, and with the source of every value."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from llmrl.errors import RecipeError
+from llmrl.recipe.draft import SAFE_NAME, SAFE_NAME_TEXT, Draft, Origin, read_draft
+from llmrl.recipe.problems import Problem, as_toml, schema_problems, value_problems
+from llmrl.recipe.schema import Evaluation, Recipe, Source, Stage
+from llmrl.recipe.tables import Keys, Tree, Value, leaves
+
+MAX_PROBLEMS = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """A recipe with the source of every value."""
+
+    recipe: Recipe
+    origins: Mapping[str, Origin]
+    """By address: ``run.seed``, ``stages.<name>.optimizer.lr``, ``stages.<name>.prompts.sources.0.rows``."""
+    path: Path
+
+
+def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
+    """Read, resolve and validate a recipe; nothing is imported and nothing but the file is opened.
+
+    Args:
+        path: a TOML file.
+        overrides: ``a.b.c=value`` for every stage, ``stages.<name>.a.b.c=value`` for one; a later one wins.
+
+    Raises:
+        RecipeError: every problem of the file and the overrides, one finished sentence per line, at most 20.
+    """
+    path = Path(path)
+    try:
+        draft = read_draft(path, overrides)
+    except RecipeError as error:
+        refuse(path, str(error).splitlines())
+        raise
+    recipe = _validated(draft, path)
+    resolved = recipe.model_copy(update={"stages": tuple(_completed(stage) for stage in recipe.stages)})
+    return Loaded(recipe=resolved, origins=_origins(draft, recipe, resolved), path=path)
+
+
+def where_in(recipe: Recipe, index: int) -> str:
+    """What stands before a key of one stage in a message; nothing if the recipe has only that stage."""
+    return f"stages[{index}] '{recipe.stages[index].name}': " if len(recipe.stages) > 1 else ""
+
+
+def refuse(path: Path, sentences: Iterable[str]) -> None:
+    """Raise all sentences as one RecipeError, each once, on a line of its own and after the file's name.
+
+    Raises:
+        RecipeError: there is at least one sentence.
+    """
+    lines = [f"{path}: {sentence}" for sentence in dict.fromkeys(sentences)]
+    if len(lines) > MAX_PROBLEMS:
+        lines = [*lines[:MAX_PROBLEMS], f"{path}: {len(lines) - MAX_PROBLEMS} more problems are not shown."]
+    if lines:
+        raise RecipeError("\n".join(lines))
+
+
+def _validated(draft: Draft, path: Path) -> Recipe:
+    data: Tree = {**draft.data, "stages": list(draft.stages.values())}
+    refuse(path, (_worded(problem, draft) for problem in value_problems(data)))
+    try:
+        # From JSON, strict mode takes an array for a tuple and a text for a path, but no text for number.
+        recipe = Recipe.model_validate_json(json.dumps(data), strict=True)
+    except ValidationError as error:
+        refuse(path, (_worded(problem, draft) for problem in schema_problems(error)))
+        raise
+    refuse(path, (_worded(problem, draft) for problem in _after_schema(data, recipe)))
+    return recipe
+
+
+def _after_schema(data: Tree, recipe: Recipe) -> Iterator[Problem]:
+    """What the schema lets through: a boolean for a number, a name that no folder can have."""
+    values = dict(leaves(recipe.model_dump()))
+    for keys, value in leaves(data):
+        if isinstance(value, bool) and not isinstance(values.get(keys), bool):
+            yield Problem(keys=keys, sentence=f"expected a number, got {as_toml(value)}.")
+    if not SAFE_NAME.fullmatch(recipe.run.name):
+        sentence = f"expected {SAFE_NAME_TEXT}, got {as_toml(recipe.run.name)}."
+        yield Problem(keys=("run", "name"), sentence=sentence)
+
+
+def _worded(problem: Problem, draft: Draft) -> str:
+    """The problem after its key as the user wrote it."""
+    keys = problem.keys
+    source = " (from an override)" if _is_override(draft.address(keys), draft) else ""
+    if keys[0] != "stages" or len(keys) == 1:
+        return f"{'.'.join(keys)}{source}: {problem.sentence}"
+    name = list(draft.stages)[int(keys[1])]
+    own = problem.missing or _holds(draft.own[name], keys[2:])
+    prefix = f"stages[{keys[1]}] '{name}': " if own and len(draft.stages) > 1 else ""
+    return f"{prefix}{'.'.join(keys[2:])}{source}: {problem.sentence}"
+
+
+def _is_override(address: str, draft: Draft) -> bool:
+    inside = {o for a, o in draft.origins.items() if a == address or a.startswith(f"{address}.")}
+    return inside == {"override"}
+
+
+def _holds(table: Tree, keys: Keys) -> bool:
+    """Whether a stage says this itself, rather than the tables that it shares."""
+    held: Value = table
+    for key in keys:
+        if isinstance(held, list):
+            return True
+        if not isinstance(held, dict) or key not in held:
+            return False
+        held = held[key]
+    return True
+
+
+def _completed(stage: Stage) -> Stage:
+    """The stage with what follows from its other keys."""
+    prompts = stage.prompts.model_copy(update={"sources": _named(stage.prompts.sources)})
+    evaluation = stage.evaluation.model_copy(
+        update={"sources": _named(stage.evaluation.sources), "reward": _judge(stage.evaluation, stage)}
+    )
+    return stage.model_copy(update={"prompts": prompts, "evaluation": evaluation})
+
+
+def _named(sources: Sequence[Source]) -> tuple[Source, ...]:
+    return tuple(source.model_copy(update={"name": source.name or _name_of(source)}) for source in sources)
+
+
+def _name_of(source: Source) -> str | None:
+    if source.dataset is None:
+        return source.task
+    return Path(source.dataset).name.split(".")[0] or None
+
+
+def _judge(evaluation: Evaluation, stage: Stage) -> str | None:
+    if evaluation.reward is not None or not evaluation.sources:
+        return evaluation.reward
+    return next(iter(stage.rewards), None)
+
+
+def _origins(draft: Draft, validated: Recipe, resolved: Recipe) -> dict[str, Origin]:
+    before = dict(leaves(validated.model_dump()))
+    origins: dict[str, Origin] = {}
+    for keys, value in leaves(resolved.model_dump()):
+        address = draft.address(keys)
+        origins[address] = "derived" if value != before.get(keys) else draft.origins.get(address, "default")
+    return origins

@@ -1,0 +1,149 @@
+"""What is wrong with the values of a recipe, in sentences: pydantic's errors in the words of this project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any, cast, get_args
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from llmrl.errors import did_you_mean, shown
+from llmrl.recipe.schema import Recipe, Stage, Table
+from llmrl.recipe.tables import MAX_DEPTH, Keys, Tree, leaves
+
+TOP_KEYS = (*Recipe.model_fields, *(name for name in Stage.model_fields if name != "name"))
+"""What may stand at the top of a recipe file."""
+
+LARGEST = 2**63
+
+Context = Mapping[str, Any]
+
+# pydantic's error types that a recipe can meet, and what the value should have been.
+EXPECTED: Mapping[str, Callable[[Context], str]] = {
+    "int_type": lambda _: "an integer",
+    "float_type": lambda _: "a number",
+    "finite_number": lambda _: "a finite number",
+    "bool_type": lambda _: "true or false",
+    "string_type": lambda _: "a string",
+    "tuple_type": lambda _: "an array",
+    "dict_type": lambda _: "a table",
+    "model_type": lambda _: "a table",
+    "greater_than": lambda c: f"a number > {c['gt']:g}",
+    "greater_than_equal": lambda c: f"a number >= {c['ge']:g}",
+    "less_than_equal": lambda c: f"a number <= {c['le']:g}",
+    "too_short": lambda c: f"at least {c['min_length']} element{'s' * (c['min_length'] > 1)}",
+    "too_long": lambda c: f"at most {c['max_length']} elements",
+    "literal_error": lambda c: f"one of {c['expected']}",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong, and the resolved keys that lead to it."""
+
+    keys: Keys
+    sentence: str
+    missing: bool = False
+    """True: about a key that nobody wrote."""
+
+
+def value_problems(data: Tree) -> list[Problem]:
+    """Values that no key of a recipe can have."""
+    return [
+        Problem(keys=keys, sentence=sentence)
+        for keys, value in leaves(data)
+        if (sentence := _impossible(keys, value)) is not None
+    ]
+
+
+def _impossible(keys: Keys, value: object) -> str | None:
+    if len(keys) > MAX_DEPTH:
+        return f"nested too deeply; at most {MAX_DEPTH} levels are allowed."
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        return "expected an integer of at most 64 bits, got a larger one."
+    items = cast("list[object]", value) if isinstance(value, list) else [value]
+    dates = [item for item in items if not isinstance(item, (str, int, float, list, dict))]
+    return f"dates and times have no meaning here, got {dates[0]}; put it in quotes." if dates else None
+
+
+def schema_problems(error: ValidationError) -> Iterator[Problem]:
+    """pydantic's errors as problems, without those that only follow from others."""
+    for detail in error.errors():
+        keys = tuple(str(part) for part in detail["loc"])
+        if keys != ("stages",):  # pydantic adds that a list with a wrong element has no elements
+            yield Problem(keys=keys, sentence=_sentence(detail, keys), missing=detail["type"] == "missing")
+
+
+def _sentence(detail: ErrorDetails, keys: Keys) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return f"no key named {shown(keys[-1])}.{did_you_mean(keys[-1], known_keys(keys[:-1]))}"
+    if kind == "missing":
+        return f"this key is missing. {_text(keys)}".rstrip()
+    if kind not in EXPECTED:
+        return f"{detail['msg']}, got {as_toml(detail['input'])}."
+    if kind == "too_short":
+        return f"expected {EXPECTED[kind](context)}, got {context['actual_length']}."
+    hint = _nearest(detail["input"], context) if kind == "literal_error" else ""
+    return f"expected {EXPECTED[kind](context)}, got {as_toml(detail['input'])}.{hint}"
+
+
+def as_toml(value: object) -> str:
+    """A value as the user may have written it, quoted, escaped and short."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (dict, list)):
+        try:
+            return json.dumps(value)[:80]
+        except (TypeError, ValueError):
+            return "a nested value"
+    return shown(value)
+
+
+def _nearest(got: object, context: Context) -> str:
+    known = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
+    hint, _, _ = did_you_mean(str(got), known).partition(" Known:")
+    return hint
+
+
+def table_at(keys: Iterable[str]) -> type[Table] | None:
+    """The table of the schema that resolved keys such as ``stages 0 model lora`` lead to, or None."""
+    found: Any = Recipe
+    for key in keys:
+        found = _below(_table(found), found, key)
+    return _table(found)
+
+
+def _below(table: type[Table] | None, annotation: Any, key: str) -> Any:
+    if table is None:  # a tuple of tables by index, or a dict of tables by name
+        return next((inner for inner in get_args(annotation) if _table(inner)), None)
+    return table.model_fields[key].annotation if key in table.model_fields else None
+
+
+def _table(annotation: Any) -> type[Table] | None:
+    """The annotation itself, or what its Optional holds, if that is a table."""
+    inner = get_args(annotation)
+    options: list[Any] = [annotation, *(inner if NoneType in inner else ())]
+    return next((kind for kind in options if isinstance(kind, type) and issubclass(kind, Table)), None)
+
+
+def known_keys(keys: Keys) -> tuple[str, ...]:
+    """Names of the keys that the table at ``keys`` has."""
+    table = table_at(keys)
+    if table is Recipe:
+        return TOP_KEYS
+    return tuple(table.model_fields) if table else ()
+
+
+def _text(keys: Keys) -> str:
+    """What the schema says about a key."""
+    table = table_at(keys[:-1])
+    if table is None or keys[-1] not in table.model_fields:
+        return ""
+    inner = table_at(keys)
+    text = table.model_fields[keys[-1]].description or (inner.__doc__ if inner else None) or ""
+    return f"What it says: {text}" if text else ""
