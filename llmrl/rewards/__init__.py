@@ -1,0 +1,13 @@
+"""What a response is worth: the contract of a reward, the built-in rewards, and the processes they run in."""
+
+from llmrl.rewards import format as _format
+from llmrl.rewards import length as _length
+from llmrl.rewards import match as _match
+from llmrl.rewards import math as _math
+from llmrl.rewards import number as _number
+from llmrl.rewards.judgement import Judgement, Sample, Status
+from llmrl.rewards.reward import Formal, Heavy, Reward, Score, build_rewards, reward
+
+__all__ = ["Formal", "Heavy", "Judgement", "Reward", "Sample", "Score", "Status", "build_rewards", "reward"]
+
+del _format, _length, _match, _math, _number

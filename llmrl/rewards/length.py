@@ -1,0 +1,58 @@
+"""Rewards for the length of a response, in tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from llmrl.rewards.judgement import Sample
+from llmrl.rewards.reward import reward
+
+
+@reward("overlong")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overlong:
+    """DAPO's soft penalty: 0, then falling to -1 over the last ``buffer_tokens`` before ``max_tokens``.
+
+    Yu et al. 2025, "DAPO", arXiv:2503.14476, equation 13. Give it weight 1 and let no filter read it.
+    """
+
+    max_tokens: int
+    """From this length on the penalty is -1; the buffer is part of it."""
+    buffer_tokens: int
+    """Length of the slope."""
+
+    reads_answer: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.buffer_tokens <= self.max_tokens:
+            raise ValueError(
+                f"buffer_tokens must lie in 1 .. max_tokens = {self.max_tokens}, got {self.buffer_tokens}"
+            )
+
+    def __call__(self, sample: Sample) -> float:
+        into_buffer = sample.tokens - (self.max_tokens - self.buffer_tokens)
+        return -min(max(into_buffer, 0) / self.buffer_tokens, 1.0)
+
+
+@reward("length")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Length:
+    """A linear budget: 1 up to ``free_tokens``, then falling to 0 at ``max_tokens``."""
+
+    max_tokens: int
+    """From this length on the score is 0."""
+    free_tokens: int = 0
+    """Up to this length the score is 1."""
+
+    reads_answer: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.free_tokens < self.max_tokens:
+            raise ValueError(
+                f"free_tokens must lie in 0 .. max_tokens - 1 = {self.max_tokens - 1}, got {self.free_tokens}"
+            )
+
+    def __call__(self, sample: Sample) -> float:
+        left = (self.max_tokens - sample.tokens) / (self.max_tokens - self.free_tokens)
+        return min(max(left, 0.0), 1.0)

@@ -1,0 +1,223 @@
+"""The parent's end of one reward process: ask, watch the clock, kill, bury."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmrl.errors import DeadlineError, PluginError, RecipeError, RewardError, shown
+from llmrl.rewards.part import Part
+
+START_DEADLINE_S = 60.0
+"""Plugins may import much; a process that is not ready by then will never be."""
+_EXIT_S = 5.0
+"""A killed process is gone in milliseconds; one that the kernel cannot end by then is given up."""
+_DRAIN_S = 0.2
+"""For the last lines of a process that exited; only a descendant outside its group holds the pipes longer."""
+_STALL_S = 0.25
+"""If a timer comes later than this, our own loop stood still and the child may have lacked its input."""
+_LAST_WORDS = 300
+_STDERR = 2
+_SETUP_ERRORS = {"PluginError": PluginError, "RecipeError": RecipeError}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one ask."""
+
+    parts: tuple[tuple[Part, ...], ...]
+    """The parts of each sample that was finished, in order."""
+    failure: str = ""
+    """Why the process is gone before it answered everything; empty if it did."""
+    started: tuple[Part, ...] = ()
+    """After a failure: the finished parts of the sample that was running."""
+    seconds: float = 0.0
+    """After a failure: how long that sample had been running."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ask:
+    """An ask that is being answered."""
+
+    samples: int
+    width: int
+    deadline_s: float
+    since: float
+    """When the sample that is running now began, on the loop's clock."""
+    answered: asyncio.Future[None]
+    excused: bool = False
+    parts: list[tuple[Part, ...]] = field(default_factory=list[tuple[Part, ...]])
+    started: list[Part] = field(default_factory=list[Part])
+
+    def take(self, part: Part, now: float) -> None:
+        self.started.append(part)
+        if len(self.started) == self.width:
+            self.parts.append(tuple(self.started))
+            self.started, self.since = [], now
+        if len(self.parts) == self.samples:
+            self.answered.set_result(None)
+
+
+class RewardProcess(asyncio.SubprocessProtocol):
+    """One child in a process group of its own. It serves one ask at a time, and goes at its first offence."""
+
+    def __init__(self) -> None:
+        self.reads_answer: tuple[str, ...] = ()
+        """Names of the rewards that read the gold answer."""
+        self.pid = 0
+        """Its process id, which is also its group's."""
+        self._loop = asyncio.get_running_loop()
+        self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
+        self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._transport: asyncio.SubprocessTransport | None = None
+        self._ask: _Ask | None = None
+        self._unread = b""
+        self._stderr = b""
+        self._failure = ""
+
+    @classmethod
+    async def start(cls, setup: bytes) -> RewardProcess:
+        """A process that has imported its plugins and built its rewards.
+
+        Raises:
+            PluginError: a plugin cannot be imported there.
+            RecipeError: a reward or an option does not exist.
+            RewardError: it died first.
+            DeadlineError: it is not ready within 60 s.
+        """
+        # It can import what its parent can import, and nothing from the folder it happens to be started in.
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        command = [sys.executable, "-P", "-m", "llmrl.rewards.child"]
+        loop = asyncio.get_running_loop()
+        _, process = await loop.subprocess_exec(cls, *command, env=environment, start_new_session=True)
+        try:
+            await process._get_ready(setup)
+        except BaseException:
+            await process.end()
+            raise
+        return process
+
+    @property
+    def alive(self) -> bool:
+        """True while it can be asked."""
+        return not self._failure
+
+    async def ask(self, lines: Sequence[bytes], *, width: int, deadline_s: float) -> Outcome:
+        """Have samples judged, one line each, ``width`` parts each; returns when they are or it is gone."""
+        now, answered = self._loop.time(), self._loop.create_future()
+        ask = _Ask(samples=len(lines), width=width, deadline_s=deadline_s, since=now, answered=answered)
+        self._ask = ask
+        self._write(b"".join(lines))
+        clock = self._loop.create_task(self._watch(ask))
+        try:
+            await asyncio.wait([ask.answered, self._gone], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._ask = None
+            clock.cancel()
+            if not ask.answered.done():
+                self._fail("was stopped")  # cancelled: its answers must not reach the next ask
+        if ask.answered.done():
+            return Outcome(parts=tuple(ask.parts))
+        return Outcome(
+            parts=tuple(ask.parts),
+            failure=self._failure,
+            started=tuple(ask.started),
+            seconds=self._loop.time() - ask.since,
+        )
+
+    async def end(self) -> None:
+        """Kill the process and its group, and wait until it is gone."""
+        self._fail("was stopped")
+        await asyncio.shield(self._gone)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.SubprocessTransport)  # promised by subprocess_exec
+        self._transport, self.pid = transport, transport.get_pid()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if fd == _STDERR:
+            self._stderr = (self._stderr + data)[-_LAST_WORDS:]
+            return
+        *lines, self._unread = (self._unread + data).split(b"\n")
+        try:
+            for line in lines:
+                self._take(json.loads(line))
+        except (ValueError, TypeError):
+            self._fail("wrote into the pipe of its verdicts, and was killed")
+
+    def process_exited(self) -> None:
+        self._fail(self._death())
+        self._loop.call_later(_DRAIN_S, self._bury)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  the name and the argument are asyncio's
+        self._bury()
+
+    async def _get_ready(self, setup: bytes) -> None:
+        self._write(setup)
+        events = [self._ready, self._gone]
+        await asyncio.wait(events, timeout=START_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+        if self._gone.done() and not self._ready.done():
+            raise RewardError(f"rewards: a reward process {self._failure} before it was ready.")
+        if not self._ready.done():
+            raise DeadlineError(
+                f"rewards: a reward process was not ready within {START_DEADLINE_S:g} s; "
+                f"a plugin or a reward's warm_up takes too long."
+            )
+        ready = self._ready.result()
+        if "error" in ready:
+            raise _SETUP_ERRORS.get(ready["error"], RewardError)(ready["message"])
+        self.reads_answer = tuple(ready["reads_answer"])
+
+    def _write(self, data: bytes) -> None:
+        assert self._transport is not None  # promised by subprocess_exec
+        pipe = self._transport.get_pipe_transport(0)
+        assert isinstance(pipe, asyncio.WriteTransport)
+        pipe.write(data)
+
+    def _take(self, message: Any) -> None:
+        if not self._ready.done():
+            self._ready.set_result(message)
+        elif self._ask is not None and not self._failure:
+            status, value, note, seconds = message
+            self._ask.take(Part(status=status, value=value, note=note, seconds=seconds), self._loop.time())
+
+    async def _watch(self, ask: _Ask) -> None:
+        """Kill the process when one sample has been running for too long."""
+        while not self._failure:
+            due = ask.since + ask.deadline_s
+            await asyncio.sleep(due - self._loop.time())
+            now = self._loop.time()
+            if now - due > _STALL_S and not ask.excused:
+                ask.excused, ask.since = True, now
+            elif now >= ask.since + ask.deadline_s:
+                self._fail(f"gave no verdict within {ask.deadline_s:g} s (scoring.deadline_s) and was killed")
+
+    def _fail(self, reason: str) -> None:
+        """The end of this process, whatever began it; the first reason stays."""
+        if self._gone.done():
+            return
+        if not self._failure:
+            self._failure = reason
+            self._loop.call_later(_EXIT_S, self._bury)
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def _bury(self) -> None:
+        assert self._transport is not None  # promised by subprocess_exec
+        if not self._gone.done():
+            self._transport.close()
+            self._gone.set_result(None)
+
+    def _death(self) -> str:
+        assert self._transport is not None  # promised by subprocess_exec
+        status = self._transport.get_returncode() or 0
+        how = f"died with {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+        words = self._stderr.decode(errors="replace").strip()
+        return f"{how}; its last words: {shown(words[-_LAST_WORDS:], _LAST_WORDS)}" if words else how

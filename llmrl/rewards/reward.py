@@ -1,0 +1,80 @@
+"""What a reward is: options in, a sample in, and a score, an abstention or an error out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, runtime_checkable
+
+from llmrl.recipe.schema import Reward as RewardTable
+from llmrl.registry import Registry
+from llmrl.rewards.judgement import Sample
+
+reward = Registry("reward")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A score with a word about it, for people who read samples."""
+
+    value: float | None
+    """None abstains: this response cannot be judged, and nothing is learned from it."""
+    note: str = ""
+    """What was read from the response, or why it abstains."""
+
+
+class Reward(Protocol):
+    """A frozen dataclass whose fields are its options, called in a process that can be killed.
+
+    Anything but a finite number, a bool, None or a :class:`Score` is an error, and so is an exception:
+    it is counted, trains nothing, and never becomes a zero.
+    """
+
+    reads_answer: ClassVar[bool]
+    """True if it needs the gold answer; then the gold answer as a response must score 1."""
+
+    def __call__(self, sample: Sample) -> float | None | Score:
+        """The score of one response; None abstains."""
+        ...
+
+
+@runtime_checkable
+class Formal(Protocol):
+    """A reward that asks for a form around the answer, which a bare gold answer does not have."""
+
+    def bare(self) -> Reward:
+        """The same reward without that form; it grades the gold answers against themselves."""
+        ...
+
+
+@runtime_checkable
+class Heavy(Protocol):
+    """A reward that imports or loads something large."""
+
+    def warm_up(self) -> None:
+        """Load it, before the first deadline starts to run."""
+        ...
+
+
+def build_rewards(tables: Mapping[str, RewardTable]) -> dict[str, Reward]:
+    """The rewards of a recipe by name, every option checked.
+
+    Raises:
+        RecipeError: unknown kind, unknown option, or a value the reward refuses.
+    """
+    for name, table in tables.items():
+        reward.get(table.kind, key=f"rewards.{name}.kind")
+    return {
+        name: reward.build(table.kind, table.options, key=f"rewards.{name}") for name, table in tables.items()
+    }
+
+
+def gold_of(sample: Sample) -> str:
+    """The gold answer of a sample.
+
+    Raises:
+        ValueError: the row has none.
+    """
+    if sample.answer is None or not sample.answer.strip():
+        raise ValueError("the row has no gold answer")
+    return sample.answer
