@@ -1,4 +1,4 @@
-"""Demonstrations become experience without any rollout: the dataset's responses, with credit 1."""
+"""Demonstrations become groups without any rollout: the dataset's responses, as if somebody had sampled them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from llmrl.prompts.prompt import Draw
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
 
-def demonstrate(draw: Draw, *, version: int) -> Experience:
-    """The experience of having seen the right response.
+def demonstrate(draw: Draw) -> RolloutGroup:
+    """A group of one: the response in the dataset.
 
     Raises:
         DataError: the prompt's row has no response.
@@ -22,15 +22,16 @@ def demonstrate(draw: Draw, *, version: int) -> Experience:
     rollout = Rollout(
         tokens=tokens,
         logp=np.zeros(tokens.size, dtype=np.float32),
-        version=np.full(tokens.size, version, dtype=np.int32),
+        version=np.zeros(tokens.size, dtype=np.int32),
         trained=np.ones(tokens.size, dtype=np.bool_),
         turn=np.zeros(tokens.size, dtype=np.int32),
         stop="stop",
         text="",
     )
-    return Experience(
-        group=RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=(rollout,)),
-        judgements=(),
-        advantages=(np.ones(tokens.size, dtype=np.float32),),
-        lag=0,
-    )
+    return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=(rollout,))
+
+
+def imitate(group: RolloutGroup) -> Experience:
+    """Credit 1 for every token of a demonstration; it has no age, so its lag is 0."""
+    advantages = tuple(np.ones(r.tokens.size, dtype=np.float32) for r in group.rollouts)
+    return Experience(group=group, judgements=(), advantages=advantages, lag=0)

@@ -28,7 +28,7 @@ class GRPO:
     """Weight of the k3 estimate of KL(policy || reference); 0 needs no reference model."""
 
     mean_over: ClassVar[Unit] = "responses"
-    bundle: ClassVar[Bundle] = Bundle(credit=Choice(name="group"), keep=Choice(name="varied"))
+    bundle: ClassVar[Bundle] = Bundle(credit=Choice(name="group"))
 
     def __post_init__(self) -> None:
         if not 0 <= self.clip_low < 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -61,13 +61,20 @@ def join_group(address: str, *, rank: int, ranks: int, device: str, meeting: Mee
     deepspeed.init_distributed(backend, rank=rank, world_size=ranks, verbose=False)
 
 
-class SkippableAdamW(torch.optim.AdamW):
-    """AdamW that leaves weights and states alone when the step's gradient is not finite."""
+class ClientAdamW(torch.optim.AdamW):
+    """AdamW that can leave weights and states alone, and clips by itself where DeepSpeed would not say the norm."""
 
     skip = False
+    """True for one step whose gradient is not finite."""
+    max_grad_norm: float | None = None
+    """Set where DeepSpeed hands over whole gradients (stage 0 in float32) and reports no norm."""
+    grad_norm = 0.0
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One update, or none."""
+        if self.max_grad_norm is not None:
+            parameters = [p for group in self.param_groups for p in group["params"]]
+            self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
         return None if self.skip else super().step(closure)
 
 
@@ -76,12 +83,14 @@ class Zero:
 
     def __init__(self, module: nn.Module, stage: Stage, *, device: str) -> None:
         self._level = stage.policy.zero_stage
+        self._clips_itself = self._level == 0 and stage.model.dtype == "float32"
         self._device = torch.device("cpu") if device == "cpu" else torch.device("cuda", torch.cuda.current_device())
-        self._optimizer = SkippableAdamW(
+        self._optimizer = ClientAdamW(
             _decayed(module, stage.optimizer), lr=0.0, betas=stage.optimizer.betas, eps=stage.optimizer.eps
         )
+        self._optimizer.max_grad_norm = stage.optimizer.max_grad_norm if self._clips_itself else None
         self._engine: Any = deepspeed.initialize(
-            model=module.to(self._device), optimizer=self._optimizer, config=_config(stage), dist_init_required=False
+            model=module.to(self._device), optimizer=self._optimizer, config=_config(stage, clips_itself=self._clips_itself), dist_init_required=False
         )[0]
 
     @property
@@ -108,7 +117,11 @@ class Zero:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
-        return float(self._engine.get_global_grad_norm() or 0.0)
+        return self._optimizer.grad_norm if self._clips_itself else float(self._engine.get_global_grad_norm())
+
+    def all_agree(self, holds: bool) -> bool:
+        """Whether it holds on every rank; the same answer everywhere."""
+        return not self.total(torch.tensor(float(not holds))).item()
 
     def total(self, values: Tensor) -> Tensor:
         """The sum over ranks, on every rank."""
@@ -123,7 +136,7 @@ class Zero:
         return values
 
     @contextmanager
-    def whole(self) -> Iterator[nn.Module]:
+    def whole(self) -> Generator[nn.Module]:
         """The module with every parameter complete; all ranks enter and leave together."""
         parameters = list(self._engine.module.parameters())
         if self._level == 3:
@@ -150,7 +163,7 @@ def _decayed(module: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _config(stage: Stage) -> dict[str, Any]:
+def _config(stage: Stage, *, clips_itself: bool) -> dict[str, Any]:
     policy = stage.policy
     offload: dict[str, Any] = {"device": policy.offload}
     if policy.nvme_folder is not None:
@@ -165,7 +178,7 @@ def _config(stage: Stage) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         # The number of micro-batches differs from step to step: step() is the boundary.
         "managed_gradient_accumulation": False,
-        "gradient_clipping": stage.optimizer.max_grad_norm,
+        "gradient_clipping": 0.0 if clips_itself else stage.optimizer.max_grad_norm,
         "zero_optimization": {**zero, "overlap_comm": False},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

@@ -139,7 +139,7 @@ def _completion(output: CompletionOutput) -> Completion:
     tokens = np.asarray(output.token_ids, dtype=np.int32)
     version = np.zeros(tokens.size, dtype=np.int32)
     for span in output.weight_versions or ():
-        version[span.start : span.end] = 0 if span.weight_version == "default" else int(span.weight_version)
+        version[span.start : span.end] = 0 if span.version == "default" else int(span.version)
     stop: Stop = "length" if output.finish_reason == "length" else "stop" if output.finish_reason == "stop" else "abort"
     flat = cast("FlatLogprobs", output.logprobs)
     return Completion(tokens=tokens, logp=np.asarray(flat.logprobs, dtype=np.float32), version=version, stop=stop)

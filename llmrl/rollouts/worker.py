@@ -38,7 +38,7 @@ class Sampling:
 class RolloutWorker:
     """Owns one engine. A plain class: ``cluster.spawn`` makes it an actor, tests call it as it is."""
 
-    def __init__(self, stage: Stage, *, device: str, seed: int, plugins: Sequence[str] = ()) -> None:
+    def __init__(self, stage: Stage, device: str, seed: int, plugins: Sequence[str] = ()) -> None:
         self._stage, self._device, self._seed, self._plugins = stage, device, seed, plugins
         self._engine: Engine | None = None
 

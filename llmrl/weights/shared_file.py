@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the point is that it is memory
 
 
 @contextmanager
-def shared_file(data: NDArray[np.uint8]) -> Iterator[Path]:
+def shared_file(data: NDArray[np.uint8]) -> Generator[Path]:
     """A file in memory that holds ``data`` until the block ends.
 
     Raises:

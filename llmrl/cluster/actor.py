@@ -1,0 +1,117 @@
+"""From a plain class to a process somewhere in the cluster, and calls to it that always end."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from typing import Any
+
+import ray
+from ray import exceptions
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from llmrl.errors import DeadlineError, LlmrlError
+
+
+MAX_OVERLAP = 10_000
+"""Calls to one asynchronous process that may be under way at once."""
+
+
+class Pending:
+    """The result of a call that is under way. Given to another actor's call, it travels there directly."""
+
+    def __init__(self, ref: ray.ObjectRef[Any], what: str) -> None:
+        self.ref, self._what = ref, what
+
+    async def result(self, *, deadline_s: float) -> Any:
+        """The value, fetched into this process.
+
+        Raises:
+            DeadlineError: no answer in time; the message names the process and the call.
+            LlmrlError: what the call itself raised, or that its process died.
+        """
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self.ref.future()), deadline_s)
+        except TimeoutError:
+            raise DeadlineError(f"{self._what} did not answer within {deadline_s:g} s; is its process stuck?") from None
+        except exceptions.RayTaskError as error:
+            raise _own_error(error, self._what) from error
+        except exceptions.RayActorError as error:
+            raise LlmrlError(f"{self._what} failed because its process died: {str(error).strip()}") from error
+
+
+class Actor:
+    """A handle on one process that runs one plain object."""
+
+    def __init__(self, handle: Any, name: str) -> None:
+        self._handle, self.name = handle, name
+
+    def send(self, method: str, *args: Any) -> Pending:
+        """Start a call; pending results among ``args`` are passed on without coming here."""
+        plain = [arg.ref if isinstance(arg, Pending) else arg for arg in args]
+        return Pending(self._handle.call.remote(method, *plain), f"{self.name}.{method}")
+
+    async def call(self, method: str, *args: Any, deadline_s: float) -> Any:
+        """Start a call and wait for its value."""
+        return await self.send(method, *args).result(deadline_s=deadline_s)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        ray.kill(self._handle, no_restart=True)
+
+
+def share(value: Any) -> Pending:
+    """Put a value into the object store once, to be given to many calls."""
+    return Pending(ray.put(value), "a shared value")
+
+
+def spawn(
+    path: str, *args: Any, name: str, group: PlacementGroup, bundle: int, resources: dict[str, float], env: dict[str, str], is_async: bool
+) -> Actor:
+    """Make an object of the class at ``path`` in a process of its own; only the path travels there.
+
+    Args:
+        path: ``module:Class``; a plain class whose public methods are what ``Actor.call`` can call.
+        args: for its constructor.
+        name: how messages call the process.
+        group: the run's placement.
+        bundle: which bundle of it.
+        resources: ``CPU`` and ``GPU`` of that bundle.
+        env: environment variables of the process, set before anything is imported.
+        is_async: its methods are coroutines and overlap; otherwise calls run one after the other.
+    """
+    remote: Any = ray.remote(_AsyncHost if is_async else _Host)
+    handle = remote.options(
+        num_cpus=resources.get("CPU", 0),
+        num_gpus=resources.get("GPU", 0),
+        max_restarts=0,
+        max_task_retries=0,
+        max_concurrency=MAX_OVERLAP if is_async else 1,
+        scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
+        runtime_env={"env_vars": env},
+    ).remote(path, args)
+    return Actor(handle, name)
+
+
+class _Host:
+    """Runs inside the process: imports the class, holds the object, forwards calls."""
+
+    def __init__(self, path: str, args: tuple[Any, ...]) -> None:
+        module, _, name = path.partition(":")
+        self._object = getattr(importlib.import_module(module), name)(*args)
+
+    def call(self, method: str, *args: Any) -> Any:
+        return getattr(self._object, method)(*args)
+
+
+class _AsyncHost(_Host):
+    async def call(self, method: str, *args: Any) -> Any:
+        return await getattr(self._object, method)(*args)
+
+
+def _own_error(error: exceptions.RayTaskError, what: str) -> LlmrlError:
+    cause = error.cause
+    if isinstance(cause, LlmrlError):
+        return type(cause)(f"{what}: {cause}")
+    return LlmrlError(f"{what} failed:\n{error}")

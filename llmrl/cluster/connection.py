@@ -1,0 +1,65 @@
+"""This process's connection to Ray: a cluster of its own on this machine, or one that runs already."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from llmrl.errors import PlacementError
+from llmrl.recipe.schema import Cluster
+
+SHIPPED = ("NCCL_", "GLOO_", "HF_", "VLLM_", "RAY_AUTH_", "LLMRL_", "CUDA_LAUNCH_", "TORCH_")
+"""Prefixes of the driver's environment variables that reach every process on every node."""
+
+
+@contextmanager
+def connect(cluster: Cluster, *, cpus: float) -> Generator[None]:
+    """Be connected to Ray for as long as the block runs.
+
+    Args:
+        cluster: the recipe's table.
+        cpus: what a local cluster must offer; scheduling only, the machine keeps its cores.
+
+    Raises:
+        PlacementError: nothing answers at ``cluster.address``.
+    """
+    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if cluster.address == "local":
+        # A cluster of this run alone: it neither joins one that happens to run here nor listens beyond loopback.
+        options |= {"address": "local", "_node_ip_address": "127.0.0.1", "num_cpus": max(cpus, os.cpu_count() or 1)}
+    else:
+        options |= {"address": cluster.address}
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        raise PlacementError(f"cluster.address: no Ray cluster answers at '{cluster.address}' ({error}); start one with launch/.") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def process_environment(cluster: Cluster, *, device: str) -> dict[str, str]:
+    """Environment variables of every process: what the driver has by prefix, then what the recipe says."""
+    env = {key: value for key, value in os.environ.items() if key.startswith(SHIPPED)}
+    env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    if device == "cpu":
+        env |= {
+            "OMP_NUM_THREADS": str(cluster.threads_per_process),
+            "DS_ACCELERATOR": "cpu",
+            "TORCH_COMPILE_DISABLE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        }
+        if cluster.address == "local":
+            env |= {"GLOO_SOCKET_IFNAME": "lo"}
+    return env | cluster.environment
+
+
+def head_address() -> str:
+    """IP address of the cluster's head; every process can reach it."""
+    return ray.get_runtime_context().gcs_address.rsplit(":", 1)[0]

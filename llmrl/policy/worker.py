@@ -1,0 +1,147 @@
+"""One rank of the policy: trains, scores, hands out weights, saves. A plain class; cluster makes it a process."""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmrl.batches.batch import TokenScores
+from llmrl.batches.collate import Collated, collate, row_lengths, totals
+from llmrl.batches.schedule import schedule
+from llmrl.experience.experience import Experience
+from llmrl.objectives.algorithm import Algorithm
+from llmrl.policy.learning_rate import learning_rate
+from llmrl.policy.model import load_model, named_tensors, prepare_model, save_model
+from llmrl.policy.probe import probe_experience
+from llmrl.policy.scorer import Scorer
+from llmrl.policy.step import Forward, update
+from llmrl.policy.watch import GradientWatch
+from llmrl.policy.zero import Meeting, Zero, join_group
+from llmrl.recipe.schema import Model, Stage
+from llmrl.registry import load_plugins
+from llmrl.weights.bundle import Probe, WeightBundle
+from llmrl.weights.pack import pack
+
+
+class PolicyWorker:
+    """Every method but ``open_meeting`` and ``prepare`` is called on all ranks alike, in the same order."""
+
+    def __init__(self, stage: Stage, device: str, rank: int, plugins: Sequence[str] = ()) -> None:
+        self._stage, self._device, self._rank, self._plugins = stage, device, rank, plugins
+        self._meeting: Meeting | None = None
+
+    def open_meeting(self, head: str) -> str:
+        """Rank 0 listens where the other ranks can reach it; ``head`` is an address that all can reach."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+            route.connect((head, 9))
+            host = route.getsockname()[0]
+        self._meeting = Meeting(host)
+        return self._meeting.address
+
+    def prepare(self, model: Model, folder: Path, seed: int) -> None:
+        """Build the model that a recipe describes, where the engines and the other ranks will look for it."""
+        prepare_model(model, folder=folder, seed=seed)
+
+    def start(self, address: str) -> None:
+        """Meet the other ranks and shard the model."""
+        load_plugins(self._plugins)
+        stage = self._stage
+        join_group(address, rank=self._rank, ranks=stage.policy.ranks, device=self._device, meeting=self._meeting)
+        self._algorithm = Algorithm.of(stage)
+        scorer = Scorer(load_model(Path(str(stage.model.path)), stage.model))
+        self._vocabulary = scorer.vocabulary
+        self._watch = GradientWatch(scorer.model.get_input_embeddings())
+        self._zero = Zero(scorer, stage, device=self._device)
+        self._reference = self._frozen() if "reference" in self._algorithm.objective.reads else None
+        # Demonstrations have no sampling temperature.
+        online = not self._algorithm.objective.bundle.demonstrations
+        self._temperature = stage.rollouts.temperature if online else 1.0
+
+    def update(self, experiences: Sequence[Experience], step: int) -> dict[str, float]:
+        """One optimizer step; returns its metrics, reduced over all ranks, and this rank's own tokens."""
+        began = time.monotonic()
+        microbatches = self._share_of(experiences)
+        self._zero.train(True)
+        counted = totals(experiences)
+        metrics = update(
+            self._zero,
+            self._watch,
+            microbatches,
+            forward=self._forward(self._temperature),
+            reference=self._reference,
+            objective=self._algorithm.objective,
+            correction=self._algorithm.correction,
+            totals=counted,
+            lr=learning_rate(self._stage.optimizer, step),
+        )
+        own = {f"policy/rank/{self._rank}": float(sum(m.trained_tokens for m in microbatches))}
+        return metrics | own | {"policy/tokens": float(counted.tokens), "time/update": time.monotonic() - began}
+
+    def score(self, experiences: Sequence[Experience], temperature: float) -> list[NDArray[np.float32]]:
+        """[L] nats of each rollout's trained tokens under the present weights; every rank scores all of them."""
+        self._zero.train(False)
+        forward = self._forward(temperature)
+        rows = np.arange(sum(len(e.group.rollouts) for e in experiences))
+        with torch.no_grad():
+            listed = [(c := collate(experiences, rows[i : i + 1]), forward(c)) for i in rows]
+        return [s.logp[0, : c.width].float().cpu().numpy() for c, s in listed]
+
+    def weights(self, version: int) -> WeightBundle | None:
+        """A copy of all weights; ranks other than 0 only help to gather them."""
+        probe = probe_experience(self._vocabulary)
+        (logp,) = self.score([probe], 1.0)
+        tokens = np.concatenate([probe.group.prompt.tokens, probe.group.rollouts[0].tokens])
+        proof = Probe(tokens=tokens, logp=np.concatenate([np.zeros(1, np.float32), logp]))
+        with self._zero.whole() as module:
+            if self._rank:
+                return None
+            return pack(named_tensors(module.model), version=version, probe=proof)
+
+    def save(self, folder: Path) -> None:
+        """This rank's share of a checkpoint: ZeRO shards and the state of every random generator."""
+        self._zero.save(folder)
+        state = {"torch": torch.get_rng_state(), "numpy": _numpy_state(), "python": random.getstate()}
+        torch.save(state, folder / f"rng-{self._rank}.pt")
+
+    def restore(self, folder: Path) -> None:
+        """Go on from a checkpoint that the run has verified."""
+        self._zero.load(folder)
+        state = torch.load(folder / f"rng-{self._rank}.pt", weights_only=True)
+        torch.set_rng_state(state["torch"])
+
+    def export(self, folder: Path) -> None:
+        """Write the model as a Hugging Face folder; rank 0 writes, the others help to gather."""
+        with self._zero.whole() as module:
+            if not self._rank:
+                save_model(module.model, tokenizer_folder=Path(str(self._stage.model.path)), folder=folder)
+
+    def _share_of(self, experiences: Sequence[Experience]) -> list[Collated]:
+        plan = schedule(
+            row_lengths(experiences),
+            ranks=self._stage.policy.ranks,
+            tokens_per_microbatch=self._stage.policy.tokens_per_microbatch,
+        )
+        return [collate(experiences, rows).to(self._zero.device) for rows in plan.microbatches[self._rank]]
+
+    def _forward(self, temperature: float) -> Forward:
+        def forward(collated: Collated) -> TokenScores:
+            logp, entropy = self._zero(collated.inputs, temperature=temperature)
+            return collated.scores(logp, entropy)
+
+        return forward
+
+    def _frozen(self) -> Forward:
+        scorer = Scorer(load_model(Path(str(self._stage.model.path)), self._stage.model)).to(self._zero.device).eval()
+
+        def forward(collated: Collated) -> TokenScores:
+            logp, entropy = scorer(collated.inputs, temperature=self._temperature)
+            return collated.scores(logp, entropy)
+
+        return forward

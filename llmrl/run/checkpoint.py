@@ -1,0 +1,157 @@
+"""Checkpoints: a folder is complete when its manifest says so, and it appears under its name all at once.
+
+    checkpoints/step-000040/
+        MANIFEST.json     size and sha256 of every other file; written last
+        state.json        step, ledger, fingerprint of the data, digest of the recipe
+        zero/, rng-*.pt   what each rank of the policy wrote
+
+There is no pointer to the latest: the newest folder whose manifest holds is the one to go on from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrl.errors import CheckpointError
+from llmrl.run.ledger import Snapshot
+
+MANIFEST = "MANIFEST.json"
+STATE = "state.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunState:
+    """What a checkpoint knows besides the policy's own files."""
+
+    step: int
+    """Optimizer steps taken, which is also the version of the weights."""
+    ledger: Snapshot
+    data: str
+    """Fingerprint of the prompts; another dataset is refused."""
+    recipe: str
+    """Digest of the stage's tables; another algorithm is refused."""
+
+
+class Checkpoints:
+    """The checkpoints of one stage."""
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+        folder.mkdir(parents=True, exist_ok=True)
+        for leftover in [*folder.glob(".tmp-*"), *folder.glob(".del-*")]:
+            shutil.rmtree(leftover)
+
+    def begin(self, step: int) -> Path:
+        """An empty folder for the ranks to write into; it is nothing until ``commit``."""
+        path = self._folder / f".tmp-step-{step:06d}"
+        path.mkdir()
+        return path
+
+    def commit(self, path: Path, state: RunState) -> Path:
+        """Seal what the ranks wrote and give it its name."""
+        fields = {"step": state.step, "ledger": state.ledger.to_json(), "data": state.data, "recipe": state.recipe}
+        (path / STATE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
+        entries = {str(file.relative_to(path)): _entry(file) for file in _files(path)}
+        (path / MANIFEST).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
+        _sync(path / MANIFEST)
+        _sync(path)
+        final = self._folder / path.name.removeprefix(".tmp-")
+        self._remove(final)
+        path.rename(final)
+        _sync(self._folder)
+        for old in self._all()[: -self._keep]:
+            self._remove(old)
+        return final
+
+    def newest(self) -> Path | None:
+        """The newest complete checkpoint; damaged ones are named in the log and passed over.
+
+        Raises:
+            CheckpointError: there are checkpoints and not one of them is complete.
+        """
+        found = self._all()
+        for path in reversed(found):
+            try:
+                verify(path)
+            except CheckpointError as error:
+                _log.warning("%s", error)
+            else:
+                return path
+        if found:
+            raise CheckpointError(f"{self._folder}: none of {len(found)} checkpoints is intact; use --fresh to start over.")
+        return None
+
+    def _all(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*"))
+
+    def _remove(self, path: Path) -> None:
+        if path.exists():
+            doomed = path.with_name(f".del-{path.name}")
+            path.rename(doomed)
+            shutil.rmtree(doomed)
+
+
+def verify(path: Path) -> None:
+    """Check every file of a checkpoint against its manifest.
+
+    Raises:
+        CheckpointError: a file is missing, unexpected or has other bytes; the message names it.
+    """
+    try:
+        entries: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: no readable {MANIFEST} ({error}); the save did not finish.") from None
+    present = {str(file.relative_to(path)) for file in _files(path)} - {MANIFEST}
+    if present != entries.keys():
+        raise CheckpointError(f"{path}: files differ from the manifest: {sorted(present ^ entries.keys())[0]}.")
+    for name, entry in entries.items():
+        if _entry(path / name, sync=False) != entry:
+            raise CheckpointError(f"{path}: {name} is damaged: its bytes are not those that were written.")
+
+
+def read_state(path: Path) -> RunState:
+    """The run's part of a verified checkpoint."""
+    fields = json.loads((path / STATE).read_text(encoding="utf-8"))
+    ledger = Snapshot.from_json(fields["ledger"])
+    return RunState(step=int(fields["step"]), ledger=ledger, data=str(fields["data"]), recipe=str(fields["recipe"]))
+
+
+def check_same_run(state: RunState, *, data: str, recipe: str) -> None:
+    """Refuse to go on with other data or another algorithm than the checkpoint's.
+
+    Raises:
+        CheckpointError: either differs.
+    """
+    if state.data != data:
+        raise CheckpointError("the prompts differ from those of the checkpoint; restore the dataset or use --fresh.")
+    if state.recipe != recipe:
+        raise CheckpointError("the recipe differs from that of the checkpoint; restore it, rename the run, or use --fresh.")
+
+
+def _files(path: Path) -> Iterator[Path]:
+    return (file for file in sorted(path.rglob("*")) if file.is_file())
+
+
+def _entry(file: Path, *, sync: bool = True) -> dict[str, Any]:
+    if sync:
+        _sync(file)
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return {"bytes": file.stat().st_size, "sha256": digest}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

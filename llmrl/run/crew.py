@@ -1,0 +1,97 @@
+"""The processes of one stage: engines and policy ranks, started together and ended together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmrl.cluster.actor import Actor, Pending, spawn
+from llmrl.cluster.connection import head_address, process_environment
+from llmrl.cluster.placement import choose_device, needs, release, reserve
+from llmrl.recipe.schema import Model, Stage
+
+ENGINE = "llmrl.rollouts.worker:RolloutWorker"
+RANK = "llmrl.policy.worker:PolicyWorker"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crew:
+    """Handles on the processes, and the calls that go to all of them."""
+
+    engines: Sequence[Actor]
+    ranks: Sequence[Actor]
+    deadline_s: float
+
+    async def policy(self, method: str, *args: Any) -> list[Any]:
+        """The same call on every rank; they run collectives together, so all or none must get it."""
+        pending = [rank.send(method, *args) for rank in self.ranks]
+        return await gathered(pending, deadline_s=self.deadline_s)
+
+    async def publish(self, bundle: Pending) -> None:
+        """Give the engines a bundle that is still on its way from the policy."""
+        await gathered([engine.send("load", bundle) for engine in self.engines], deadline_s=self.deadline_s)
+
+
+async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any]:
+    """All results; the first failure is raised as soon as it is known."""
+    return list(await asyncio.gather(*(p.result(deadline_s=deadline_s) for p in pending)))
+
+
+@asynccontextmanager
+async def hired(stage: Stage, *, seed: int, plugins: Sequence[str], engines: bool, build: Model | None) -> AsyncGenerator[Crew]:
+    """Start every process of a stage and end them all with the block.
+
+    Args:
+        stage: its ``model.path`` is what all of them load.
+        seed: of the run.
+        plugins: modules that every process imports.
+        engines: whether anything is generated.
+        build: the model to build at ``model.path`` first.
+    """
+    device = choose_device(stage)
+    listed = needs(stage, device=device, engines=engines)
+    group = await reserve(listed)
+    env = process_environment(stage.cluster, device=device)
+    actors: list[Actor] = []
+    try:
+        for index, need in enumerate(listed):
+            is_engine = need.name.startswith("engine")
+            rank = index - (stage.engines.count if engines else 0)
+            args = (stage, device, seed, plugins) if is_engine else (stage, device, rank, plugins)
+            actor = spawn(
+                ENGINE if is_engine else RANK,
+                *args,
+                name=need.name,
+                group=group,
+                bundle=index,
+                resources=need.resources,
+                env=env,
+                is_async=is_engine,
+            )
+            actors.append(actor)
+        crew = Crew(
+            engines=[a for a in actors if a.name.startswith("engine")],
+            ranks=[a for a in actors if a.name.startswith("policy")],
+            deadline_s=stage.cluster.call_deadline_s,
+        )
+        await _start(crew, build, Path(str(stage.model.path)), seed=seed, deadline_s=stage.cluster.start_deadline_s)
+        yield crew
+        await gathered([engine.send("close") for engine in crew.engines], deadline_s=stage.cluster.call_deadline_s)
+    finally:
+        for actor in actors:
+            actor.kill()
+        release(group)
+
+
+async def _start(crew: Crew, build: Model | None, folder: Path, *, seed: int, deadline_s: float) -> None:
+    """Engines load while the ranks meet; nobody waits for anybody else's imports."""
+    address = await crew.ranks[0].call("open_meeting", head_address(), deadline_s=deadline_s)
+    if build is not None:
+        await crew.ranks[0].call("prepare", build, folder, seed, deadline_s=deadline_s)
+    starting = [engine.send("start") for engine in crew.engines]
+    starting += [rank.send("start", address) for rank in crew.ranks]
+    await gathered(starting, deadline_s=deadline_s)

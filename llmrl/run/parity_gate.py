@@ -1,0 +1,42 @@
+"""The parity gate of a stage: real responses, scored by the policy, compared with what the engines said."""
+
+from __future__ import annotations
+
+import asyncio
+
+from llmrl.cluster.actor import share
+from llmrl.experience.offline import imitate
+from llmrl.prompts.stream import PromptStream
+from llmrl.recipe.schema import Stage
+from llmrl.rollouts.pool import EnginePool
+from llmrl.rollouts.worker import Sampling
+from llmrl.run.crew import Crew
+from llmrl.run.parity import Comparison, Parity, check_parity
+
+PROMPTS_PER_ENGINE = 4
+
+
+async def pass_gate(stage: Stage, stream: PromptStream, crew: Crew, pool: EnginePool) -> Parity:
+    """Let the run begin, or stop it with a diagnosis.
+
+    Raises:
+        ParityError: engines and policy disagree.
+    """
+    temperature = stage.rollouts.temperature
+    sampling = Sampling(
+        purpose="parity", per_prompt=1, temperature=temperature, max_tokens=min(64, stage.rollouts.max_tokens)
+    )
+    draws = [stream.at(ordinal) for ordinal in range(PROMPTS_PER_ENGINE * len(crew.engines))]
+    groups = await asyncio.gather(*(pool.generate(draw, sampling) for draw in draws))
+    responses = share([imitate(group) for group in groups])
+    scored, *_ = await crew.policy("score", responses, temperature)
+    plain, *_ = await crew.policy("score", responses, 1.0)
+    sampled = [rollout.logp for group in groups for rollout in group.rollouts]
+    return check_parity(
+        [
+            Comparison(sampled=a, trainer=b, trainer_plain=c)
+            for a, b, c in zip(sampled, scored, plain, strict=True)
+        ],
+        dtype=stage.model.dtype,
+        temperature=temperature,
+    )

@@ -1,0 +1,142 @@
+"""What a stage writes down while it runs: one line per step, to the journal, the console and the trackers."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from llmrl.experience.experience import Experience
+from llmrl.recipe.schema import Stage
+from llmrl.report.console import ConsoleReport
+from llmrl.report.journal import EvaluationEntry, Journal, StepEntry
+from llmrl.report.samples import write_samples
+from llmrl.report.trackers import Trackers
+from llmrl.rollouts.pool import EnginePool
+from llmrl.run.loop import Judged
+
+
+@dataclass(slots=True, kw_only=True)
+class _Window:
+    """What has happened since the last step."""
+
+    began: float
+    responses: int = 0
+    tokens: int = 0
+    dropped: int = 0
+    sync_s: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Record:
+    """Collects the numbers of a step while it happens and writes them when it is done."""
+
+    stage: Stage
+    folder: Path
+    journal: Journal
+    console: ConsoleReport
+    trackers: Trackers
+    decode: Callable[[int], str]
+    """The text of one token id."""
+    pool: EnginePool | None
+    earlier_s: float = 0.0
+    """Seconds that the stage ran before a restart."""
+    window: _Window = field(init=False)
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = time.monotonic()
+        self.window = _Window(began=self.began)
+
+    def restart_clock(self) -> None:
+        """What came before (start-up, evaluation) is not part of the first step."""
+        self.began = time.monotonic()
+        self.window = _Window(began=self.began)
+
+    def judged(self, judged: Judged, *, kept: bool) -> None:
+        """A group left the queue."""
+        self.window.responses += len(judged.group.rollouts)
+        self.window.tokens += sum(r.tokens.size for r in judged.group.rollouts)
+        self.window.dropped += not kept
+
+    def synced(self, seconds: float) -> None:
+        """The engines have taken new weights."""
+        self.window.sync_s += seconds
+
+    def stepped(self, step: int, experiences: Sequence[Experience], metrics: dict[str, float], *, train_s: float) -> None:
+        """One optimizer step is done; ``metrics`` is what the policy says of it."""
+        now = time.monotonic()
+        window, self.window = self.window, _Window(began=now)
+        whole_s = now - window.began
+        numbers = metrics | _rewards(experiences) | _rollouts(experiences)
+        numbers |= {
+            "groups/trained": len(experiences),
+            "groups/dropped": window.dropped,
+            "policy/tokens_per_second": metrics["policy/tokens"] / train_s,
+            "rollout/tokens_per_second": window.tokens / whole_s,
+            "rollout/responses": window.responses,
+            "time/step": whole_s,
+            "time/wait": whole_s - train_s,
+            "time/train": train_s,
+            "time/sync": window.sync_s,
+            "memory/driver_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+        if self.pool is not None:
+            numbers |= {f"rollout/engine/{i}": count for i, count in enumerate(self.pool.take_answered())}
+        entry = StepEntry(
+            stage=self.stage.name, step=step + 1, version=step + 1, seconds=self._seconds(now), metrics=numbers
+        )
+        self.journal.step(entry)
+        self.console.step(entry)
+        self.trackers.log(numbers, step=step + 1)
+        every = self.stage.report.samples_every_steps
+        if every and (step % every == 0 or step + 1 == self.stage.optimizer.steps):
+            write_samples(self.folder, step=step + 1, experiences=experiences, decode=self.decode)
+
+    def evaluated(self, entry: EvaluationEntry) -> None:
+        """The held-out prompts were answered."""
+        self.journal.evaluation(entry)
+        self.console.evaluation(entry)
+        self.trackers.log({"held-out/accuracy": entry.accuracy}, step=entry.step)
+
+    def bad_batch(self, step: int, experiences: Sequence[Experience]) -> Path:
+        """Keep the batch of a step that was skipped, for study."""
+        return write_samples(self.folder / "bad", step=step + 1, experiences=experiences, decode=self.decode)
+
+    def _seconds(self, now: float) -> float:
+        return self.earlier_s + now - self.began
+
+
+def _rewards(experiences: Sequence[Experience]) -> dict[str, float]:
+    judgements = [j for e in experiences for j in e.judgements]
+    if not judgements:
+        return {}
+    rewards = np.array([j.reward for j in judgements if j.reward is not None])
+    numbers = {
+        "reward/mean": float(rewards.mean()) if rewards.size else float("nan"),
+        "reward/std": float(rewards.std()) if rewards.size else float("nan"),
+        "judgement/error_rate": sum(j.status == "error" for j in judgements) / len(judgements),
+        "judgement/abstain_rate": sum(j.status == "abstain" for j in judgements) / len(judgements),
+        "judgement/seconds": sum(j.seconds for j in judgements) / len(judgements),
+    }
+    for name in {part for j in judgements for part in j.parts}:
+        numbers[f"reward/part/{name}"] = float(np.mean([j.parts[name] for j in judgements if name in j.parts]))
+    return numbers
+
+
+def _rollouts(experiences: Sequence[Experience]) -> dict[str, float]:
+    rollouts = [r for e in experiences for r in e.group.rollouts]
+    lengths = [r.tokens.size for r in rollouts]
+    numbers = {"rollout/tokens_mean": float(np.mean(lengths)), "rollout/tokens_max": max(lengths)}
+    if not experiences[0].judgements:
+        return numbers
+    lags = np.array([e.lag for e in experiences])
+    return numbers | {
+        "rollout/truncated_rate": sum(r.stop == "length" for r in rollouts) / len(rollouts),
+        "lag/mean": float(lags.mean()),
+        "lag/max": float(lags.max()),
+    }

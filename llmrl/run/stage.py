@@ -1,0 +1,166 @@
+"""One stage of a recipe, from its first prompt to its exported model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llmrl.objectives.algorithm import Algorithm
+from llmrl.prompts.prompt import Draw, Prompt
+from llmrl.prompts.stream import PromptStream
+from llmrl.prompts.tokenizer import Tokenizer
+from llmrl.recipe.schema import Model, Recipe, Stage
+from llmrl.report.console import ConsoleReport
+from llmrl.report.journal import EvaluationEntry, Journal, read_journal
+from llmrl.report.trackers import Trackers
+from llmrl.rewards.scorer import Scorer
+from llmrl.rollouts.pool import Answer, EnginePool
+from llmrl.rollouts.rollout import RolloutGroup
+from llmrl.rollouts.worker import Sampling
+from llmrl.run.checkpoint import Checkpoints, check_same_run, read_state
+from llmrl.run.crew import Crew, hired
+from llmrl.run.ledger import Ledger
+from llmrl.run.loop import run_loop
+from llmrl.run.parity_gate import pass_gate
+from llmrl.run.record import Record
+from llmrl.run.stations import Offline, Online
+from llmrl.run.trainer import Trainer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StagePlan:
+    """A stage with everything it reads, checked before any process starts."""
+
+    index: int
+    stage: Stage
+    """Its ``model.path`` is the folder that every process loads."""
+    build: Model | None
+    """The model to build there first; None if it exists."""
+    tokenizer: Tokenizer
+    stream: PromptStream
+    evaluated: Sequence[Prompt]
+    algorithm: Algorithm
+    scorer: Scorer
+    folder: Path
+
+    @property
+    def online(self) -> bool:
+        """Whether responses are generated to train on."""
+        return not self.algorithm.objective.bundle.demonstrations
+
+    @property
+    def digest(self) -> str:
+        """Of the tables that decide what is computed; a resumed run must have the same."""
+        free = {"cluster", "report", "checkpoints"}
+        tables = self.stage.model_dump(mode="json", exclude=free)
+        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageResult:
+    """What a stage leaves behind."""
+
+    model: Path
+    """Exported Hugging Face folder."""
+    before: EvaluationEntry | None
+    after: EvaluationEntry | None
+
+
+async def run_stage(recipe: Recipe, plan: StagePlan, console: ConsoleReport) -> StageResult:
+    """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export."""
+    stage = plan.stage
+    checkpoints = Checkpoints(plan.folder / "checkpoints", keep=stage.checkpoints.keep)
+    newest = checkpoints.newest()
+    state = read_state(newest) if newest else None
+    if state:
+        check_same_run(state, data=plan.stream.fingerprint, recipe=plan.digest)
+    first = state.step if state else 0
+    console.stage(stage.name, steps=stage.optimizer.steps, done=first)
+    engines = plan.online or bool(plan.evaluated)
+    async with hired(stage, seed=recipe.run.seed, plugins=recipe.plugins, engines=engines, build=plan.build) as crew:
+        if newest:
+            await crew.policy("restore", newest)
+        ledger = Ledger(plan.folder / "ledger.jsonl", state.ledger if state else None)
+        pool = EnginePool([_answer(crew, index) for index in range(len(crew.engines))])
+        with Journal(plan.folder) as journal, _trackers(recipe, plan) as trackers:
+            record = Record(
+                stage=stage,
+                folder=plan.folder,
+                journal=journal,
+                console=console,
+                trackers=trackers,
+                decode=plan.tokenizer.decode_token,
+                pool=pool,
+                earlier_s=_earlier_seconds(journal.path),
+            )
+            trainer = Trainer(
+                stage=stage,
+                crew=crew,
+                ledger=ledger,
+                record=record,
+                checkpoints=checkpoints,
+                fingerprint=plan.stream.fingerprint,
+                digest=plan.digest,
+            )
+            await _train(plan, crew, trainer, pool, first=first)
+            entries = read_journal(journal.path).evaluations
+        ledger.close()
+        await crew.policy("export", plan.folder / "model")
+    before = entries[0] if entries else None
+    return StageResult(model=plan.folder / "model", before=before, after=entries[-1] if entries else None)
+
+
+async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool, *, first: int) -> None:
+    stage, record = plan.stage, trainer.record
+    kind = Online if plan.online else Offline
+    stations = kind(
+        stage=stage,
+        stream=plan.stream,
+        evaluated=plan.evaluated,
+        trainer=trainer,
+        pool=pool,
+        scorer=plan.scorer,
+        algorithm=plan.algorithm,
+    )
+    trainer.snapshot(first)
+    await trainer.publish(first)
+    if plan.online:
+        parity = await pass_gate(stage, plan.stream, crew, pool)
+        record.console.note(
+            f"parity: engine and trainer agree on {parity.tokens} tokens "
+            f"(mean difference {parity.mean:.1e}, largest {parity.largest:.1e} nats)"
+        )
+    if first == 0:
+        await stations.evaluate(0)
+    record.restart_clock()
+    await run_loop(
+        stations,
+        per_step=stage.prompts.per_step,
+        max_lag=stage.engines.max_lag,
+        first=first,
+        last=stage.optimizer.steps,
+    )
+
+
+def _answer(crew: Crew, index: int) -> Answer:
+    async def answer(draw: Draw, sampling: Sampling) -> RolloutGroup:
+        return await crew.engines[index].call("generate", draw, sampling, deadline_s=crew.deadline_s)
+
+    return answer
+
+
+def _trackers(recipe: Recipe, plan: StagePlan) -> Trackers:
+    return Trackers(
+        plan.stage.report.trackers,
+        run_name=recipe.run.name,
+        folder=plan.folder,
+        options=plan.stage.model_dump(mode="json"),
+    )
+
+
+def _earlier_seconds(journal: Path) -> float:
+    steps = read_journal(journal).steps
+    return steps[-1].seconds if steps else 0.0

@@ -1,0 +1,50 @@
+"""What cannot fit is refused with a table before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmrl.cluster.placement import Need, check_fit, needs
+from llmrl.errors import PlacementError
+from llmrl.recipe.schema import Choice, Engines, Optimizer, Policy, Prompts, Source, Stage
+
+
+def stage(**tables: object) -> Stage:
+    return Stage(
+        prompts=Prompts(sources=(Source(task="digit_sum"),)),
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+        **tables,  # type: ignore[arg-type]
+    )
+
+
+def test_each_process_is_one_need() -> None:
+    listed = needs(
+        stage(engines=Engines(count=2, tensor_parallel=4), policy=Policy(ranks=2)), device="cuda", engines=True
+    )
+
+    assert [n.name for n in listed] == ["engine-0", "engine-1", "policy-0", "policy-1"]
+    assert [n.resources["GPU"] for n in listed] == [4, 4, 1, 1]
+
+
+def test_on_cpu_nothing_asks_for_a_gpu_and_offline_stages_have_no_engines() -> None:
+    listed = needs(stage(policy=Policy(ranks=2)), device="cpu", engines=False)
+
+    assert [n.name for n in listed] == ["policy-0", "policy-1"]
+    assert all("GPU" not in n.resources for n in listed)
+
+
+def test_a_tensor_parallel_engine_must_fit_on_one_node() -> None:
+    listed = [Need(name="engine-0", resources={"CPU": 1.0, "GPU": 8.0})]
+
+    check_fit(listed, {"a": {"CPU": 8.0, "GPU": 8.0}})
+    with pytest.raises(PlacementError, match="cannot hold 1 of 1 processes") as caught:
+        check_fit(listed, {"a": {"CPU": 8.0, "GPU": 4.0}, "b": {"CPU": 8.0, "GPU": 4.0}})
+    assert "engine-0                     1 CPU, 8 GPU   <- missing" in str(caught.value)
+
+
+def test_large_processes_are_placed_before_small_ones_fill_the_nodes() -> None:
+    small = [Need(name=f"policy-{i}", resources={"GPU": 1.0}) for i in range(4)]
+    large = Need(name="engine-0", resources={"GPU": 4.0})
+
+    check_fit([*small, large], {"a": {"GPU": 4.0}, "b": {"GPU": 4.0}})

@@ -1,0 +1,90 @@
+"""A checkpoint is whole or it does not exist, and damage is named."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from llmrl.errors import CheckpointError
+from llmrl.run.checkpoint import Checkpoints, RunState, check_same_run, read_state, verify
+from llmrl.run.ledger import Snapshot
+
+STATE = RunState(step=3, ledger=Snapshot(cursor=9, unfinished=(7,)), data="d1", recipe="r1")
+
+
+def saved(checkpoints: Checkpoints, step: int) -> Path:
+    path = checkpoints.begin(step)
+    (path / "zero").mkdir()
+    (path / "zero" / "rank0.bin").write_bytes(bytes(range(256)) * 4)
+    return checkpoints.commit(path, RunState(step=step, ledger=STATE.ledger, data="d1", recipe="r1"))
+
+
+def test_what_is_committed_is_read_back(tmp_path: Path) -> None:
+    path = saved(Checkpoints(tmp_path, keep=2), 3)
+
+    assert path.name == "step-000003"
+    assert read_state(path) == STATE
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        saved(checkpoints, step)
+
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000003"]
+
+
+def test_a_save_that_did_not_finish_is_swept_away_at_the_next_start(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    good = saved(checkpoints, 1)
+    (checkpoints.begin(2) / "half").write_text("x")
+
+    assert Checkpoints(tmp_path, keep=2).newest() == good
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "add", "manifest"])
+def test_any_damage_is_found_named_and_passed_over(
+    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    good, bad = saved(checkpoints, 1), saved(checkpoints, 2)
+    shard = bad / "zero" / "rank0.bin"
+    content = bytearray(shard.read_bytes())
+    if damage == "flip":
+        content[100] ^= 1
+        shard.write_bytes(content)
+    elif damage == "truncate":
+        shard.write_bytes(content[:-1])
+    elif damage == "delete":
+        shard.unlink()
+    elif damage == "add":
+        (bad / "zero" / "stranger").write_text("")
+    else:
+        (bad / "MANIFEST.json").unlink()
+
+    with caplog.at_level(logging.WARNING):
+        newest = checkpoints.newest()
+
+    assert newest == good
+    assert "step-000002" in caplog.text
+    with pytest.raises(CheckpointError, match=r"rank0\.bin|stranger|MANIFEST"):
+        verify(bad)
+
+
+def test_a_run_never_starts_over_silently_when_every_checkpoint_is_damaged(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    (saved(checkpoints, 1) / "MANIFEST.json").write_text("{}")
+
+    with pytest.raises(CheckpointError, match="none of 1 checkpoints is intact; use --fresh"):
+        checkpoints.newest()
+
+
+def test_other_data_or_another_recipe_is_refused() -> None:
+    check_same_run(STATE, data="d1", recipe="r1")
+    with pytest.raises(CheckpointError, match="the prompts differ"):
+        check_same_run(STATE, data="d2", recipe="r1")
+    with pytest.raises(CheckpointError, match="the recipe differs"):
+        check_same_run(STATE, data="d1", recipe="r2")

@@ -1,0 +1,56 @@
+"""The parity gate passes rounding, stops everything else, and says what it looks like."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from llmrl.errors import ParityError
+from llmrl.run.parity import Comparison, check_parity
+
+RNG = np.random.default_rng(0)
+
+
+def comparisons(**change: object) -> list[Comparison]:
+    trainer = -RNG.exponential(1.0, 200).astype(np.float32)
+    plain = (trainer * 0.8).astype(np.float32)
+    fields: dict[str, object] = {"sampled": trainer, "trainer": trainer, "trainer_plain": plain} | change
+    return [Comparison(**fields)]  # type: ignore[arg-type]
+
+
+def test_rounding_passes() -> None:
+    trainer = -RNG.exponential(1.0, 200).astype(np.float32)
+    noisy = trainer + RNG.normal(0, 1e-5, 200).astype(np.float32)
+
+    parity = check_parity(comparisons(sampled=noisy, trainer=trainer), dtype="float32", temperature=1.0)
+
+    assert parity.tokens == 200
+    assert 0 < parity.mean < 2e-5
+
+
+@pytest.mark.parametrize(
+    ("sampled", "temperature", "words"),
+    [
+        (lambda c: c.trainer_plain, 0.8, "raw logprobs"),
+        (lambda c: np.roll(c.trainer, 1), 1.0, "shifted by one token"),
+        (lambda c: c.trainer + np.float32(0.223), 1.0, "truncated distribution"),
+        (lambda c: c.trainer + RNG.normal(0, 5e-4, 200).astype(np.float32), 1.0, "dtypes"),
+        (lambda c: -RNG.exponential(1.0, 200).astype(np.float32), 1.0, "other weights"),
+    ],
+)
+def test_a_difference_stops_the_run_with_its_likeliest_cause(sampled, temperature: float, words: str) -> None:
+    (one,) = comparisons()
+    wrong = Comparison(sampled=sampled(one), trainer=one.trainer, trainer_plain=one.trainer_plain)
+
+    with pytest.raises(ParityError, match=words):
+        check_parity([wrong], dtype="float32", temperature=temperature)
+
+
+def test_a_logprob_that_is_not_finite_never_passes() -> None:
+    trainer = np.zeros(3, dtype=np.float32)
+    with pytest.raises(ParityError, match="inf"):
+        check_parity(
+            comparisons(sampled=np.array([0, np.nan, 0], dtype=np.float32), trainer=trainer, trainer_plain=trainer),
+            dtype="bfloat16",
+            temperature=1.0,
+        )
