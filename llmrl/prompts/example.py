@@ -1,0 +1,59 @@
+"""One row of a dataset or one problem of a task, in words: checked, not yet tokenized."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from llmrl.errors import RecipeError, shown
+from llmrl.recipe.schema import Source
+
+Role = Literal["system", "user", "assistant"]
+
+PLACE = "{prompt}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """What a prompt is made from."""
+
+    id: str
+    """``source/row``; the row counts from 0 and includes those that ``skip`` leaves out."""
+    prompt: str | tuple[Message, ...]
+    """Plain text, or a conversation that ends with the user's turn."""
+    answer: str | None
+    """The gold answer as the dataset has it, or None."""
+    response: str | None
+    """A response to imitate, or None."""
+    source: str
+    """Name of the source in the recipe."""
+
+
+def wrap(example: Example, template: str) -> Example:
+    """The example with ``template`` around its prompt, or around the last turn of its conversation."""
+    if isinstance(example.prompt, str):
+        return dataclasses.replace(example, prompt=template.replace(PLACE, example.prompt))
+    last = example.prompt[-1]
+    turned = dataclasses.replace(last, content=template.replace(PLACE, last.content))
+    return dataclasses.replace(example, prompt=(*example.prompt[:-1], turned))
+
+
+def check_template(source: Source, *, key: str) -> None:
+    """Refuse a template that has no place for the prompt.
+
+    Raises:
+        RecipeError: ``{prompt}`` does not occur in it.
+    """
+    if PLACE not in source.template:
+        raise RecipeError(
+            f"{key}.template must contain {PLACE}, where the prompt goes; got {shown(source.template)}."
+        )

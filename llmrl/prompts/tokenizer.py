@@ -1,0 +1,265 @@
+"""The tokenizer of a run: texts and conversations to token ids and back, where user text stays text.
+
+transformers is imported when a tokenizer is made, so that this module costs nothing to import.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.errors import DataError, ModelError, shown
+from llmrl.prompts.example import Message
+from llmrl.recipe.schema import Model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# A private-use character: no template, tokenizer or honest text gives it a meaning.
+MARK_CHARACTER = "\uf8ff"
+MARK = re.compile(f"{MARK_CHARACTER}([0-9]+){MARK_CHARACTER}")
+
+
+class Tokenizer:
+    """A fast tokenizer of transformers that knows how this run renders prompts.
+
+    Special tokens come from the template and from here, never from a prompt's or response's own text:
+    ``<|im_end|>`` inside a question is encoded as the ten characters that it is.
+    """
+
+    def __init__(
+        self, backend: PreTrainedTokenizerFast, *, chat: bool, stop_ids: Sequence[int] = (), name: str = ""
+    ) -> None:
+        """Wrap ``backend``; ``stop_ids`` end a response besides its end-of-sequence token.
+
+        Raises:
+            ModelError: it has no end-of-sequence token, or ``chat`` is asked of one without a template.
+        """
+        self._backend, self._chat, self._name = backend, chat, name
+        self._eos = _eos_id(backend, name)
+        if chat and backend.chat_template is None:
+            raise ModelError(
+                f"model.chat is true, but the tokenizer of {shown(name)} has no chat template; "
+                f"set model.chat = false or use a model that was trained on conversations."
+            )
+        self.stop_ids: tuple[int, ...] = (self._eos, *sorted(set(stop_ids) - {self._eos}))
+        """Ids that end a response; the first is the one that demonstrations end with."""
+        pad = cast("int | None", backend.pad_token_id)
+        self.pad_id: int = self._eos if pad is None else pad
+        """Fills rows up; masked wherever it does."""
+        self.vocabulary: int = max(backend.get_vocab().values()) + 1
+        """Every id is smaller; a model's embedding has at least so many rows."""
+        self._bos = _bos_ids(backend)
+        self._special = _special_ids(backend)
+
+    def render(self, prompt: str | Sequence[Message]) -> str:
+        """The text that :meth:`encode_prompt` encodes, without the beginning-of-sequence token of plain text.
+
+        Raises:
+            DataError: the chat template refuses the conversation, or ``model.chat`` is false.
+        """
+        if self._chat:
+            return self._render_chat(_conversation(prompt))
+        if not isinstance(prompt, str):
+            raise DataError(
+                "the prompt is a conversation, but model.chat is false; "
+                "set model.chat = true or use plain text."
+            )
+        return prompt
+
+    def encode_prompt(self, prompt: str | Sequence[Message]) -> NDArray[np.int32]:
+        """[L] ids: plain text after one beginning-of-sequence token if the model uses one, or a rendered
+        conversation up to where the assistant's turn begins.
+
+        Raises:
+            DataError: as :meth:`render`, or a character has no token.
+        """
+        if not self._chat:
+            return np.array([*self._bos, *self._encode_text(self.render(prompt))], dtype=np.int32)
+        marked, texts = self._marked(_conversation(prompt))
+        pieces = MARK.split(self._render_chat(marked))
+        # Every second piece is the number of a text that must not be read as the template's own.
+        encoded = (
+            self._encode_text(texts[int(piece)]) if place % 2 else self._encode(piece)
+            for place, piece in enumerate(pieces)
+        )
+        return np.fromiter(chain.from_iterable(encoded), dtype=np.int32)
+
+    def encode_response(self, text: str) -> NDArray[np.int32]:
+        """[L] ids of a response to imitate, ended by the end-of-sequence token.
+
+        Raises:
+            DataError: a character has no token.
+        """
+        return np.array([*self._encode_text(text), self._eos], dtype=np.int32)
+
+    def decode(self, ids: NDArray[np.int32] | Sequence[int]) -> str:
+        """The text of ``ids`` without special tokens, spaces as they are."""
+        plain = [int(token) for token in ids]
+        text = self._backend.decode(plain, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return cast("str", text)
+
+    def save(self, folder: Path) -> None:
+        """Write it as transformers reads it."""
+        self._backend.save_pretrained(folder)
+
+    def _encode_text(self, text: str) -> list[int]:
+        return self._encode(text, split_special_tokens=True)
+
+    def _encode(self, text: str, *, split_special_tokens: bool = False) -> list[int]:
+        # tokenizers raises a bare Exception for a character that its vocabulary lacks.
+        try:
+            return self._backend.encode(
+                text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False
+            )
+        except Exception as error:
+            raise DataError(
+                f"{shown(text)} has a character without a token{self._unknown(text)}; "
+                f"add it to model.characters or change the text."
+            ) from error
+
+    def _unknown(self, text: str) -> str:
+        known = self._backend.get_vocab()
+        missing = sorted({character for character in text if character not in known})
+        return f" ({', '.join(shown(character) for character in missing[:5])})" if missing else ""
+
+    def _render_chat(self, messages: Sequence[Message]) -> str:
+        from jinja2 import TemplateError  # noqa: PLC0415  transformers brings it, and only chat needs it
+
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            text = self._backend.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            roles = ", ".join(message.role for message in messages)
+            raise DataError(
+                f"the chat template of {shown(self._name)} refuses a conversation of ({roles}): {error}."
+            ) from error
+        return cast("str", text)
+
+    def _marked(self, messages: Sequence[Message]) -> tuple[list[Message], list[str]]:
+        """The conversation with a numbered mark for each turn that spells a special token; those turns."""
+        texts: list[str] = []
+        marked: list[Message] = []
+        for message in messages:
+            content = message.content
+            if self._is_ambiguous(content):
+                texts.append(content)
+                content = f"{MARK_CHARACTER}{len(texts) - 1}{MARK_CHARACTER}"
+            marked.append(Message(role=message.role, content=content))
+        return marked, texts
+
+    def _is_ambiguous(self, content: str) -> bool:
+        return MARK_CHARACTER in content or not self._special.isdisjoint(self._encode(content))
+
+
+def load_tokenizer(model: Model) -> Tokenizer:
+    """The tokenizer of the recipe's model: its own, or one built from ``model.characters``.
+
+    Raises:
+        ModelError: there is none, it is slow or broken, it has no end of sequence, or no template for chat.
+    """
+    if model.path is None:
+        if not model.characters:
+            raise ModelError(
+                "model.characters is empty, but a model that is built from model.config needs an alphabet."
+            )
+        built = build_character_tokenizer(model.characters)
+        return Tokenizer(built, chat=model.chat, name="model.characters")
+    backend = _load_backend(model.path, trusted=model.trust_remote_code == model.path)
+    return Tokenizer(backend, chat=model.chat, stop_ids=_generation_stop_ids(model.path), name=model.path)
+
+
+def build_character_tokenizer(characters: str) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token per character: ids 0 pad, 1 begin, 2 end, then ``characters``.
+
+    Raises:
+        ModelError: a character occurs twice.
+    """
+    from tokenizers import Regex, decoders, models, pre_tokenizers, processors  # noqa: PLC0415  heavy
+    from tokenizers import Tokenizer as Backend  # noqa: PLC0415  heavy
+    from transformers import PreTrainedTokenizerFast  # noqa: PLC0415  heavy
+
+    twice = sorted({character for character in characters if characters.count(character) > 1})
+    if twice:
+        raise ModelError(
+            f"model.characters has {shown(twice[0])} more than once; each character is one token."
+        )
+    vocabulary = {token: number for number, token in enumerate(["<pad>", "<bos>", "<eos>", *characters])}
+    backend = Backend(models.WordLevel(vocabulary))
+    # A dot would keep newlines together with what follows them.
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    backend.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _load_backend(path: str, *, trusted: bool) -> PreTrainedTokenizerFast:
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415  heavy
+
+    try:
+        backend = cast("object", AutoTokenizer.from_pretrained(path, trust_remote_code=trusted))
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        raise ModelError(
+            f"model.path: no tokenizer can be loaded from {shown(path)} ({shown(str(error))}); "
+            f"name a folder with tokenizer.json or a model of the hub."
+        ) from error
+    if not isinstance(backend, PreTrainedTokenizerFast):
+        raise ModelError(
+            f"model.path: {shown(path)} has only a slow tokenizer ({type(backend).__name__}); "
+            f"convert it to tokenizer.json first."
+        )
+    return backend
+
+
+def _generation_stop_ids(path: str) -> list[int]:
+    """Ids that the model's generation config ends responses with; chat models often have several."""
+    from transformers.utils import hub  # noqa: PLC0415  heavy
+
+    found = hub.cached_file(
+        path,
+        "generation_config.json",
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+    )
+    if found is None:
+        return []
+    ends = json.loads(Path(found).read_text(encoding="utf-8")).get("eos_token_id")
+    return [ends] if isinstance(ends, int) else list(ends or [])
+
+
+def _eos_id(backend: PreTrainedTokenizerFast, name: str) -> int:
+    eos = cast("int | None", backend.eos_token_id)
+    if eos is None:
+        raise ModelError(
+            f"the tokenizer of {shown(name)} has no end-of-sequence token, so no response could ever end; "
+            f"add eos_token to its tokenizer_config.json."
+        )
+    return eos
+
+
+def _bos_ids(backend: PreTrainedTokenizerFast) -> list[int]:
+    """The beginning-of-sequence id, if the tokenizer has one and puts it before plain text."""
+    bos, around_nothing = cast("int | None", backend.bos_token_id), backend.encode("")
+    return [bos] if bos is not None and bos in around_nothing[:1] else []
+
+
+def _special_ids(backend: PreTrainedTokenizerFast) -> frozenset[int]:
+    added = (number for number, token in backend.added_tokens_decoder.items() if token.special)
+    return frozenset([*added, *backend.all_special_ids])
+
+
+def _conversation(prompt: str | Sequence[Message]) -> Sequence[Message]:
+    return [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt
