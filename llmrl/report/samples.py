@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,20 +71,25 @@ def write_samples(
     return path
 
 
-def read_samples(path: Path) -> list[SampleEntry]:
-    """Read a file of samples.
+def each_sample(path: Path) -> Iterator[SampleEntry]:
+    """Read a file of samples one by one; a step of long responses need not fit into memory.
 
     Raises:
         DataError: a line is not what ``write_samples`` writes.
     """
-    entries: list[SampleEntry] = []
-    for row, line in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            entries.append(SampleEntry(**json.loads(line)))
-        except (ValueError, TypeError) as error:
-            got = shown(line.decode(errors="replace"))
-            raise DataError(f"{path}: row {row} is not a sample: {got}.") from error
-    return entries
+    with path.open("rb") as file:
+        for row, line in enumerate(file, start=1):
+            try:
+                entry = SampleEntry(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                got = shown(line.rstrip().decode(errors="replace"))
+                raise DataError(f"{path}: row {row} is not a sample: {got}.") from error
+            yield entry
+
+
+def read_samples(path: Path) -> list[SampleEntry]:
+    """All of :func:`each_sample`."""
+    return list(each_sample(path))
 
 
 def _entries(step: int, experience: Experience, decode: Callable[[int], str]) -> list[SampleEntry]:

@@ -1,4 +1,4 @@
-"""A run folder as the quickstart leaves one: made-up numbers of a believable shape, written by the real writers."""
+"""A run folder as the quickstart leaves one: made-up numbers of a believable shape, really written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmrl.recipe.schema import Recipe
 from llmrl.report.journal import EvaluationEntry, Journal, StepEntry
 from llmrl.report.samples import write_samples
 from llmrl.rewards.judgement import Judgement
-from llmrl.rollouts.rollout import Rollout, RolloutGroup
+from llmrl.rollouts.rollout import Rollout, RolloutGroup, Stop
 from llmrl.run.statistics import wilson_interval
 
 SFT_STEPS, GRPO_STEPS = 60, 320
@@ -56,7 +56,7 @@ def skill(step: int) -> float:
     return 0.36 + 0.62 / (1 + np.exp(-(step - 110) / 32))
 
 
-def a_rollout(text: str, *, version: int, rng: np.random.Generator, stop: str = "stop") -> Rollout:
+def a_rollout(text: str, *, version: int, rng: np.random.Generator, stop: Stop = "stop") -> Rollout:
     tokens = np.array([ord(letter) for letter in text] + ([0] if stop == "stop" else []), dtype=np.int32)
     length = len(tokens)
     return Rollout(

@@ -13,7 +13,8 @@ from llmrl.report.journal import EvaluationEntry, StepEntry
 
 def an_evaluation(accuracy: float, low: float, high: float, **pass_at: float) -> EvaluationEntry:
     return EvaluationEntry(
-        stage="grpo", step=0, version=0, name="held-out", correct=211, n=512, accuracy=accuracy, low=low, high=high,
+        stage="grpo", step=0, version=0, name="held-out", correct=211, n=512,
+        accuracy=accuracy, low=low, high=high,
         pass_at_k={int(k[1:]): value for k, value in pass_at.items()}, tokens_mean=30,
     )  # fmt: skip
 
@@ -44,7 +45,8 @@ def test_one_aligned_line_per_step_however_narrow_the_terminal() -> None:
         "stage grpo: 100 steps",
         "step   1/100  reward  0.412  entropy 0.300  lag 0.50   12,346 tokens/s    0.50 s",
         "held-out accuracy 0.412 (n = 512, 95 % 0.370-0.455) at version 0",
-        "step  21/100  reward  0.412  accuracy 0.412  entropy 0.300  lag 0.50   12,346 tokens/s    0.50 s  40 s left",
+        "step  21/100  reward  0.412  accuracy 0.412  entropy 0.300  lag 0.50   12,346 tokens/s    0.50 s"
+        "  40 s left",
     ]
 
 

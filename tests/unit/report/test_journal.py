@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ def a_step(step: int, reward: float = 0.5) -> StepEntry:
 
 
 EVALUATION = EvaluationEntry(
-    stage="grpo", step=0, version=0, name="held-out", correct=211, n=512, accuracy=0.412, low=0.370, high=0.455,
+    stage="grpo", step=0, version=0, name="held-out", correct=211, n=512,
+    accuracy=0.412, low=0.370, high=0.455,
     pass_at_k={1: 0.412, 8: 0.75}, tokens_mean=33.5,
 )  # fmt: skip
 
@@ -61,7 +63,7 @@ def test_what_is_not_finite_is_null_on_disk_and_nan_when_read(tmp_path: Path, va
 
 def test_numpy_numbers_are_written_as_numbers(tmp_path: Path) -> None:
     with Journal(tmp_path) as journal:
-        journal.step(a_step(1, reward=np.float32(0.25)))
+        journal.step(a_step(1, reward=cast(float, np.float32(0.25))))
 
     assert read_journal(journal.path).steps[0].metrics["reward/mean"] == 0.25
 
