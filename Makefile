@@ -1,0 +1,20 @@
+# quickstart and test are the two commands of the README: each alone, on a machine with Python 3.11 to 3.13 and
+# nothing else, fills .venv and runs. docs/installation.md says what install does, and how to do it by hand.
+.PHONY: install quickstart test lint bench
+
+install:
+	@launch/install.sh
+
+quickstart: install
+	.venv/bin/llmrl train recipes/quickstart/digits.toml
+
+test: install
+	.venv/bin/python -m pytest
+
+lint: install
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/pyright
+
+bench: install
+	.venv/bin/python -m pytest tests/speed -m "slow or not slow" -s
