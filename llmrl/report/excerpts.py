@@ -8,8 +8,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
 from llmrl.report.samples import FOLDER, SampleEntry, each_sample
 
 STEPS = 20
@@ -76,13 +74,20 @@ class Excerpts:
 def excerpts(stage_folders: Sequence[Path]) -> Excerpts:
     """Pick steps evenly, and of each whole groups from the start of its file up to its share of tokens."""
     files = [path for folder in stage_folders for path in sorted((folder / FOLDER).glob("step-*.jsonl"))]
-    chosen = np.unique(np.linspace(0, len(files) - 1, min(STEPS, len(files))).round().astype(np.int64))
+    chosen = [files[at] for at in _spread(len(files), STEPS)]
     places: dict[str, int] = {}
     steps: list[Step] = []
-    for path in [files[index] for index in chosen.tolist()]:
+    for path in chosen:
         groups = list(_groups(path, TOKENS // len(chosen), places))
         steps.append(Step(stage=path.parent.parent.name, step=int(path.stem.split("-")[1]), groups=groups))
     return Excerpts(strings=list(places), steps=steps)
+
+
+def _spread(count: int, most: int) -> list[int]:
+    """At most ``most`` of ``count`` places, as even as can be, the first and the last among them."""
+    if count <= most:
+        return list(range(count))
+    return [round(at * (count - 1) / (most - 1)) for at in range(most)]
 
 
 def _groups(path: Path, tokens: int, places: dict[str, int]) -> Iterator[Group]:

@@ -93,8 +93,10 @@ def _headline(story: Story) -> str:
     if stage.change is None:
         return _big("Nothing measured yet", "", "", f"stage {stage.name}, no step finished")
     what = "Mean reward" if stage.change.metric == "reward/mean" else "Loss"
-    detail = f"first and last tenth of {stage.steps} steps, stage {stage.name}"
-    return _big(what, f"{stage.change.before:.3f}", f"{stage.change.after:.3f}", detail)
+    compared = f"first and last tenth of {stage.steps:,} steps" if stage.steps > 1 else "the only step so far"
+    return _big(
+        what, f"{stage.change.before:.3f}", f"{stage.change.after:.3f}", f"{compared}, stage {stage.name}"
+    )
 
 
 def _accuracy(stage: StageStory, before: EvaluationEntry, after: EvaluationEntry) -> str:

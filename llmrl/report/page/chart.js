@@ -24,6 +24,19 @@ function extent(values) {
   return low > high ? null : [low, high];
 }
 
+// The value below which a share of the known values lies.
+function quantile(values, share) {
+  const known = values.filter((value) => value !== null).sort((a, b) => a - b);
+  return known.length ? known[Math.round(share * (known.length - 1))] : null;
+}
+
+// What of a part must fit into its chart: all of it, but of bands not the wildest twentieth.
+function reachOf(part) {
+  if (part.top) return [...part.top, ...part.bottom];
+  if (!part.low) return part.y;
+  return part.dots ? [...part.low, ...part.high] : [...part.y, quantile(part.low, 0.05), quantile(part.high, 0.95)];
+}
+
 // A mean over neighbours with weights that fall off like a bell; gaps stay gaps.
 function smooth(values, width) {
   const reach = Math.ceil(width * 2);
@@ -61,6 +74,12 @@ function between(xs, lows, highs) {
   return `M${there.join('L')}L${back.join('L')}Z`;
 }
 
+// A single step has no width of its own.
+function pileOf(xs, lows, highs) {
+  if (xs.length > 1) return between(xs, lows, highs);
+  return between([xs[0], xs[0] + 8], [lows[0], lows[0]], [highs[0], highs[0]]);
+}
+
 class Chart {
   // spec: title, text, unit, height, range [low|null, high|null], piled,
   //   lines: [{name, color, parts: [{x, until?, y, low?, high?, dots?, text?}]}], one part per stage.
@@ -91,10 +110,7 @@ class Chart {
       }
     }
     if (piled) this.pile();
-    const values = lines.flatMap((line) => line.parts.flatMap((part) => [
-      ...(part.top || part.y), ...(part.bottom || []), ...(part.dots && part.low ? [...part.low, ...part.high] : []),
-    ]));
-    this.range = this.widen(extent(values) || [0, 1]);
+    this.range = this.widen(extent(lines.flatMap((line) => line.parts.flatMap(reachOf))) || [0, 1]);
   }
 
   pile() {
@@ -122,7 +138,8 @@ class Chart {
     const [from, to] = this.frame.span;
     const [low, high] = this.range;
     this.x = (step) => EDGE.left + ((step - from) / (to - from || 1)) * (width - EDGE.left - EDGE.right);
-    this.y = (value) => EDGE.top + ((high - value) / (high - low)) * (height - EDGE.top - EDGE.bottom);
+    const within = (value) => Math.min(high, Math.max(low, value));
+    this.y = (value) => EDGE.top + ((high - within(value)) / (high - low)) * (height - EDGE.top - EDGE.bottom);
     this.cursor = draw('g');
     this.svg.replaceChildren(...this.rules(width, height), ...this.spec.lines.map((line) => this.line(line)), this.cursor);
     this.follow(null);
@@ -152,7 +169,7 @@ class Chart {
       const xs = part.x.map(this.x);
       const ys = (values) => values.map((value) => (value === null ? null : this.y(value)));
       if (part.top) {
-        group.append(draw('path', { class: 'pile', d: between(xs, ys(part.bottom), ys(part.top)) }));
+        group.append(draw('path', { class: 'pile', d: pileOf(xs, ys(part.bottom), ys(part.top)) }));
         continue;
       }
       if (part.low) group.append(draw('path', { class: 'band', d: between(xs, ys(part.low), ys(part.high)) }));
@@ -183,7 +200,7 @@ class Chart {
     this.legend.replaceChildren(...found.map(([line, place]) => make('span', {},
       many ? make('span', { class: `key ${line.color}` }) : '', many ? `${line.name} ` : '',
       make('b', {}, place ? short(place.part.y[place.at]) : '-'),
-      place && place.part.text ? ` ${place.part.text[place.at]}` : range(place))));
+      place && place.part.text ? ` ${place.part.text[place.at]}` : many ? '' : range(place))));
     this.place.textContent = step === null ? '' : this.where(found);
   }
 
@@ -212,9 +229,10 @@ class Chart {
 
 function axis(value, [low, high]) {
   const size = Math.max(Math.abs(low), Math.abs(high));
+  if (value === 0) return '0';
   if (size >= 1e6) return `${+(value / 1e6).toFixed(1)}M`;
   if (size >= 1e4) return `${+(value / 1e3).toFixed(1)}k`;
-  if (value !== 0 && size < 0.001) return value.toExponential(0);
+  if (size < 0.001) return value.toExponential(1).replace('.0e', 'e');
   return String(+value.toPrecision(4));
 }
 
@@ -233,5 +251,6 @@ function nearest(parts, step) {
 
 function range(place) {
   if (!place || !place.part.low || place.part.low[place.at] === null) return '';
+  if (place.part.low[place.at] === place.part.high[place.at]) return '';
   return ` (${short(place.part.low[place.at])} to ${short(place.part.high[place.at])})`;
 }
