@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from llmrl.errors import RecipeError
 from llmrl.recipe.draft import SAFE_NAME, SAFE_NAME_TEXT, Draft, Origin, read_draft
 from llmrl.recipe.problems import Problem, as_toml, schema_problems, value_problems
-from llmrl.recipe.schema import Evaluation, Recipe, Source, Stage
+from llmrl.recipe.schema import Evaluation, Recipe, Stage
 from llmrl.recipe.tables import Keys, Tree, Value, leaves
 
 MAX_PROBLEMS = 20
@@ -45,7 +45,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
         refuse(path, str(error).splitlines())
         raise
     recipe = _validated(draft, path)
-    resolved = recipe.model_copy(update={"stages": tuple(_completed(stage) for stage in recipe.stages)})
+    stages = tuple(_completed(stage, recipe.stages[0]) for stage in recipe.stages)
+    resolved = recipe.model_copy(update={"stages": stages})
     return Loaded(recipe=resolved, origins=_origins(draft, recipe, resolved), path=path)
 
 
@@ -120,23 +121,15 @@ def _holds(table: Tree, keys: Keys) -> bool:
     return True
 
 
-def _completed(stage: Stage) -> Stage:
-    """The stage with what follows from its other keys."""
-    prompts = stage.prompts.model_copy(update={"sources": _named(stage.prompts.sources)})
-    evaluation = stage.evaluation.model_copy(
-        update={"sources": _named(stage.evaluation.sources), "reward": _judge(stage.evaluation, stage)}
-    )
-    return stage.model_copy(update={"prompts": prompts, "evaluation": evaluation})
-
-
-def _named(sources: Sequence[Source]) -> tuple[Source, ...]:
-    return tuple(source.model_copy(update={"name": source.name or _name_of(source)}) for source in sources)
-
-
-def _name_of(source: Source) -> str | None:
-    if source.dataset is None:
-        return source.task
-    return Path(source.dataset).name.split(".")[0] or None
+def _completed(stage: Stage, first: Stage) -> Stage:
+    """The stage with what follows from its other keys, and from the first stage's model."""
+    nothing = stage.model.path is None and stage.model.config is None
+    model = {key: first.model.model_dump()[key] for key in ("path", "config", "characters") if nothing}
+    tables = {
+        "model": stage.model.model_copy(update=model),
+        "evaluation": stage.evaluation.model_copy(update={"reward": _judge(stage.evaluation, stage)}),
+    }
+    return stage.model_copy(update=tables)
 
 
 def _judge(evaluation: Evaluation, stage: Stage) -> str | None:

@@ -1,0 +1,182 @@
+"""The arithmetic of a stage: what its numbers multiply to, as numbers and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llmrl.recipe.parts import bundle_of
+from llmrl.recipe.schema import Recipe, Source, Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """What one stage amounts to. Tokens are upper bounds: every prompt and response at full length."""
+
+    generates: bool
+    """False for demonstrations: nothing is sampled, and a response is the dataset's."""
+    steps: int
+    prompts: int
+    """Prompts of the stage."""
+    responses_per_step: int
+    response_tokens_per_step: int
+    tokens_per_step: int
+    """Prompts included, once for each response."""
+    responses_per_microbatch: int
+    """Responses of full length, with their prompts, that one micro-batch holds."""
+    microbatches_per_rank: int
+    """Of one step, if every response has full length."""
+    prompts_in_flight: int
+    """Most prompts between their draw and the weights that they made."""
+    rows: int | None
+    """Rows to draw from, if the recipe says so."""
+    evaluations: int
+
+    @property
+    def epochs(self) -> float | None:
+        """Times that each row is drawn on average, if the number of rows is known."""
+        return self.prompts / self.rows if self.rows else None
+
+
+def stage_arithmetic(stage: Stage, *, rows: int | None = None) -> Arithmetic:
+    """Multiply the numbers of a stage; its plugins must have been imported.
+
+    Args:
+        rows: rows to draw from, once the data has been read; by default what the recipe says.
+
+    Raises:
+        RecipeError: an unknown objective, or an option that it refuses.
+    """
+    generates = not bundle_of(stage).demonstrations
+    responses = stage.prompts.per_step * (stage.rollouts.per_prompt if generates else 1)
+    longest = stage.prompts.max_tokens + stage.rollouts.max_tokens
+    per_microbatch = max(stage.policy.tokens_per_microbatch // longest, 1)
+    return Arithmetic(
+        generates=generates,
+        steps=stage.optimizer.steps,
+        prompts=stage.optimizer.steps * stage.prompts.per_step,
+        responses_per_step=responses,
+        response_tokens_per_step=responses * stage.rollouts.max_tokens,
+        tokens_per_step=responses * longest,
+        responses_per_microbatch=per_microbatch,
+        microbatches_per_rank=_ceil(_ceil(responses, stage.policy.ranks), per_microbatch),
+        prompts_in_flight=(stage.engines.max_lag + 1) * stage.prompts.per_step if generates else 0,
+        rows=rows or _known_rows(stage.prompts.sources),
+        evaluations=_evaluations(stage),
+    )
+
+
+def arithmetic(recipe: Recipe) -> list[str]:
+    """The arithmetic of every stage in sentences; each begins with its stage if there are several."""
+    several = len(recipe.stages) > 1
+    return [f"{stage.name}: {s}" if several else s for stage in recipe.stages for s in sentences(stage)]
+
+
+def sentences(stage: Stage, *, rows: int | None = None) -> tuple[str, ...]:
+    """The arithmetic of one stage in sentences, with what to expect of it."""
+    numbers = stage_arithmetic(stage, rows=rows)
+    return tuple(
+        sentence
+        for part in (_step, _microbatches, _pace, _length, _evaluation, _saves)
+        for sentence in part(stage, numbers)
+    )
+
+
+def _ceil(value: int, by: int) -> int:
+    return -(-value // by)
+
+
+def _known_rows(sources: tuple[Source, ...]) -> int | None:
+    rows = [source.rows for source in sources if source.rows is not None]
+    return sum(rows) if len(rows) == len(sources) else None
+
+
+def _evaluations(stage: Stage) -> int:
+    """Before, after, and every so many steps in between."""
+    if not stage.evaluation.sources:
+        return 0
+    every, steps = stage.evaluation.every_steps, stage.optimizer.steps
+    return 2 + ((steps - 1) // every if every else 0)
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('ch') else 's'}"
+
+
+def _step(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
+    prompts, each = _many(stage.prompts.per_step, "prompt"), stage.rollouts.max_tokens
+    if numbers.generates:
+        yield (
+            f"{prompts} x {_many(stage.rollouts.per_prompt, 'response')} = "
+            f"{_many(numbers.responses_per_step, 'response')} a step; at most {_many(each, 'token')} each = "
+            f"{numbers.response_tokens_per_step:,} response tokens, "
+            f"{numbers.tokens_per_step:,} with the longest prompts."
+        )
+    else:
+        yield (
+            f"{_many(stage.prompts.per_step, 'demonstration')} a step: the responses are the dataset's, "
+            "so nothing is generated or judged while training."
+        )
+
+
+def _microbatches(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
+    ranks = _many(stage.policy.ranks, "rank")
+    yield (
+        f"Micro-batches of at most {_many(stage.policy.tokens_per_microbatch, 'token')} over {ranks}: "
+        f"at full length {_many(numbers.responses_per_microbatch, 'response')} each, so at most "
+        f"{_many(numbers.microbatches_per_rank, 'micro-batch')} a rank and step; no split changes a gradient."
+    )
+
+
+def _pace(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
+    steps, lag = _many(numbers.steps, "optimizer step"), stage.engines.max_lag
+    if not numbers.generates:
+        yield f"{steps}; engines take the new weights only where these are evaluated."
+        return
+    yield f"{steps}, each with 1 weight sync after it: {_many(numbers.steps, 'new weight version')}."
+    yield (
+        f"Lag at most {lag}: up to {_many(numbers.prompts_in_flight, 'prompt')} "
+        f"({_many(numbers.prompts_in_flight * stage.rollouts.per_prompt, 'response')}) in flight."
+    )
+    if lag == 0:
+        yield (
+            "With max_lag 0 the policy that trains is the policy that sampled: the ratio is exactly 1, "
+            "so a clip_fraction of 0 and a loss near 0 are expected."
+        )
+    else:
+        yield "Engines generate while the policy trains, and no token older than that bound is trained on."
+
+
+def _length(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
+    drawn = (
+        f"{_many(numbers.steps, 'step')} x {stage.prompts.per_step:,} = {_many(numbers.prompts, 'prompt')}"
+    )
+    if numbers.epochs is None:
+        yield f"{drawn}; the number of epochs is known once the data is read."
+    else:
+        yield f"{drawn} = {numbers.epochs:.1f} epochs of {_many(numbers.rows or 0, 'row')}."
+    table = stage.optimizer
+    rises = f"rises to {table.lr:g} in {_many(table.warmup_steps, 'step')}" if table.warmup_steps else ""
+    falls = f"falls to {table.lr * table.final_lr_fraction:g} ({table.schedule})"
+    then = "stays" if table.schedule == "constant" else falls
+    yield f"The learning rate {rises or f'starts at {table.lr:g}'} and {then}."
+
+
+def _evaluation(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
+    table = stage.evaluation
+    if not numbers.evaluations:
+        yield "No held-out prompts: nothing is evaluated."
+        return
+    count = table.prompts or _known_rows(table.sources)
+    prompts = _many(count, "held-out prompt") if count else "all held-out prompts"
+    between = f", every {_many(table.every_steps, 'step')}" if table.every_steps else ""
+    yield (
+        f"Evaluation on {prompts} x {_many(table.per_prompt, 'response')} before{between} and after: "
+        f"{_many(numbers.evaluations, 'evaluation')}."
+    )
+
+
+def _saves(stage: Stage, _: Arithmetic) -> Iterator[str]:
+    table = stage.checkpoints
+    often = f"every {_many(table.every_steps, 'step')} and " if table.every_steps else ""
+    yield f"A checkpoint {often}at the end; the newest {table.keep} are kept."

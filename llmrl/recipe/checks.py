@@ -1,0 +1,233 @@
+"""What the keys of a recipe say about each other: every check that needs no model, no data and no cluster."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+
+from llmrl.errors import did_you_mean, shown
+from llmrl.recipe.load import Loaded, refuse, where_in
+from llmrl.recipe.parts import part_problems
+from llmrl.recipe.schema import Recipe, Stage
+from llmrl.recipe.sources import HUB_NAME, held_out_problems, is_local, missing_path, source_problems
+from llmrl.registry import load_plugins
+
+Sentences = Iterator[str]
+
+ADDRESS = re.compile(r"local|auto|(ray://)?[^\s:/]+:[0-9]{1,5}")
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def check_recipe(loaded: Loaded) -> None:
+    """Refuse what contradicts itself; the plugins of the recipe are imported, nothing heavy is.
+
+    Raises:
+        RecipeError: every contradiction, one finished sentence per line, at most 20.
+        PluginError: a plugin cannot be imported.
+    """
+    recipe = loaded.recipe
+    refuse(loaded.path, _plugin_problems(recipe))
+    load_plugins(recipe.plugins)
+    stages = [list(_stage_problems(recipe, index, stage)) for index, stage in enumerate(recipe.stages)]
+    refuse(loaded.path, chain(_run_problems(recipe), _with_stage(recipe, stages)))
+
+
+def _with_stage(recipe: Recipe, problems: Sequence[Sequence[str]]) -> Sentences:
+    """Each stage's problems with its name; those of all stages, once and without."""
+    for index, own in enumerate(problems):
+        for problem in own:
+            shared = all(problem in other for other in problems)
+            yield problem if shared else f"{where_in(recipe, index)}{problem}"
+
+
+def _plugin_problems(recipe: Recipe) -> Sentences:
+    for module in recipe.plugins:
+        if not all(part.isidentifier() for part in module.split(".")) or module.endswith(".py"):
+            yield f"plugins: expected the name of a module, such as 'my_losses', got {shown(module)}."
+
+
+def _run_problems(recipe: Recipe) -> Sentences:
+    folder = recipe.folder.absolute()
+    nearest = next(path for path in (folder, *folder.parents) if path.exists())
+    if not nearest.is_dir():
+        yield f"run.folder: {shown(str(nearest))} is a file, so no folder can be made in it."
+
+
+def _stage_problems(recipe: Recipe, index: int, stage: Stage) -> Sentences:
+    first = recipe.stages[0]
+    here = {"": stage}
+    before = {f" of stage '{earlier.name}'": earlier for earlier in recipe.stages[:index]}
+    yield from _start_problems(stage) if index == 0 else _later_model_problems(stage, first)
+    yield from source_problems(stage, alphabet=first.model.characters)
+    yield from held_out_problems(stage, here | before)
+    yield from part_problems(stage)
+    for problems in (_model, _lengths, _optimizer, _policy, _engines, _evaluation, _cluster):
+        yield from problems(stage)
+
+
+def _start_problems(stage: Stage) -> Sentences:
+    model = stage.model
+    if (model.path is None) == (model.config is None):
+        got = "neither" if model.path is None else "both"
+        yield (
+            "model: exactly one of path (a folder or hub name) and config (build a small one) is needed, "
+            f"got {got}."
+        )
+    if model.config is not None and not isinstance(model.config.get("model_type"), str):
+        yield 'model.config.model_type: this key is missing; transformers needs it, such as "qwen3".'
+    if model.config is not None and not model.characters:
+        yield (
+            "model.characters: this key is missing; "
+            "a model built from model.config needs the alphabet of its tokenizer."
+        )
+    if model.config is None and model.characters is not None:
+        yield "model.characters: only a model built from model.config has a character tokenizer; remove it."
+
+
+def _later_model_problems(stage: Stage, first: Stage) -> Sentences:
+    for key in ("path", "config", "characters"):
+        mine, theirs = (table.model_dump()[key] for table in (stage.model, first.model))
+        if mine not in (None, theirs):
+            yield (
+                f"model.{key}: only the first stage starts from a model, "
+                "the others go on from the one before; remove it."
+            )
+
+
+def _model(stage: Stage) -> Sentences:
+    model = stage.model
+    for character, count in Counter(model.characters or "").items():
+        if count > 1:
+            yield (
+                f"model.characters: {shown(character)} appears {count} times; each character needs one token."
+            )
+    if model.chat and model.characters is not None:
+        yield (
+            "model.chat: the character tokenizer of model.characters has no chat template; "
+            "expected false, got true."
+        )
+    if model.trust_remote_code not in (None, model.path):
+        yield (
+            f"model.trust_remote_code: expected model.path {shown(model.path)} once more, "
+            f"so that nobody runs other code by accident, got {shown(model.trust_remote_code)}."
+        )
+    longest = (model.config or {}).get("max_position_embeddings")
+    if isinstance(longest, int) and longest < model.context_tokens:
+        yield (
+            f"model.context_tokens: {model.context_tokens} exceeds "
+            f"model.config.max_position_embeddings = {longest}."
+        )
+    if model.path is not None:
+        yield from _model_path(model.path)
+
+
+def _model_path(path: str) -> Sentences:
+    folder = Path(path).expanduser()
+    if not is_local(path):
+        if not HUB_NAME.fullmatch(path):
+            yield f"model.path: {shown(path)} is neither a folder here nor a hub name such as 'owner/name'."
+    elif not folder.is_dir():
+        yield f"model.path: {missing_path(path, 'folder')}"
+    elif not (folder / "config.json").is_file():
+        yield f"model.path: {shown(path)} has no config.json; give a folder that transformers can load."
+
+
+def _lengths(stage: Stage) -> Sentences:
+    prompt, response = stage.prompts.max_tokens, stage.rollouts.max_tokens
+    context = stage.model.context_tokens
+    if prompt + response > context:
+        yield (
+            f"model.context_tokens: prompts.max_tokens + rollouts.max_tokens = {prompt} + {response} = "
+            f"{prompt + response} do not fit into {context}; raise it, or lower one of them."
+        )
+    if stage.policy.tokens_per_microbatch < context:
+        yield (
+            f"policy.tokens_per_microbatch: expected at least model.context_tokens = {context}, "
+            f"so that the longest response fits, got {stage.policy.tokens_per_microbatch}."
+        )
+
+
+def _optimizer(stage: Stage) -> Sentences:
+    table = stage.optimizer
+    if table.warmup_steps > table.steps:
+        yield f"optimizer.warmup_steps: {table.warmup_steps} exceeds optimizer.steps = {table.steps}."
+    if table.schedule == "constant" and table.final_lr_fraction:
+        yield (
+            f"optimizer.final_lr_fraction: has no effect with optimizer.schedule = 'constant', "
+            f"got {table.final_lr_fraction:g}; use 'linear' or 'cosine', or remove it."
+        )
+    if max(table.betas) >= 1:
+        yield f"optimizer.betas: expected two numbers below 1, got {list(table.betas)}."
+
+
+def _policy(stage: Stage) -> Sentences:
+    table = stage.policy
+    if table.offload != "none" and table.zero_stage == 0:
+        yield f"policy.offload: '{table.offload}' needs policy.zero_stage 1, 2 or 3, got 0."
+    if table.offload == "nvme" and table.zero_stage != 3:
+        yield (
+            f"policy.offload: 'nvme' needs policy.zero_stage 3 in DeepSpeed, got {table.zero_stage}; "
+            "use 'cpu' or 3."
+        )
+    if table.offload == "nvme" and table.nvme_folder is None:
+        yield (
+            "policy.nvme_folder: this key is missing; policy.offload = 'nvme' needs a folder on an NVMe disk."
+        )
+    if table.offload != "nvme" and table.nvme_folder is not None:
+        yield (
+            f"policy.nvme_folder: has no effect with policy.offload = '{table.offload}'; "
+            "use 'nvme', or remove it."
+        )
+
+
+def _engines(stage: Stage) -> Sentences:
+    table = stage.engines
+    if table.tensor_parallel > 1 and (table.kind == "torch" or stage.cluster.device == "cpu"):
+        why = "engines.kind = 'torch'" if table.kind == "torch" else "cluster.device = 'cpu'"
+        yield (
+            f"engines.tensor_parallel: expected 1 with {why}, got {table.tensor_parallel}; "
+            "more needs vLLM on GPUs."
+        )
+    if table.gpu_memory_utilization == 0:
+        yield "engines.gpu_memory_utilization: expected a number > 0, got 0."
+
+
+def _evaluation(stage: Stage) -> Sentences:
+    table = stage.evaluation
+    if table.every_steps and not table.sources:
+        yield f"evaluation.every_steps: {table.every_steps} has no effect without [[evaluation.sources]]."
+    for k in table.k:
+        if k > table.per_prompt:
+            yield (
+                f"evaluation.k: pass@{k} needs evaluation.per_prompt of at least {k}, got {table.per_prompt}."
+            )
+    if table.temperature == 0 and table.per_prompt > 1:
+        yield (
+            f"evaluation.temperature: at 0 all {table.per_prompt} responses to a prompt are equal; "
+            f"use a temperature above 0, or evaluation.per_prompt = 1."
+        )
+    if table.sources and not stage.rewards:
+        yield (
+            "evaluation.sources: a reward must decide what is correct, and there is none; "
+            "add [rewards.<name>]."
+        )
+    elif table.reward is not None and table.reward not in stage.rewards:
+        yield (
+            f"evaluation.reward: no reward named {shown(table.reward)}."
+            f"{did_you_mean(table.reward, stage.rewards)}"
+        )
+    rows = sum(source.rows or math.inf for source in table.sources)
+    if table.sources and table.prompts is not None and table.prompts > rows:
+        yield f"evaluation.prompts: {table.prompts} is more than the {rows} rows of evaluation.sources."
+
+
+def _cluster(stage: Stage) -> Sentences:
+    if not ADDRESS.fullmatch(stage.cluster.address):
+        yield f"cluster.address: expected 'local', 'auto' or 'host:port', got {shown(stage.cluster.address)}."
+    for name in stage.cluster.environment:
+        if not VARIABLE.fullmatch(name):
+            yield f"cluster.environment: {shown(name)} is no name for an environment variable."

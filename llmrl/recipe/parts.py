@@ -1,0 +1,113 @@
+"""The plugins that a stage names: each is built once, so that its name and options are known to be right."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from llmrl.errors import RecipeError, shown
+from llmrl.experience.correction import correction
+from llmrl.experience.credit import credit
+from llmrl.experience.keep import keep
+from llmrl.objectives import Bundle, Objective, objective
+from llmrl.prompts.tasks import task
+from llmrl.recipe.draft import SAFE_NAME, SAFE_NAME_TEXT
+from llmrl.recipe.schema import Choice, Stage
+from llmrl.registry import Registry
+from llmrl.report.trackers import check_trackers
+from llmrl.rewards import build_rewards
+from llmrl.rollouts.kinds import engine
+
+BUNDLED: Mapping[str, Registry] = {"credit": credit, "keep": keep, "correction": correction}
+"""Parts that an objective decides unless the recipe does, by their table."""
+
+
+def bundle_of(stage: Stage) -> Bundle:
+    """What the objective of a stage brings along, with the parts that the recipe replaces.
+
+    Raises:
+        RecipeError: an unknown objective, or an option that it refuses.
+    """
+    chosen: Objective = objective.build(stage.objective.name, stage.objective.options, key="objective")
+    own = chosen.bundle
+    return Bundle(
+        credit=stage.credit or own.credit,
+        keep=stage.keep or own.keep,
+        correction=stage.correction or own.correction,
+        demonstrations=own.demonstrations,
+    )
+
+
+def parts_of(bundle: Bundle) -> dict[str, Choice]:
+    """The parts of a bundle by their table."""
+    return {"credit": bundle.credit, "keep": bundle.keep, "correction": bundle.correction}
+
+
+def plugins_of(stage: Stage) -> dict[tuple[str | int, ...], Any]:
+    """Every plugin that a stage gives options to, built, by the keys of its table.
+
+    Raises:
+        RecipeError: an unknown name, or an option that a plugin refuses.
+    """
+    chosen = stage.objective
+    built: dict[tuple[str | int, ...], Any] = {
+        ("objective",): objective.build(chosen.name, chosen.options, key="objective")
+    }
+    for key, choice in parts_of(bundle_of(stage)).items():
+        built[key,] = BUNDLED[key].build(choice.name, choice.options, key=key)
+    for name, reward in build_rewards(stage.rewards).items():
+        built["rewards", name] = reward
+    for table, sources in (("prompts", stage.prompts.sources), ("evaluation", stage.evaluation.sources)):
+        for index, source in enumerate(sources):
+            if source.task is not None:
+                key = f"{table}.sources.{index}"
+                built[table, "sources", index] = task.build(source.task, source.options, key=key)
+    return built
+
+
+def part_problems(stage: Stage) -> list[str]:
+    """What is wrong with the plugins of a stage, those of its sources apart."""
+    problems: list[str] = []
+    with _noted(problems):
+        bundle = bundle_of(stage)
+        problems.extend(_nothing_to_learn(stage, bundle))
+        for key, choice in parts_of(bundle).items():
+            with _noted(problems):
+                BUNDLED[key].build(choice.name, choice.options, key=key)
+    for name, table in stage.rewards.items():
+        if not SAFE_NAME.fullmatch(name):
+            problems.append(f"rewards: expected names of {SAFE_NAME_TEXT}, got {shown(name)}.")
+        with _noted(problems):
+            build_rewards({name: table})
+    with _noted(problems):
+        engine.get(stage.engines.kind, key="engines.kind")
+    for tracker in stage.report.trackers:
+        with _noted(problems):
+            check_trackers([tracker])
+    return problems
+
+
+@contextmanager
+def _noted(problems: list[str]) -> Generator[None]:
+    """What is refused inside the block is written down, and the rest of the recipe is looked at."""
+    try:
+        yield
+    except RecipeError as error:
+        problems.append(str(error))
+
+
+def _nothing_to_learn(stage: Stage, bundle: Bundle) -> Iterator[str]:
+    if bundle.demonstrations:
+        return
+    if not any(reward.weight for reward in stage.rewards.values()):
+        got = "all weights are 0" if stage.rewards else "there is none"
+        yield (
+            f"rewards: objective '{stage.objective.name}' needs a [rewards.<name>] "
+            f"with a weight other than 0, and {got}."
+        )
+    if bundle.credit.name == "group" and stage.rollouts.per_prompt < 2:
+        yield (
+            "rollouts.per_prompt: expected at least 2, because credit 'group' compares the responses "
+            f"to one prompt, got {stage.rollouts.per_prompt}."
+        )

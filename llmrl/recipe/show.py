@@ -1,0 +1,159 @@
+"""A resolved recipe for people: every value with its source and meaning, the arithmetic, and differences."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import PurePath
+from typing import Any, cast
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Column, Table
+from rich.text import Text
+
+from llmrl.prompts.example import source_name
+from llmrl.recipe.arithmetic import sentences
+from llmrl.recipe.load import Loaded
+from llmrl.recipe.parts import bundle_of, parts_of, plugins_of
+from llmrl.recipe.schema import Source, Stage
+from llmrl.recipe.tables import leaves
+
+STYLES = {"default": "dim", "file": "bold", "override": "bold magenta", "derived": "cyan"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One value of the resolved recipe."""
+
+    key: str
+    """Inside its stage, as an override would name it."""
+    value: str
+    origin: str
+    """default, file, override or derived."""
+    note: str = ""
+    """Where a derived value is from."""
+
+
+def show(loaded: Loaded) -> RenderableType:
+    """The whole recipe: what holds for the run, then stage by stage its values and its arithmetic."""
+    parts: list[RenderableType] = [_table(str(loaded.path), run_lines(loaded))]
+    for stage in loaded.recipe.stages:
+        parts += [Text(), _table(f"stage {stage.name}", stage_lines(loaded, stage)), Text()]
+        parts += [Padding(sentence, (0, 0, 0, 2)) for sentence in sentences(stage)]
+    return Group(*parts)
+
+
+def show_difference(one: Loaded, other: Loaded) -> RenderableType:
+    """Only the keys whose values differ, in both recipes."""
+    table = Table("key", str(one.path), str(other.path), title="differences", title_justify="left", box=None)
+    for key, mine, theirs in differences(one, other):
+        table.add_row(Text(key), Text(mine, style="red"), Text(theirs, style="green"))
+    return table if table.row_count else Text("No value differs.")
+
+
+def show_json(loaded: Loaded) -> str:
+    """The resolved recipe, its origins and its arithmetic as JSON."""
+    return json.dumps(
+        {
+            "recipe": loaded.recipe.model_dump(mode="json"),
+            "origins": dict(loaded.origins),
+            "arithmetic": {stage.name: sentences(stage) for stage in loaded.recipe.stages},
+        },
+        indent=2,
+    )
+
+
+def run_lines(loaded: Loaded) -> list[Line]:
+    """What holds for all stages."""
+    table = loaded.recipe.model_dump(exclude={"stages"})
+    flat = {".".join(keys): value for keys, value in leaves(table)}
+    return [Line(key=key, value=_toml(value), origin=loaded.origins[key]) for key, value in flat.items()]
+
+
+def stage_lines(loaded: Loaded, stage: Stage) -> list[Line]:
+    """Every value of a stage, with what its objective decides and every option of its plugins."""
+    derived = _derived(stage)
+    lines: list[Line] = []
+    for keys, value in leaves(_completed(stage)):
+        key = ".".join(keys)
+        note = derived.get(key, derived.get(keys[0]))
+        origin = "derived" if note else loaded.origins.get(f"stages.{stage.name}.{key}", "default")
+        if keys[-1] != "options":  # a plugin without any
+            lines.append(Line(key=key, value=_toml(value), origin=origin, note=note or ""))
+    return lines
+
+
+def _completed(stage: Stage) -> dict[str, Any]:
+    """The stage as nested tables: sources have names, and every plugin is chosen and has all its options."""
+    tables = stage.model_dump()
+    tables |= {key: choice.model_dump() for key, choice in parts_of(bundle_of(stage)).items()}
+    for table, sources in _sources(stage).items():
+        for index, source in enumerate(sources):
+            tables[table]["sources"][index]["name"] = source_name(source)
+    for keys, plugin in plugins_of(stage).items():
+        table: Any = tables
+        for key in keys:
+            table = table[key]
+        table["options"] = asdict(plugin)
+    return tables
+
+
+def _derived(stage: Stage) -> dict[str, str]:
+    """What is filled in here, by key or by table, and what it follows from."""
+    given = {"credit": stage.credit, "keep": stage.keep, "correction": stage.correction}
+    notes = {key: f"objective '{stage.objective.name}'" for key, choice in given.items() if choice is None}
+    for table, sources in _sources(stage).items():
+        for index, source in enumerate(sources):
+            if source.name is None:
+                notes[f"{table}.sources.{index}.name"] = "task" if source.task else "dataset"
+    return notes
+
+
+def _sources(stage: Stage) -> dict[str, tuple[Source, ...]]:
+    return {"prompts": stage.prompts.sources, "evaluation": stage.evaluation.sources}
+
+
+def differences(one: Loaded, other: Loaded) -> Iterator[tuple[str, str, str]]:
+    """Key, value in one and value in the other, wherever these differ."""
+    mine, theirs = _values(one), _values(other)
+    for key in dict.fromkeys([*mine, *theirs]):
+        if mine.get(key) != theirs.get(key):
+            yield key, mine.get(key, "absent"), theirs.get(key, "absent")
+
+
+def _values(loaded: Loaded) -> dict[str, str]:
+    lines = {line.key: line.value for line in run_lines(loaded)}
+    for stage in loaded.recipe.stages:
+        lines |= {f"stages.{stage.name}.{line.key}": line.value for line in stage_lines(loaded, stage)}
+    return lines
+
+
+def _toml(value: object) -> str:
+    """A value as a recipe would say it; ``-`` where it says nothing."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "true" if value else "false"
+        case float():
+            return f"{value:g}"
+        case str() | PurePath():
+            return json.dumps(str(value), ensure_ascii=False)
+        case list() | tuple():
+            return f"[{', '.join(_toml(item) for item in cast('list[object]', value))}]"
+        case Mapping():
+            return "{}"
+        case _:
+            return str(value)
+
+
+def _table(title: str, lines: list[Line]) -> Table:
+    columns = [Column(name, overflow="fold") for name in ("key", "value", "from")]
+    table = Table(*columns, title=title, title_justify="left", box=None, pad_edge=False)
+    for line in lines:
+        style = STYLES[line.origin]
+        source = f"{line.origin}: {line.note}" if line.note else line.origin
+        table.add_row(Text(line.key, style=style), Text(line.value, style=style), Text(source, style=style))
+    return table

@@ -1,0 +1,163 @@
+"""The sources of a recipe: whether each can be read, and whether held-out rows are kept from training."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from llmrl.errors import RecipeError, shown
+from llmrl.prompts.example import source_name
+from llmrl.prompts.tasks import Task, task
+from llmrl.recipe.schema import Source, Stage
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
+"""``owner/name``, for a dataset with ``:configuration``."""
+DATA_FILE = re.compile(r"\.(jsonl|json|csv|parquet|arrow|txt)(\.gz)?$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows of one thing that a source takes."""
+
+    key: str
+    """Where the recipe says so."""
+    origin: tuple[object, ...]
+    """What the rows are of; equal for two sources that read the same."""
+    text: str
+    start: int
+    stop: float
+    """First row that is not taken; infinite if the source goes to the end."""
+
+    def overlaps(self, other: Rows) -> bool:
+        """Whether both take some row."""
+        return self.origin == other.origin and max(self.start, other.start) < min(self.stop, other.stop)
+
+    def __str__(self) -> str:
+        end = "the end" if self.stop == float("inf") else f"{self.stop - 1:.0f}"
+        return f"rows {self.start} to {end} of {self.text}"
+
+
+def is_local(name: str) -> bool:
+    """Whether a dataset or model is a path rather than a hub name."""
+    return name.startswith(("/", ".", "~")) or DATA_FILE.search(name) is not None or Path(name).exists()
+
+
+def missing_path(name: str, what: str) -> str:
+    """The sentence about a path where nothing is."""
+    absolute = shown(str(Path(name).expanduser().absolute()), 300)
+    return (
+        f"there is no {what} at {shown(name)}; looked for {absolute}, "
+        "since paths start where llmrl is started."
+    )
+
+
+def source_problems(stage: Stage, *, alphabet: str | None) -> Iterator[str]:
+    """What is wrong with the sources of a stage.
+
+    Args:
+        alphabet: every character that the model's tokenizer knows; None if it knows all.
+    """
+    tables = {"prompts.sources": stage.prompts.sources, "evaluation.sources": stage.evaluation.sources}
+    for table, sources in tables.items():
+        yield from _repeated_names(table, sources)
+        for index, source in enumerate(sources):
+            yield from _problems(source, f"{table}.{index}", alphabet)
+
+
+def _repeated_names(table: str, sources: Sequence[Source]) -> Iterator[str]:
+    names = [source_name(source) for source in sources]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            first = names.index(name)
+            yield (
+                f"{table}.{index}.name: {table}.{first} is called {shown(name)} too; "
+                "give each a name of its own."
+            )
+
+
+def _problems(source: Source, key: str, alphabet: str | None) -> Iterator[str]:
+    if (source.dataset is None) == (source.task is None):
+        got = "neither" if source.task is None else "both"
+        yield f"{key}: exactly one of dataset and task is needed, got {got}."
+        return
+    if source.template.count("{prompt}") != 1:
+        yield f"{key}.template: expected a text with {{prompt}} in it once, got {shown(source.template)}."
+    if source.dataset is not None:
+        yield from _dataset_problems(source, source.dataset, key)
+    elif source.task is not None:
+        yield from _task_problems(source, source.task, key, alphabet)
+
+
+def _dataset_problems(source: Source, dataset: str, key: str) -> Iterator[str]:
+    if source.options:
+        yield f"{key}.options: only a task has options, and this source is a dataset; remove them."
+    if is_local(dataset):
+        if not Path(dataset).expanduser().exists():
+            yield f"{key}.dataset: {missing_path(dataset, 'file or folder')}"
+    elif not HUB_NAME.fullmatch(dataset):
+        yield f"{key}.dataset: {shown(dataset)} is neither a file here nor a hub name such as 'owner/name'."
+
+
+def _task_problems(source: Source, name: str, key: str, alphabet: str | None) -> Iterator[str]:
+    if source.fields:
+        yield f"{key}.fields: only a dataset has columns, and this source is a task; remove it."
+    if source.rows is None:
+        yield f"{key}.rows: this key is missing; a task makes as many rows as it is told."
+    try:
+        task.get(name, key=f"{key}.task")
+        made: Task = task.build(name, source.options, key=key)
+    except RecipeError as error:
+        yield str(error)
+        return
+    if source.rows is not None and source.skip + source.rows > made.size:
+        yield (
+            f"{key}.rows: skip + rows = {source.skip + source.rows} exceed the {made.size} distinct problems "
+            f"of task '{name}'; lower them, or make its options wider."
+        )
+    written = {*made.characters, *source.template.replace("{prompt}", "")}
+    unknown = "".join(sorted(written - set(alphabet))) if alphabet is not None else ""
+    if unknown:
+        yield f"model.characters: {shown(unknown)} is missing, which task '{name}' of {key} writes."
+
+
+def held_out_problems(stage: Stage, trained: Mapping[str, Stage]) -> Iterator[str]:
+    """Held-out rows that this stage, or one before it, trains on.
+
+    Args:
+        trained: the stages so far, this one included, by what to add to the name of a key.
+    """
+    held_out = _rows(stage.evaluation.sources, "evaluation.sources")
+    seen = [
+        rows
+        for suffix, earlier in trained.items()
+        for rows in _rows(earlier.prompts.sources, "prompts.sources", suffix)
+    ]
+    for mine, theirs in product(held_out, seen):
+        if mine.overlaps(theirs):
+            yield (
+                f"{mine.key}: {mine} are held out, but {theirs.key} trains on {theirs}; "
+                "set skip and rows apart."
+            )
+
+
+def _rows(sources: Sequence[Source], table: str, suffix: str = "") -> list[Rows]:
+    return [
+        Rows(
+            key=f"{table}.{index}{suffix}",
+            origin=_origin(source),
+            text=f"task '{source.task}'" if source.task else shown(source.dataset),
+            start=source.skip,
+            stop=source.skip + source.rows if source.rows else float("inf"),
+        )
+        for index, source in enumerate(sources)
+    ]
+
+
+def _origin(source: Source) -> tuple[object, ...]:
+    if source.dataset is None:
+        return (source.task, *sorted((key, repr(value)) for key, value in source.options.items()))
+    path = Path(source.dataset).expanduser()
+    return (str(path.resolve()) if path.exists() else source.dataset, source.split)
