@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from llmrl.errors import RecipeError, shown
@@ -12,6 +14,8 @@ from llmrl.recipe.schema import Source
 Role = Literal["system", "user", "assistant"]
 
 PLACE = "{prompt}"
+
+ENDING = re.compile(r"\.(jsonl|json|csv|parquet)(\.gz)?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,15 @@ class Example:
     """A response to imitate, or None."""
     source: str
     """Name of the source in the recipe."""
+
+
+def source_name(source: Source) -> str:
+    """What the source is called in ids and metrics: its name, or that of its task, file or hub dataset."""
+    if source.name is not None:
+        return source.name
+    if source.dataset is None:
+        return source.task or ""
+    return ENDING.sub("", Path(source.dataset.partition(":")[0]).name)
 
 
 def wrap(example: Example, template: str) -> Example:

@@ -1,0 +1,97 @@
+"""The endless stream of prompts: which one is at which place, computed from the place alone.
+
+There is no cursor to lose. ``at(ordinal)`` is a pure function of the rows, the seed and the ordinal, so
+a resumed run, another process and another order of calls all see the same stream.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from fractions import Fraction
+from itertools import accumulate
+from math import gcd, lcm
+
+from llmrl.prompts.collection import Collection, collect, fingerprint
+from llmrl.prompts.prompt import Draw, Prompt
+from llmrl.prompts.seeds import derive_seed, shuffled
+from llmrl.prompts.tokenizer import Tokenizer
+from llmrl.recipe.schema import Evaluation, Prompts
+
+
+class PromptStream:
+    """Prompts of all sources, mixed by weight and shuffled anew in each epoch of each source.
+
+    The stream is a row of blocks. A block draws exactly its share from every source, e.g. 7 and 3 for
+    weights 0.7 and 0.3; the k-th draw from a source is row k of its first epoch, and so on.
+    """
+
+    def __init__(self, prompts: Prompts, tokenizer: Tokenizer, *, seed: int) -> None:
+        """Read every source of the table; ``seed`` is the run's.
+
+        Raises:
+            RecipeError: a source is contradictory, or two have the same name.
+            DataError: a source cannot be read, or all its prompts are too long.
+        """
+        self._collections = collect(
+            prompts.sources, tokenizer, key="prompts.sources", max_tokens=prompts.max_tokens, seed=seed
+        )
+        self._seed, self._shuffle = seed, prompts.shuffle
+        self._shares = shares([source.weight for source in prompts.sources])
+        self._ends = list(accumulate(self._shares))
+        self.rows: tuple[Prompt, ...] = tuple(p for part in self._collections for p in part.prompts)
+        """Every prompt once, source by source."""
+        self.left_out: int = sum(part.left_out for part in self._collections)
+        """Rows that were too long."""
+        self.fingerprint: str = fingerprint(self._collections)
+        """sha256 of the rows; a checkpoint of other rows is refused."""
+
+    def __len__(self) -> int:
+        """Rows of all sources together."""
+        return len(self.rows)
+
+    def at(self, ordinal: int) -> Draw:
+        """The prompt at a place of the stream, counted from 0.
+
+        Raises:
+            IndexError: ``ordinal`` is negative.
+        """
+        if ordinal < 0:
+            raise IndexError(f"the stream begins at ordinal 0, got {ordinal}")
+        number, place = divmod(ordinal, self._ends[-1])
+        slot = self._ordered(place, self._ends[-1], "block", number)
+        source = bisect_right(self._ends, slot)
+        share = self._shares[source]
+        drawn = number * share + slot - (self._ends[source] - share)
+        return Draw(ordinal=ordinal, prompt=self._row(self._collections[source], drawn))
+
+    def _row(self, collection: Collection, drawn: int) -> Prompt:
+        epoch, place = divmod(drawn, len(collection.prompts))
+        return collection.prompts[self._ordered(place, len(collection.prompts), collection.source, epoch)]
+
+    def _ordered(self, place: int, size: int, what: str, number: int) -> int:
+        if not self._shuffle:
+            return place
+        return shuffled(place, size=size, seed=derive_seed("stream", self._seed, what, number))
+
+
+def held_out(
+    evaluation: Evaluation, tokenizer: Tokenizer, *, max_tokens: int, seed: int
+) -> tuple[Prompt, ...]:
+    """The held-out prompts of a stage in the order of their sources; empty where it has none.
+
+    Args:
+        max_tokens: longer prompts are left out, as in training.
+        seed: the run's, so that ``skip`` keeps a task's held-out rows apart from the trained ones.
+    Raises:
+        RecipeError, DataError: as :class:`PromptStream`.
+    """
+    found = collect(evaluation.sources, tokenizer, key="evaluation.sources", max_tokens=max_tokens, seed=seed)
+    return tuple(prompt for part in found for prompt in part.prompts)[: evaluation.prompts]
+
+
+def shares(weights: Sequence[float]) -> list[int]:
+    """The smallest whole numbers in the ratio of ``weights``, read as the decimals that the recipe has."""
+    exact = [Fraction(str(weight)) for weight in weights]
+    whole = [int(weight * lcm(*(w.denominator for w in exact))) for weight in exact]
+    return [share // gcd(*whole) for share in whole]

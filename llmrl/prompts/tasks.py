@@ -1,0 +1,237 @@
+"""Procedural tasks: arithmetic whose solution shows its working, in any number of distinct problems.
+
+A task numbers its problems; ``task_rows`` puts the numbers in a seeded order. Two rows never share a prompt,
+so rows that ``skip`` and ``rows`` keep apart are distinct problems by construction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol, cast
+
+from llmrl.errors import DataError, RecipeError
+from llmrl.prompts.example import Example, check_template, source_name, wrap
+from llmrl.prompts.seeds import derive_seed, shuffled
+from llmrl.recipe.schema import Source
+from llmrl.registry import Registry
+
+task = Registry("task")
+
+MAX_DIGITS = 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One problem and its solution."""
+
+    prompt: str
+    answer: str
+    response: str
+    """The working, then ``#`` and the answer."""
+
+
+class Task(Protocol):
+    """What a registered task promises; its options are its fields."""
+
+    @property
+    def characters(self) -> str:
+        """Every character that a prompt or response may contain."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """How many distinct problems there are."""
+        ...
+
+    def make(self, number: int) -> Problem:
+        """Problem ``number`` of ``range(size)``: pure, and different numbers have different prompts."""
+        ...
+
+
+def task_rows(made: Task, *, source: str, count: int, skip: int, seed: int) -> list[Example]:
+    """Rows ``skip`` to ``skip + count - 1`` of the task's problems in the order of ``seed``.
+
+    Raises:
+        DataError: the task has fewer distinct problems.
+    """
+    if skip + count > made.size:
+        raise DataError(
+            f"{source}: rows {skip} to {skip + count - 1} are asked of a task "
+            f"that has {made.size} distinct problems; lower rows or skip, or make its options wider."
+        )
+    order = derive_seed("task", seed)
+    numbers = (shuffled(index, size=made.size, seed=order) for index in range(skip, skip + count))
+    return [_example(made.make(number), source, skip + row) for row, number in enumerate(numbers)]
+
+
+def read_task(source: Source, *, key: str, seed: int) -> list[Example]:
+    """The rows that a source of the recipe takes from its task.
+
+    Args:
+        key: where the recipe has this source, e.g. ``prompts.sources.0``.
+        seed: the run's; the same for training and held-out rows, or they may meet.
+    Raises:
+        RecipeError: no such task or option, or no number of rows.
+        DataError: the task has fewer distinct problems.
+    """
+    if source.task is None or source.rows is None:
+        missing = "task" if source.task is None else "rows"
+        raise RecipeError(f"{key}.{missing} is missing; a task needs its name and how many rows to make.")
+    check_template(source, key=key)
+    task.get(source.task, key=f"{key}.task")
+    made = cast("Task", task.build(source.task, source.options, key=key))
+    rows = task_rows(made, source=source_name(source), count=source.rows, skip=source.skip, seed=seed)
+    return [wrap(row, source.template) for row in rows]
+
+
+def _example(problem: Problem, source: str, row: int) -> Example:
+    return Example(
+        id=f"{source}/{row}",
+        prompt=problem.prompt,
+        answer=problem.answer,
+        response=problem.response,
+        source=source,
+    )
+
+
+@task("digit_sum")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigitSum:
+    """Add the digits of a number: ``4827=`` is solved by ``4+8=12,12+2=14,14+7=21#21``."""
+
+    digits_min: int = 4
+    """Fewest digits of a number."""
+    digits_max: int = 4
+    """Most digits of a number; all numbers between are equally likely, so most have this many."""
+
+    def __post_init__(self) -> None:
+        _check_digits(self.digits_min, self.digits_max)
+
+    @property
+    def characters(self) -> str:
+        return "0123456789+=,#"
+
+    @property
+    def size(self) -> int:
+        return _count(self.digits_min, self.digits_max)
+
+    def make(self, number: int) -> Problem:
+        text = str(_first(self.digits_min) + number)
+        total, steps = int(text[0]), list[str]()
+        for digit in text[1:]:
+            steps.append(f"{total}+{digit}={total + int(digit)}")
+            total += int(digit)
+        return Problem(prompt=f"{text}=", answer=str(total), response=f"{','.join(steps)}#{total}")
+
+
+@task("addition")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addition:
+    """Add two numbers column by column: ``47+85=`` is solved by ``7+5=12,4+8+1=13#132``."""
+
+    digits_min: int = 2
+    """Fewest digits of each number."""
+    digits_max: int = 2
+    """Most digits of each number; a shorter one counts as having zeros in front."""
+
+    def __post_init__(self) -> None:
+        _check_digits(self.digits_min, self.digits_max)
+
+    @property
+    def characters(self) -> str:
+        return "0123456789+=,#"
+
+    @property
+    def size(self) -> int:
+        return _count(self.digits_min, self.digits_max) ** 2
+
+    def make(self, number: int) -> Problem:
+        left, right = divmod(number, _count(self.digits_min, self.digits_max))
+        left, right = left + _first(self.digits_min), right + _first(self.digits_min)
+        steps, carry = list[str](), 0
+        for column in range(len(str(max(left, right)))):
+            upper, lower = left // 10**column % 10, right // 10**column % 10
+            total = upper + lower + carry
+            steps.append(f"{upper}+{lower}{'+1' if carry else ''}={total}")
+            carry = total // 10
+        return Problem(
+            prompt=f"{left}+{right}=", answer=str(left + right), response=f"{','.join(steps)}#{left + right}"
+        )
+
+
+@task("chain")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chain:
+    """Work through a chain from left to right: ``7+5-3=`` is solved by ``7+5=12,12-3=9#9``."""
+
+    terms: int = 3
+    """Numbers in a chain."""
+    largest: int = 9
+    """Largest number; the smallest is 0."""
+    operators: str = "+-"
+    """Which of ``+``, ``-`` and ``*`` occur; none binds stronger than another."""
+    modulo: int = 0
+    """Each result is taken modulo this, so that it stays in ``range(modulo)``; 0 leaves it as it is."""
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.terms <= MAX_DIGITS:
+            raise ValueError(f"terms must lie between 2 and {MAX_DIGITS}")
+        if self.largest < 1:
+            raise ValueError("largest must be at least 1")
+        if (
+            not self.operators
+            or not set(self.operators) <= set("+-*")
+            or len(set(self.operators)) < len(self.operators)
+        ):
+            raise ValueError("operators must be one or more of +, - and *, each once")
+        if self.modulo < 0 or self.modulo == 1:
+            raise ValueError("modulo must be 0 or at least 2")
+
+    @property
+    def characters(self) -> str:
+        return "0123456789+-*=,#"
+
+    @property
+    def size(self) -> int:
+        return prod(self._choices)
+
+    @property
+    def _choices(self) -> list[int]:
+        """How many values each place of a chain can have: a number, an operator, a number ..."""
+        return [self.largest + 1, *[len(self.operators), self.largest + 1] * (self.terms - 1)]
+
+    def make(self, number: int) -> Problem:
+        places = list[int]()
+        for choices in self._choices:
+            number, place = divmod(number, choices)
+            places.append(place)
+        signs, terms = [self.operators[place] for place in places[1::2]], places[::2]
+        total, steps = terms[0], list[str]()
+        for sign, term in zip(signs, terms[1:], strict=True):
+            result = self._result(total, sign, term)
+            steps.append(f"{total}{sign}{term}={result}")
+            total = result
+        tail = "".join(f"{sign}{term}" for sign, term in zip(signs, terms[1:], strict=True))
+        return Problem(prompt=f"{terms[0]}{tail}=", answer=str(total), response=f"{','.join(steps)}#{total}")
+
+    def _result(self, total: int, sign: str, term: int) -> int:
+        exact = {"+": total + term, "-": total - term, "*": total * term}[sign]
+        return exact % self.modulo if self.modulo else exact
+
+
+def _check_digits(fewest: int, most: int) -> None:
+    if not 1 <= fewest <= most <= MAX_DIGITS:
+        raise ValueError(
+            f"digits_min and digits_max must satisfy 1 <= digits_min <= digits_max <= {MAX_DIGITS}"
+        )
+
+
+def _first(digits: int) -> int:
+    """The smallest number of so many digits."""
+    return 10 ** (digits - 1)
+
+
+def _count(fewest: int, most: int) -> int:
+    """How many numbers have between ``fewest`` and ``most`` digits; 0 is not among them."""
+    return 10**most - _first(fewest)
