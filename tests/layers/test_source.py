@@ -52,8 +52,12 @@ def foreign_code(tree: ast.Module) -> Iterator[Finding]:
 
 def pickles(tree: ast.Module) -> Iterator[Finding]:
     for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            continue
         yield from ((node.lineno, f"imports {name}") for name in names if name.split(".")[0] in PICKLES)
 
 
