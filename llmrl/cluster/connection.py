@@ -12,17 +12,16 @@ import ray
 from llmrl.errors import PlacementError
 from llmrl.recipe.schema import Cluster
 
+LOCAL_CPUS = 64
+"""What a local cluster offers its scheduler: a laptop may share its cores among more processes than it has."""
+
 SHIPPED = ("NCCL_", "GLOO_", "HF_", "VLLM_", "RAY_AUTH_", "LLMRL_", "CUDA_LAUNCH_", "TORCH_")
 """Prefixes of the driver's environment variables that reach every process on every node."""
 
 
 @contextmanager
-def connect(cluster: Cluster, *, cpus: float) -> Generator[None]:
+def connect(cluster: Cluster) -> Generator[None]:
     """Be connected to Ray for as long as the block runs.
-
-    Args:
-        cluster: the recipe's table.
-        cpus: what a local cluster must offer; scheduling only, the machine keeps its cores.
 
     Raises:
         PlacementError: nothing answers at ``cluster.address``.
@@ -31,7 +30,7 @@ def connect(cluster: Cluster, *, cpus: float) -> Generator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if cluster.address == "local":
         # A cluster of this run alone: it neither joins one that happens to run here nor listens beyond loopback.
-        options |= {"address": "local", "_node_ip_address": "127.0.0.1", "num_cpus": max(cpus, os.cpu_count() or 1)}
+        options |= {"address": "local", "_node_ip_address": "127.0.0.1", "num_cpus": LOCAL_CPUS}
     else:
         options |= {"address": cluster.address}
     try:
@@ -62,4 +61,6 @@ def process_environment(cluster: Cluster, *, device: str) -> dict[str, str]:
 
 def head_address() -> str:
     """IP address of the cluster's head; every process can reach it."""
-    return ray.get_runtime_context().gcs_address.rsplit(":", 1)[0]
+    context: Any = ray.get_runtime_context()
+    address = str(context.gcs_address)
+    return address.rsplit(":", 1)[0]

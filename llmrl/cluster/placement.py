@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,  # pyright: ignore[reportUnknownVariableType]
+    remove_placement_group,
+)
 
 from llmrl.errors import PlacementError
 from llmrl.recipe.schema import Stage
@@ -66,14 +72,16 @@ async def reserve(listed: Sequence[Need]) -> PlacementGroup:
     Raises:
         PlacementError: another job holds the room, or it cannot be had at all.
     """
-    nodes = {node["NodeManagerAddress"] + "/" + node["NodeID"][:6]: dict(node["Resources"]) for node in ray.nodes() if node["Alive"]}
+    nodes = _nodes()
     check_fit(listed, nodes)
-    group = placement_group([need.resources for need in listed], strategy="PACK")
+    group = placement_group([dict(need.resources) for need in listed], strategy="PACK")
+    ready: Any = group.ready()
     try:
-        await asyncio.wait_for(asyncio.wrap_future(group.ready().future()), RESERVE_DEADLINE_S)
+        await asyncio.wait_for(asyncio.wrap_future(ready.future()), RESERVE_DEADLINE_S)
     except TimeoutError:
-        state = placement_group_table(group)["stats"]["scheduling_state"]
-        remove_placement_group(group)
+        table: Any = placement_group_table(group)
+        state = table["stats"]["scheduling_state"]
+        release(group)
         raise PlacementError(
             f"no room for {len(listed)} processes within {RESERVE_DEADLINE_S:g} s (Ray says {state}); another job "
             f"may hold it.\n{_table(listed, nodes, [])}"
@@ -84,6 +92,11 @@ async def reserve(listed: Sequence[Need]) -> PlacementGroup:
 def release(group: PlacementGroup) -> None:
     """Give the room back; whatever still runs in it ends."""
     remove_placement_group(group)
+
+
+def _nodes() -> dict[str, Resources]:
+    listed: Any = ray.nodes()
+    return {f"{n['NodeManagerAddress']}/{n['NodeID'][:6]}": dict(n["Resources"]) for n in listed if n["Alive"]}
 
 
 def _size(need: Need) -> tuple[float, float]:

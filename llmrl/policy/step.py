@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -20,15 +20,6 @@ from llmrl.policy.zero import Zero
 Forward = Callable[[Collated], TokenScores]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Update:
-    """What one optimizer step did."""
-
-    metrics: dict[str, float]
-    skipped: bool
-    """The loss or a gradient was not finite, so weights and optimizer states stayed as they were."""
-
-
 def update(
     zero: Zero,
     watch: GradientWatch,
@@ -40,11 +31,15 @@ def update(
     correction: Correction,
     totals: Totals,
     lr: float,
-) -> Update:
+) -> dict[str, float]:
     """Accumulate the gradient of the whole step over this rank's micro-batches, then update once.
 
     Every rank calls this with the same number of micro-batches. Each one's share of the loss has the
-    denominators of the whole step, so the shares of all micro-batches on all ranks add up.
+    denominators of the whole step, so the shares of all micro-batches on all ranks add up. Where the loss
+    or a gradient is not finite, weights and optimizer states stay as they are: ``policy/skipped`` is 1.
+
+    Returns:
+        The step's metrics, reduced over all micro-batches and ranks.
     """
     tally = Tally()
     finite = True
@@ -63,8 +58,7 @@ def update(
         _count(tally, loss, batch, share=share, log_ratio=log_ratio, weight=weight)
     skip = not zero.all_agree(finite and watch.take())
     norm = zero.step(lr=lr, skip=skip)
-    metrics = tally.over(zero) | {"policy/grad_norm": norm, "policy/lr": lr, "policy/skipped": float(skip)}
-    return Update(metrics=metrics, skipped=skip)
+    return tally.over(zero) | {"policy/grad_norm": norm, "policy/lr": lr, "policy/skipped": float(skip)}
 
 
 def _count(tally: Tally, loss: Loss, batch: Batch, *, share: Tensor, log_ratio: Tensor, weight: Tensor) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import socket
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from llmrl.batches.batch import TokenScores
 from llmrl.batches.collate import Collated, collate, row_lengths, totals
@@ -50,10 +49,15 @@ class PolicyWorker:
         prepare_model(model, folder=folder, seed=seed)
 
     def start(self, address: str) -> None:
-        """Meet the other ranks and shard the model."""
+        """Meet the other ranks, then load and shard the model."""
         load_plugins(self._plugins)
+        ranks = self._stage.policy.ranks
+        join_group(address, rank=self._rank, ranks=ranks, device=self._device, meeting=self._meeting)
+        self.load()
+
+    def load(self) -> None:
+        """The model at ``model.path``, sharded over the ranks that have met."""
         stage = self._stage
-        join_group(address, rank=self._rank, ranks=stage.policy.ranks, device=self._device, meeting=self._meeting)
         self._algorithm = Algorithm.of(stage)
         scorer = Scorer(load_model(Path(str(stage.model.path)), stage.model))
         self._vocabulary = scorer.vocabulary
@@ -66,7 +70,6 @@ class PolicyWorker:
 
     def update(self, experiences: Sequence[Experience], step: int) -> dict[str, float]:
         """One optimizer step; returns its metrics, reduced over all ranks, and this rank's own tokens."""
-        began = time.monotonic()
         microbatches = self._share_of(experiences)
         self._zero.train(True)
         counted = totals(experiences)
@@ -82,7 +85,7 @@ class PolicyWorker:
             lr=learning_rate(self._stage.optimizer, step),
         )
         own = {f"policy/rank/{self._rank}": float(sum(m.trained_tokens for m in microbatches))}
-        return metrics | own | {"policy/tokens": float(counted.tokens), "time/update": time.monotonic() - began}
+        return metrics | own | {"policy/tokens": float(counted.tokens)}
 
     def score(self, experiences: Sequence[Experience], temperature: float) -> list[NDArray[np.float32]]:
         """[L] nats of each rollout's trained tokens under the present weights; every rank scores all of them."""
@@ -105,16 +108,17 @@ class PolicyWorker:
             return pack(named_tensors(module.model), version=version, probe=proof)
 
     def save(self, folder: Path) -> None:
-        """This rank's share of a checkpoint: ZeRO shards and the state of every random generator."""
+        """This rank's share of a checkpoint: ZeRO shards, and the state of its random generators."""
         self._zero.save(folder)
-        state = {"torch": torch.get_rng_state(), "numpy": _numpy_state(), "python": random.getstate()}
-        torch.save(state, folder / f"rng-{self._rank}.pt")
+        states = {name: get().numpy() for name, (get, _) in _generators(self._device).items()}
+        np.savez(folder / f"rng-{self._rank}.npz", **states)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint that the run has verified."""
         self._zero.load(folder)
-        state = torch.load(folder / f"rng-{self._rank}.pt", weights_only=True)
-        torch.set_rng_state(state["torch"])
+        with np.load(folder / f"rng-{self._rank}.npz", allow_pickle=False) as states:
+            for name, (_, put) in _generators(self._device).items():
+                put(torch.from_numpy(states[name]))
 
     def export(self, folder: Path) -> None:
         """Write the model as a Hugging Face folder; rank 0 writes, the others help to gather."""
@@ -145,3 +149,9 @@ class PolicyWorker:
             return collated.scores(logp, entropy)
 
         return forward
+
+
+def _generators(device: str) -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+    """How to read and write the state of each generator that a forward pass may draw from."""
+    cpu = {"cpu": (torch.get_rng_state, torch.set_rng_state)}
+    return cpu | {"cuda": (torch.cuda.get_rng_state, torch.cuda.set_rng_state)} if device == "cuda" else cpu

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache, PreTrainedModel
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from llmrl.errors import EngineError
 from llmrl.prompts.tokenizer import load_tokenizer
@@ -44,8 +45,8 @@ class TorchEngine:
         self._stop_ids = frozenset(load_tokenizer(stage.model).stop_ids)
         self._stored = stored_tensors(Path(str(stage.model.path)))
         dtype = torch.bfloat16 if stage.model.dtype == "bfloat16" else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(str(stage.model.path), dtype=dtype)
-        self._model: PreTrainedModel = model.to(self._device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(str(stage.model.path), dtype=dtype)
+        self._model: Any = model.to(self._device).eval()
         self._version = 0
         self._between_tokens = asyncio.Lock()
         self._waiting: list[_Answer] = []

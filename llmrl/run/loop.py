@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 from llmrl.experience.experience import Experience
 from llmrl.rewards.judgement import Judgement
@@ -107,4 +107,6 @@ async def _run(stations: Stations, *, per_step: int, max_lag: int, first: int, l
 
 def _first_of(error: BaseException) -> BaseException:
     """The error that ended the loop; what it dragged along is not news."""
-    return _first_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+    while isinstance(error, BaseExceptionGroup):
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
+    return error

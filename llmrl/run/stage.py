@@ -34,7 +34,6 @@ from llmrl.run.trainer import Trainer
 class StagePlan:
     """A stage with everything it reads, checked before any process starts."""
 
-    index: int
     stage: Stage
     """Its ``model.path`` is the folder that every process loads."""
     build: Model | None
@@ -43,7 +42,8 @@ class StagePlan:
     stream: PromptStream
     evaluated: Sequence[Prompt]
     algorithm: Algorithm
-    scorer: Scorer
+    scorer: Scorer | None
+    """None where nothing is judged."""
     folder: Path
 
     @property
@@ -92,7 +92,7 @@ async def run_stage(recipe: Recipe, plan: StagePlan, console: ConsoleReport) -> 
                 journal=journal,
                 console=console,
                 trackers=trackers,
-                decode=plan.tokenizer.decode_token,
+                decode=lambda token: plan.tokenizer.decode([token]),
                 pool=pool,
                 earlier_s=_earlier_seconds(journal.path),
             )

@@ -6,20 +6,18 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from llmrl.cluster.connection import connect
 from llmrl.errors import RecipeError
 from llmrl.objectives.algorithm import Algorithm
-from llmrl.prompts.prompt import Prompt
-from llmrl.prompts.stream import PromptStream
+from llmrl.prompts.stream import PromptStream, held_out
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.arithmetic import arithmetic
 from llmrl.recipe.checks import check_recipe
 from llmrl.recipe.load import Loaded
-from llmrl.recipe.schema import Model, Prompts, Recipe, Stage
+from llmrl.recipe.schema import Recipe
 from llmrl.report.console import ConsoleReport, final_line
 from llmrl.report.html import write_report
 from llmrl.rewards.gold import check_answers
@@ -34,58 +32,74 @@ def train_recipe(loaded: Loaded, *, existing: Existing = "refuse") -> None:
     """Run every stage of a recipe.
 
     Raises:
-        LlmrlError: anything that llmrl can explain; data and recipe errors before Ray starts.
+        LlmrlError: anything that llmrl can explain; what is wrong with recipe or data is said before Ray starts.
     """
     began = time.monotonic()
     check_recipe(loaded)
     recipe = loaded.recipe
     with ConsoleReport() as console:
-        results = asyncio.run(_run(loaded, _folder(recipe, existing), console))
+        plans = [_plan(recipe, index) for index in range(len(recipe.stages))]
+        _open_folder(recipe, existing)
+        results = asyncio.run(_run(recipe, plans, console))
         console.note(f"report: {write_report(recipe.folder)}")
-        first = next((r.before for r in results if r.before), None)
-        last = next((r.after for r in reversed(results) if r.after), None)
-        if first and last:
-            console.note(final_line(first, last, time.monotonic() - began))
+        before = next((r.before for r in results if r.before), None)
+        after = next((r.after for r in reversed(results) if r.after), None)
+        if before and after:
+            console.note(final_line(before, after, time.monotonic() - began))
 
 
-async def _run(loaded: Loaded, folder: Path, console: ConsoleReport) -> list[StageResult]:
-    recipe = loaded.recipe
-    written = {"recipe": recipe.model_dump(mode="json"), "arithmetic": arithmetic(recipe)}
-    (folder / "recipe.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
-    results: list[StageResult] = []
-    plans = [_plan(recipe, index) for index in range(len(recipe.stages))]
+async def _run(recipe: Recipe, plans: list[StagePlan], console: ConsoleReport) -> list[StageResult]:
+    scorers = [plan.scorer for plan in plans if plan.scorer]
     try:
         for plan in plans:
-            await plan.scorer.start()
-            if plan.online and plan.stage.scoring.check_answers:
-                await check_answers(plan.scorer, [*plan.stream.rows, *plan.evaluated])
-        with connect(recipe.stages[0].cluster, cpus=max(_cpus(stage) for stage in recipe.stages)):
-            for plan in plans:
-                results.append(await run_stage(recipe, plan, console))
+            await _check_rewards(plan)
+        with connect(recipe.stages[0].cluster):
+            return [await run_stage(recipe, plan, console) for plan in plans]
     finally:
-        for plan in plans:
-            await plan.scorer.close()
-    return results
+        for scorer in scorers:
+            await scorer.close()
+
+
+async def _check_rewards(plan: StagePlan) -> None:
+    if plan.scorer is None:
+        return
+    await plan.scorer.start()
+    if plan.stage.scoring.check_answers:
+        await check_answers(plan.scorer, [*(plan.stream.rows if plan.online else ()), *plan.evaluated])
 
 
 def _plan(recipe: Recipe, index: int) -> StagePlan:
-    """Read everything that a stage reads; each stage after the first starts from the one before."""
-    stage = recipe.stages[index]
-    tokenizer = load_tokenizer(stage.model)
-    stream = PromptStream(stage.prompts, tokenizer, seed=recipe.run.seed)
-    build = stage.model if stage.model.config is not None and index == 0 else None
-    path = recipe.stage_folder(index - 1) / "model" if index else recipe.folder / "model" if build else stage.model.path
-    model = stage.model.model_copy(update={"path": str(path), "config": None})
-    folder = recipe.stage_folder(index)
-    folder.mkdir(exist_ok=True)
+    """Read everything that a stage reads. Each stage after the first starts from the one before."""
+    stage, start = recipe.stages[index], recipe.stages[0].model
+    build = start if index == 0 and start.config is not None else None
+    if index:
+        path = recipe.stage_folder(index - 1) / "model"
+    else:
+        path = recipe.folder / "model" if build else Path(str(start.path))
+    tokenizer = load_tokenizer(stage.model.model_copy(update=start.model_dump(include={"path", "config", "characters"})))
+    seed = recipe.run.seed
+    evaluated = held_out(stage.evaluation, tokenizer, max_tokens=stage.prompts.max_tokens, seed=seed)
+    algorithm = Algorithm.of(stage)
+    judged = bool(evaluated) or not algorithm.objective.bundle.demonstrations
     return StagePlan(
-        index=index,
-        stage=stage.model_copy(update={"model": model}),
+        stage=stage.model_copy(update={"model": stage.model.model_copy(update={"path": str(path), "config": None})}),
         build=build,
         tokenizer=tokenizer,
-        stream=stream,
-        evaluated=_held_out(stage, tokenizer, seed=recipe.run.seed),
-        algorithm=Algorithm.of(stage),
-        scorer=Scorer(stage.rewards, stage.scoring, recipe.plugins),
-        folder=folder,
+        stream=PromptStream(stage.prompts, tokenizer, seed=seed),
+        evaluated=evaluated[: stage.evaluation.prompts],
+        algorithm=algorithm,
+        scorer=Scorer(stage.rewards, stage.scoring, recipe.plugins) if judged else None,
+        folder=recipe.stage_folder(index),
     )
+
+
+def _open_folder(recipe: Recipe, existing: Existing) -> None:
+    folder = recipe.folder
+    if folder.exists() and existing == "refuse":
+        raise RecipeError(f"run.name: {folder} is already there; go on with --resume, replace it with --fresh, or rename the run.")
+    if folder.exists() and existing == "fresh":
+        shutil.rmtree(folder)
+    for index in range(len(recipe.stages)):
+        recipe.stage_folder(index).mkdir(parents=True, exist_ok=True)
+    written = {"recipe": recipe.model_dump(mode="json"), "arithmetic": arithmetic(recipe)}
+    (folder / "recipe.json").write_text(json.dumps(written, indent=1), encoding="utf-8")

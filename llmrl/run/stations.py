@@ -33,7 +33,8 @@ class StageStations:
     """Held-out prompts; empty means no evaluation."""
     trainer: Trainer
     pool: EnginePool
-    scorer: Scorer
+    scorer: Scorer | None
+    """None where nothing is judged."""
     algorithm: Algorithm
 
     def draw(self) -> int:
@@ -55,6 +56,7 @@ class StageStations:
 
     async def answer(self, draw: Draw, sampling: Sampling) -> tuple[RolloutGroup, tuple[Judgement, ...]]:
         """Responses to one draw, judged."""
+        assert self.scorer is not None, "a stage that generates has rewards: promised by recipe.checks"
         group = await self.pool.generate(draw, sampling)
         return group, await self.scorer.judge(_samples(group))
 

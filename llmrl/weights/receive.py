@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+from vllm.model_executor.model_loader import reload
 
 BACKEND = "llmrl-shared-memory"
 
@@ -45,7 +45,7 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedMemoryInit, SharedMemoryUp
 
     def start_weight_update(self) -> None:
         """Get every layer ready to be loaded anew."""
-        initialize_layerwise_reload(self.model)
+        reload.initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: SharedMemoryUpdate) -> None:
         """Load the block's tensors."""
@@ -53,7 +53,7 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedMemoryInit, SharedMemoryUp
 
     def finish_weight_update(self) -> None:
         """Repack what the kernels need in another layout."""
-        finalize_layerwise_reload(self.model, self.model_config)
+        reload.finalize_layerwise_reload(self.model, self.model_config)  # pyright: ignore[reportUnknownMemberType]
         _repack_tied_head(self.model)
 
     def shutdown(self) -> None:

@@ -1,0 +1,47 @@
+"""One rank of the gradient test: runs every cell in one process group and writes the weights after one step.
+
+    python gradient_rank.py RANK RANKS FOLDER        (FOLDER holds cells.json and the model)
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from llmrl.policy.worker import PolicyWorker
+from llmrl.policy.zero import join_group
+from llmrl.recipe.schema import Stage
+
+DEADLINE_S = 120
+
+
+def main(rank: int, ranks: int, folder: Path) -> None:
+    cells = json.loads((folder / "cells.json").read_text())
+    experiences = pickle.loads((folder / "experiences.pickle").read_bytes())
+    first = PolicyWorker(Stage.model_validate(cells[0]["stage"]), "cpu", rank)
+    meeting_file = folder / f"meeting-{ranks}"
+    if rank == 0:
+        meeting_file.with_suffix(".tmp").write_text(first.open_meeting("127.0.0.1"))
+        meeting_file.with_suffix(".tmp").rename(meeting_file)
+    deadline = time.monotonic() + DEADLINE_S
+    while not meeting_file.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    join_group(meeting_file.read_text(), rank=rank, ranks=ranks, device="cpu", meeting=first._meeting)
+    for cell in cells:
+        worker = PolicyWorker(Stage.model_validate(cell["stage"]), "cpu", rank)
+        worker.load()
+        metrics = worker.update(experiences, 0)
+        bundle = worker.weights(1)
+        if bundle is not None:
+            tensors = {s.name: bundle.data[s.start : s.stop].view(np.float32).reshape(s.shape) for s in bundle.specs}
+            np.savez(folder / f"{cell['name']}.npz", **tensors)
+            (folder / f"{cell['name']}.json").write_text(json.dumps(metrics))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,301 @@
+"""The scorer on real processes: what a reward does wrong costs one sample its score, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from llmrl.errors import PluginError, RecipeError, RewardError
+from llmrl.recipe.schema import Reward, Scoring
+from llmrl.rewards import Judgement, Sample
+from llmrl.rewards.scorer import Scorer
+
+MakeScorer = Callable[..., Awaitable[Scorer]]
+
+DEADLINE_S = 1.0
+KILLED = "gave no verdict within 1 s (scoring.deadline_s) and was killed"
+
+
+@pytest.fixture
+def pids(tmp_path: Path) -> Iterator[Path]:
+    """Where the hostile reward notes its processes; a test that fails leaves none of them behind either."""
+    path = tmp_path / "pids"
+    path.touch()
+    yield path
+    for pid in noted(path):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+async def hostile(scorer_of: MakeScorer, pids: Path) -> Scorer:
+    rewards = {
+        "first": {"kind": "finished"},
+        "bad": {"kind": "hostile", "options": {"pids": str(pids)}},
+        "last": {"kind": "number", "weight": 0.5},
+    }
+    return await scorer_of(rewards, "hostile_rewards", deadline_s=DEADLINE_S)
+
+
+def sample(response: str, answer: str | None = "5") -> Sample:
+    return Sample(prompt="", response=response, answer=answer, tokens=1, finished=True)
+
+
+def noted(pids: Path) -> set[int]:
+    return {int(pid) for pid in pids.read_text().split()}
+
+
+def running(pids: Path) -> list[int]:
+    """Noted processes that still run, or wait to be buried by us, after giving the kernel a moment."""
+    end = time.monotonic() + 2
+    while True:
+        left = [pid for pid in noted(pids) if runs(pid)]
+        if not left or time.monotonic() > end:
+            return left
+        time.sleep(0.02)
+
+
+def runs(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    state, parent = stat.rpartition(")")[2].split()[:2]
+    return state != "Z" or parent != "1"  # an orphan is buried by init, not by us
+
+
+async def judged_in_time(scorer: Scorer, response: str) -> Judgement:
+    start = time.monotonic()
+    (judgement,) = await scorer.judge([sample(response)])
+    assert time.monotonic() - start < DEADLINE_S + 1.0
+    return judgement
+
+
+@pytest.mark.parametrize(
+    ("deed", "note"),
+    [
+        ("hang", KILLED),
+        ("hang in C", KILLED),
+        ("swallow", KILLED),
+        ("ignore signals", KILLED),
+        ("flood", KILLED),
+        ("fork and hang", KILLED),
+        ("raise", "raised KeyError: 'rubric' ("),
+        ("system exit", "raised SystemExit: 0 ("),
+        ("nan", "returned nan; a finite number, a bool, None or a Score is allowed"),
+        ("text", "returned '1.0'; a finite number, a bool, None or a Score is allowed"),
+        ("exit", "exited with status 0"),
+        ("kill", "died with SIGKILL"),
+        ("segfault", "died with SIGSEGV"),
+        ("forge", "wrote into the pipe of its verdicts and was killed"),
+    ],
+)
+async def test_a_bad_reward_is_an_error_in_time_and_the_next_is_right(
+    hostile: Scorer, pids: Path, deed: str, note: str
+) -> None:
+    judgement = await judged_in_time(hostile, deed)
+
+    assert (judgement.status, judgement.reward) == ("error", None)
+    assert judgement.note.startswith(f"rewards.bad {note}")
+    assert judgement.parts["first"] == 1.0
+    assert hostile.errors == 1
+    (after,) = await hostile.judge([sample("# 5")])
+    assert (after.status, after.reward, dict(after.parts)) == (
+        "score",
+        2.5,
+        {"first": 1.0, "bad": 1.0, "last": 1.0},
+    )
+    assert hostile.restarts == (0 if note.startswith(("raised", "returned")) else 1)
+    await hostile.close()
+    assert running(pids) == []
+
+
+@pytest.mark.parametrize("deed", ["print", "read stdin", "fork that stays", "fork that returns"])
+async def test_a_reward_that_prints_or_forks_still_scores_and_leaves_nothing(
+    hostile: Scorer, pids: Path, deed: str
+) -> None:
+    judgements = await hostile.judge([sample(deed), sample("# 5"), sample("# 6")])
+
+    assert [judgement.reward for judgement in judgements] == [2.0, 2.5, 2.0]
+    assert (hostile.errors, hostile.restarts) == (0, 0)
+    await hostile.close()
+    assert running(pids) == []
+
+
+async def test_an_abstention_is_no_score_and_no_error(hostile: Scorer) -> None:
+    (judgement,) = await hostile.judge([sample("abstain")])
+
+    assert (judgement.status, judgement.reward) == ("abstain", None)
+    assert judgement.note == "rewards.bad abstained: no opinion"
+    assert (hostile.abstentions, hostile.errors) == (1, 0)
+
+
+async def test_a_tower_of_powers_ends_at_the_deadline(scorer_of: MakeScorer) -> None:
+    scorer = await scorer_of({"correct": {"kind": "math"}}, deadline_s=DEADLINE_S)
+
+    judgement = await judged_in_time(scorer, r"\boxed{9^{9^{9^{9}}}}")
+
+    assert (judgement.status, judgement.note) == ("error", f"rewards.correct {KILLED}")
+    (after,) = await scorer.judge([sample(r"\boxed{\frac{10}{2}}")])
+    assert after.reward == 1.0
+
+
+async def test_bad_samples_in_a_batch_cost_only_themselves(hostile: Scorer, pids: Path) -> None:
+    responses = ["# 5", "kill", "# 6", "hang", "exit", "# 5", "raise", "nan"] + ["# 5"] * 60
+
+    judgements = await hostile.judge([sample(response) for response in responses])
+
+    expected = [2.5, None, 2.0, None, None, 2.5, None, None] + [2.5] * 60
+    assert [judgement.reward for judgement in judgements] == expected
+    assert (hostile.judged, hostile.errors, hostile.restarts) == (68, 5, 3)
+    await hostile.close()
+    assert running(pids) == []
+
+
+async def test_several_processes_share_the_work_and_keep_the_order(scorer_of: MakeScorer) -> None:
+    scorer = await scorer_of({"correct": {"kind": "number"}}, processes=2)
+
+    asked = [[sample(f"# {n}", str(n % 7)) for n in range(start, start + 50)] for start in range(4)]
+    answered = await asyncio.gather(*(scorer.judge(samples) for samples in asked))
+
+    for start, judgements in enumerate(answered):
+        assert [judgement.reward for judgement in judgements] == [
+            float(n < 7) for n in range(start, start + 50)
+        ]
+    assert (await scorer.judge([]), scorer.judged) == ((), 200)
+
+
+async def test_odd_text_survives_the_pipe(scorer_of: MakeScorer) -> None:
+    scorer = await scorer_of({"same": {"kind": "exact", "options": {"strip": False}}})
+    texts = ["", "\n\r\x00\x1b[31m", "\u2028\U0001f600", "\ud800 lone", '"}\n{', "x" * 1_000_000]
+
+    judgements = await scorer.judge([sample(text, answer=text or "x") for text in texts])
+
+    assert [judgement.status for judgement in judgements] == ["score"] * 6
+    assert [judgement.reward for judgement in judgements] == [0.0, 1.0, 1.0, 1.0, 1.0, 1.0]
+
+
+async def test_a_blocked_event_loop_is_not_blamed_on_the_reward(scorer_of: MakeScorer) -> None:
+    scorer = await scorer_of({"correct": {"kind": "number"}}, deadline_s=1.0)
+
+    # Four times what a pipe holds: the rest is written only when the loop goes on.
+    judging = asyncio.create_task(scorer.judge([sample("# 5 " + "x" * 500_000)] * 4))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    time.sleep(2.5)  # what a long synchronous call in the driver does
+
+    assert [judgement.status for judgement in await judging] == ["score"] * 4
+
+
+async def test_a_cancelled_ask_does_not_answer_the_next(hostile: Scorer) -> None:
+    judging = asyncio.create_task(hostile.judge([sample("hang"), sample("# 6")]))
+    await asyncio.sleep(0.2)
+
+    judging.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await judging
+
+    (after,) = await hostile.judge([sample("# 5")])
+    assert after.reward == 2.5
+
+
+async def test_a_process_that_is_killed_while_idle_is_replaced(hostile: Scorer, pids: Path) -> None:
+    await hostile.judge([sample("# 5")])
+    (child,) = noted(pids)
+
+    os.kill(child, signal.SIGKILL)
+    await asyncio.sleep(0.3)
+
+    (after,) = await hostile.judge([sample("# 5")])
+    assert (after.reward, hostile.restarts, hostile.errors) == (2.5, 1, 0)
+
+
+async def test_closing_ends_what_is_being_judged(hostile: Scorer) -> None:
+    judging = asyncio.create_task(hostile.judge([sample("hang"), sample("# 5")]))
+    await asyncio.sleep(0.2)
+
+    await hostile.close()
+
+    with pytest.raises(RewardError, match="the scorer was closed while responses were still to be judged"):
+        await judging
+
+
+DRIVER = """
+import asyncio, sys
+from llmrl.recipe.schema import Reward, Scoring
+from llmrl.rewards import Sample
+from llmrl.rewards.scorer import Scorer
+
+async def main():
+    table = Reward(kind="hostile", options={"pids": sys.argv[1]})
+    scorer = Scorer({"bad": table}, Scoring(deadline_s=60), ["hostile_rewards"])
+    await scorer.start()
+    await scorer.judge([Sample(prompt="", response=sys.argv[2], answer=None, tokens=1, finished=True)])
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("deed", ["nothing", "fork that stays", "hang", "hang in C"])
+def test_no_child_survives_a_killed_driver(plugins: Path, pids: Path, deed: str) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(plugins)}
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, str(pids), deed], env=environment)
+    end = time.monotonic() + 30
+    while not noted(pids) and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    assert noted(pids)
+    assert all(runs(pid) for pid in noted(pids))
+
+    driver.kill()
+    driver.wait()
+
+    assert running(pids) == []
+
+
+async def test_a_plugin_that_cannot_be_imported_stops_the_start_with_its_traceback(
+    scorer_of: MakeScorer,
+) -> None:
+    with pytest.raises(PluginError) as caught:
+        await scorer_of({"correct": {"kind": "number"}}, "broken_plugin", processes=2)
+
+    message = str(caught.value)
+    assert "plugins: 'broken_plugin' cannot be imported: ModuleNotFoundError" in message
+    assert 'broken_plugin.py", line 3' in message
+
+
+async def test_an_unknown_reward_stops_the_start(scorer_of: MakeScorer) -> None:
+    with pytest.raises(
+        RecipeError, match=r"rewards\.correct\.kind: no reward named 'numbr'\. Did you mean 'number'\?"
+    ):
+        await scorer_of({"correct": {"kind": "numbr"}})
+
+
+def test_a_scorer_without_rewards_is_refused() -> None:
+    with pytest.raises(RecipeError, match="rewards: the stage has none"):
+        Scorer({}, Scoring(), ())
+
+
+@pytest.mark.slow
+async def test_one_process_judges_3000_numbers_a_second() -> None:
+    scorer = Scorer({"correct": Reward(kind="number")}, Scoring(), ())
+    await scorer.start()
+    samples = [sample(f"{n} + 1 = {n + 1}, so the answer is {n + 1}.", str(n + 1)) for n in range(6000)]
+
+    start = time.monotonic()
+    judgements = await scorer.judge(samples)
+    rate = len(samples) / (time.monotonic() - start)
+
+    await scorer.close()
+    assert {judgement.reward for judgement in judgements} == {1.0}
+    assert rate > 3000

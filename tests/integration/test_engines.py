@@ -1,0 +1,142 @@
+"""Every engine keeps the same promises, on a real model, with the real library."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from llmrl.errors import EngineError, WeightSyncError
+from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
+from llmrl.rollouts import kinds as _kinds
+from llmrl.rollouts.engine import Completion, Engine, Request, engine
+from llmrl.weights.bundle import Probe, WeightBundle
+from llmrl.weights.pack import pack
+
+del _kinds
+
+PROMPT = np.array([5, 9, 12, 7], np.int32)
+TEMPERATURE = 0.7
+
+
+def reference(folder: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@torch.no_grad()
+def logp_of(model: PreTrainedModel, tokens: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    ids = torch.as_tensor(tokens, dtype=torch.long)[None]
+    logp = (model(input_ids=ids).logits[0, :-1] / temperature).log_softmax(-1)
+    return np.concatenate([[0], logp.gather(-1, ids[0, 1:, None])[:, 0].numpy()]).astype(np.float32)
+
+
+def bundle_of(model: PreTrainedModel, version: int) -> WeightBundle:
+    tokens = np.array([3, 4, 5, 6, 7, 8, 9, 10], np.int32)
+    return pack(model.named_parameters(), version=version, probe=Probe(tokens=tokens, logp=logp_of(model, tokens)))
+
+
+@torch.no_grad()
+def moved(model: PreTrainedModel, factor: float) -> PreTrainedModel:
+    for parameter in model.parameters():
+        parameter.mul_(factor)
+    return model
+
+
+def request(name: str, *, seed: int = 1, tokens: int = 24, temperature: float = TEMPERATURE) -> Request:
+    return Request(id=name, tokens=PROMPT, max_tokens=tokens, temperature=temperature, seed=seed)
+
+
+@pytest.fixture(scope="module", params=["vllm", "torch"])
+async def running(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncIterator[Engine]:
+    stage = Stage(
+        model=Model(path=str(tiny_model), context_tokens=256),
+        prompts=Prompts(sources=(Source(task="digit_sum"),)),
+        rollouts=Rollouts(temperature=TEMPERATURE),
+        engines=Engines(kind=request.param, max_sequences=16, kv_cache_mib=64),
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+    )
+    made: Engine = await engine.build(request.param, {}, key="engines").start(stage, device="cpu")
+    yield made
+    await made.close()
+
+
+async def test_sampled_logprobs_are_those_of_the_tempered_full_softmax(running: Engine, tiny_model: Path) -> None:
+    model = reference(tiny_model)
+    await running.load(bundle_of(model, 0))
+
+    completion = await running.generate(request("parity"))
+
+    whole = np.concatenate([PROMPT, completion.tokens])
+    np.testing.assert_allclose(completion.logp, logp_of(model, whole, TEMPERATURE)[PROMPT.size :], atol=1e-5)
+    assert completion.version.tolist() == [0] * completion.tokens.size
+    np.testing.assert_allclose(await running.score(whole), logp_of(model, whole), atol=1e-5)
+
+
+async def test_a_seed_gives_the_same_response_alone_and_in_company(running: Engine) -> None:
+    alone = await running.generate(request("alone", seed=5))
+    company = await asyncio.gather(*(running.generate(request(f"c{i}", seed=i)) for i in range(8)))
+
+    assert company[5].tokens.tolist() == alone.tokens.tolist()
+    assert len({tuple(c.tokens.tolist()) for c in company}) == 8
+
+
+async def test_temperature_zero_takes_the_likeliest_token(running: Engine, tiny_model: Path) -> None:
+    completion = await running.generate(request("greedy", temperature=0.0, tokens=8))
+
+    whole = torch.as_tensor(np.concatenate([PROMPT, completion.tokens]), dtype=torch.long)[None]
+    with torch.no_grad():
+        likeliest = reference(tiny_model)(input_ids=whole).logits[0, PROMPT.size - 1 : -1].argmax(-1)
+    assert completion.tokens.tolist() == likeliest.tolist()
+
+
+async def test_the_budget_ends_a_response_and_says_so(running: Engine) -> None:
+    ended = await asyncio.gather(*(running.generate(request(f"b{i}", seed=i, tokens=3)) for i in range(20)))
+
+    assert all(c.tokens.size == 3 for c in ended if c.stop == "length")
+    assert any(c.stop == "length" for c in ended)
+    # Id 2 is the end of a sequence; a response that ends itself holds it once, as its last token.
+    assert all(c.tokens.tolist().index(2) == c.tokens.size - 1 for c in ended if c.stop == "stop")
+
+
+async def test_weights_land_in_the_middle_of_a_response_and_every_token_knows_its_version(
+    running: Engine, tiny_model: Path
+) -> None:
+    model = moved(reference(tiny_model), 1.25)
+    under_way = [asyncio.create_task(running.generate(request(f"w{i}", seed=i, tokens=200))) for i in range(8)]
+    await asyncio.sleep(0.05)
+
+    await running.load(bundle_of(model, 1))
+    completions: list[Completion] = await asyncio.gather(*under_way)
+    after = await running.generate(request("after"))
+
+    versions = {tuple(np.unique(c.version).tolist()) for c in completions}
+    assert (0, 1) in versions
+    assert all((np.diff(c.version) >= 0).all() for c in completions)
+    assert set(after.version.tolist()) == {1}
+    whole = np.concatenate([PROMPT, after.tokens])
+    np.testing.assert_allclose(after.logp, logp_of(model, whole, TEMPERATURE)[PROMPT.size :], atol=1e-5)
+
+
+async def test_a_sync_that_is_incomplete_or_does_not_arrive_is_an_error(running: Engine, tiny_model: Path) -> None:
+    good = bundle_of(reference(tiny_model), 2)
+    stale = bundle_of(moved(reference(tiny_model), 1.5), 2).probe
+
+    with pytest.raises(WeightSyncError, match="1 tensors are missing"):
+        await running.load(dataclasses.replace(good, specs=good.specs[1:]))
+    with pytest.raises(WeightSyncError, match="does not serve these weights"):
+        await running.load(dataclasses.replace(good, probe=stale))
+    await running.load(good)
+
+
+async def test_a_request_that_does_not_fit_is_refused_and_harms_nobody(running: Engine) -> None:
+    tokens = np.full(300, 5, np.int32)
+    with pytest.raises(EngineError, match="too-long"):
+        await running.generate(Request(id="too-long", tokens=tokens, max_tokens=4, temperature=1.0, seed=0))
+    assert (await running.generate(request("still-here"))).tokens.size > 0
