@@ -7,7 +7,7 @@ parent always knows which part is running.
 
 from __future__ import annotations
 
-import ctypes
+import fcntl
 import json
 import os
 import resource
@@ -25,13 +25,11 @@ from llmrl.rewards.judgement import Sample
 from llmrl.rewards.part import evaluate
 from llmrl.rewards.reward import Formal, Heavy, Reward, build_rewards
 
-_SIGNAL_ON_PARENT_DEATH = 1
-"""PR_SET_PDEATHSIG of linux/prctl.h."""
-
 
 def main() -> None:
     """Serve until stdin closes, then take along whatever the rewards have left running."""
     asks, replies = _take_pipes()
+    _die_with_parent(lifeline=int(sys.argv[1]))
     _go_first()
     try:
         rewards = _prepare(json.loads(asks.readline()))
@@ -54,10 +52,17 @@ def _take_pipes() -> tuple[BinaryIO, int]:
     return asks, replies
 
 
-def _go_first() -> None:
-    """Die with the parent even inside a reward, before it when memory runs out, and leave no core."""
+def _die_with_parent(*, lifeline: int) -> None:
+    """Have the kernel kill this group when the parent's end of a pipe closes, whatever a reward is doing."""
+    os.set_inheritable(lifeline, False)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_SIGNAL_ON_PARENT_DEATH, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _go_first() -> None:
+    """When memory runs out, go before the parent does; and leave no core behind."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")

@@ -22,7 +22,7 @@ _NUMBER = re.compile(
     rf"""
     (?:(?<![0-9A-Za-z.)\]}}%]) (?P<sign>[-+]))?    # after a digit or a word, - is an operator or a hyphen
     (?:\\?\$[ ]?(?P<inner>[-+])?)?                 # $5, -$5, $-5
-    (?<![0-9A-Za-z_])                              # the 2 of H2O is no number
+    (?<![0-9A-Za-z_^])                             # the 2 of H2O or x^2 is no answer
     (?>
         (?:(?P<whole>{_DIGITS})[ ]+(?=[0-9]++/[0-9]))?
         (?P<top>{_DECIMAL}) (?:[eE](?P<exponent>[-+]?[0-9]{{1,3}})(?![0-9A-Za-z]))?
@@ -35,8 +35,8 @@ _OPERAND = re.compile(r"\s*(?:[-+*/^=x]|\\times|\\cdot|\\div|[\u00d7\u00b7\u00f7
 _ANNOUNCEMENT = re.compile(
     r"""
     \\boxed\{
-    | \#{4,}\s*(?=[-+$\\*]*[ ]?[.0-9])             # "#### 72", but not the heading "#### Step 4"
-    | \#{1,3}\s*(?=[-+$\\*]*[ ]?[.0-9][0-9.,/]*\W*$)
+    | (?<!\#)\#{4,}+[ \t]*+(?=[-+$\\*]*+[ ]?[.0-9])            # "#### 72", but not the heading "#### Step 4"
+    | (?<!\#)\#{1,3}+[ \t]*+(?=[-+$\\*]*+[ ]?[.0-9][0-9.,/]*+[^\w\n]*+$)
     | \banswer\b[^\n.]{0,30}?(?:\bis\b|[:=])
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,

@@ -53,6 +53,7 @@ class _Ask:
     """When the sample that is running now began, on the loop's clock."""
     answered: asyncio.Future[None]
     excused: bool = False
+    """It has been given its time again, because our own loop stood still."""
     parts: list[tuple[Part, ...]] = field(default_factory=list[tuple[Part, ...]])
     started: list[Part] = field(default_factory=list[Part])
 
@@ -60,7 +61,7 @@ class _Ask:
         self.started.append(part)
         if len(self.started) == self.width:
             self.parts.append(tuple(self.started))
-            self.started, self.since = [], now
+            self.started, self.since, self.excused = [], now, False
         if len(self.parts) == self.samples:
             self.answered.set_result(None)
 
@@ -68,7 +69,7 @@ class _Ask:
 class RewardProcess(asyncio.SubprocessProtocol):
     """One child in a process group of its own. It serves one ask at a time, and goes at its first offence."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, lifeline: int) -> None:
         self.reads_answer: tuple[str, ...] = ()
         """Names of the rewards that read the gold answer."""
         self.pid = 0
@@ -76,6 +77,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
+        self._lifeline = lifeline
         self._transport: asyncio.SubprocessTransport | None = None
         self._ask: _Ask | None = None
         self._unread = b""
@@ -94,9 +96,15 @@ class RewardProcess(asyncio.SubprocessProtocol):
         """
         # It can import what its parent can import, and nothing from the folder it happens to be started in.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
-        command = [sys.executable, "-P", "-m", "llmrl.rewards.child"]
-        loop = asyncio.get_running_loop()
-        _, process = await loop.subprocess_exec(cls, *command, env=environment, start_new_session=True)
+        theirs, ours = os.pipe()
+        process = cls(lifeline=ours)
+        command = [sys.executable, "-P", "-m", "llmrl.rewards.child", str(theirs)]
+        try:
+            await process._loop.subprocess_exec(
+                lambda: process, *command, env=environment, pass_fds=[theirs], start_new_session=True
+            )
+        finally:
+            os.close(theirs)
         try:
             await process._get_ready(setup)
         except BaseException:
@@ -150,7 +158,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
             for line in lines:
                 self._take(json.loads(line))
         except (ValueError, TypeError):
-            self._fail("wrote into the pipe of its verdicts, and was killed")
+            self._fail("wrote into the pipe of its verdicts and was killed")
 
     def process_exited(self) -> None:
         self._fail(self._death())
@@ -184,7 +192,9 @@ class RewardProcess(asyncio.SubprocessProtocol):
     def _take(self, message: Any) -> None:
         if not self._ready.done():
             self._ready.set_result(message)
-        elif self._ask is not None and not self._failure:
+        elif not self._failure:
+            if self._ask is None or self._ask.answered.done():
+                raise ValueError("nobody asked")
             status, value, note, seconds = message
             self._ask.take(Part(status=status, value=value, note=note, seconds=seconds), self._loop.time())
 
@@ -213,6 +223,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
         assert self._transport is not None  # promised by subprocess_exec
         if not self._gone.done():
             self._transport.close()
+            os.close(self._lifeline)
             self._gone.set_result(None)
 
     def _death(self) -> str:
