@@ -1,4 +1,4 @@
-"""The command line: ``llmrl train | show | report | doctor``. Only a recipe that is right loads heavy packages."""
+"""The command line: ``llmrl train | show | report | doctor``. A wrong recipe waits for no heavy import."""
 
 from __future__ import annotations
 
@@ -149,3 +149,7 @@ def _checked(path: Path, overrides: list[str] | None) -> Loaded:
     loaded = load_recipe(path, overrides or [])
     check_recipe(loaded)
     return loaded
+
+
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""A look at this machine, without importing anything heavy: what is there, will it do, and if not, what then."""
+"""A look at this machine without importing anything heavy: what is there, will it do, if not, what then."""
 
 from __future__ import annotations
 

@@ -94,14 +94,26 @@ def _after_schema(data: Tree, recipe: Recipe) -> Iterator[Problem]:
 
 def _worded(problem: Problem, draft: Draft) -> str:
     """The problem after its key as the user wrote it."""
-    keys = problem.keys
-    source = " (from an override)" if _is_override(draft.address(keys), draft) else ""
-    if keys[0] != "stages" or len(keys) == 1:
-        return f"{'.'.join(keys)}{source}: {problem.sentence}"
-    name = list(draft.stages)[int(keys[1])]
-    own = problem.missing or _holds(draft.own[name], keys[2:])
-    prefix = f"stages[{keys[1]}] '{name}': " if own and len(draft.stages) > 1 else ""
-    return f"{prefix}{'.'.join(keys[2:])}{source}: {problem.sentence}"
+    address = draft.address(problem.keys)
+    if problem.keys[0] != "stages" or len(problem.keys) == 1:
+        where, places = address, [address]
+    else:
+        where = ".".join(problem.keys[2:])
+        places = [f"stages.{name}.{where}" for name in draft.stages]
+    if all(_is_override(place, draft) for place in places):
+        return f"{where} (from an override): {problem.sentence}"
+    if _is_override(address, draft):
+        return f"{address} (from an override): {problem.sentence}"
+    return f"{_stage_prefix(problem, draft)}{where}: {problem.sentence}"
+
+
+def _stage_prefix(problem: Problem, draft: Draft) -> str:
+    """Which stage says it, unless it is the only one or the tables shared by all do."""
+    if problem.keys[0] != "stages" or len(draft.stages) == 1:
+        return ""
+    name = list(draft.stages)[int(problem.keys[1])]
+    own = problem.missing or _holds(draft.own[name], problem.keys[2:])
+    return f"stages[{problem.keys[1]}] '{name}': " if own else ""
 
 
 def _is_override(address: str, draft: Draft) -> bool:

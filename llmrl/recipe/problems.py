@@ -74,7 +74,8 @@ def schema_problems(error: ValidationError) -> Iterator[Problem]:
     """pydantic's errors as problems, without those that only follow from others."""
     for detail in error.errors():
         keys = tuple(str(part) for part in detail["loc"])
-        if keys != ("stages",):  # pydantic adds that a list with a wrong element has no elements
+        # pydantic adds that an array whose elements are all wrong is too short; its elements say it better.
+        if detail["type"] != "too_short" or not detail["input"]:
             yield Problem(keys=keys, sentence=_sentence(detail, keys), missing=detail["type"] == "missing")
 
 
@@ -145,5 +146,4 @@ def _text(keys: Keys) -> str:
     if table is None or keys[-1] not in table.model_fields:
         return ""
     inner = table_at(keys)
-    text = table.model_fields[keys[-1]].description or (inner.__doc__ if inner else None) or ""
-    return f"What it says: {text}" if text else ""
+    return table.model_fields[keys[-1]].description or (inner.__doc__ if inner else None) or ""

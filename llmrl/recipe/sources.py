@@ -85,6 +85,7 @@ def _problems(source: Source, key: str, alphabet: str | None) -> Iterator[str]:
         return
     if source.template.count("{prompt}") != 1:
         yield f"{key}.template: expected a text with {{prompt}} in it once, got {shown(source.template)}."
+        return
     if source.dataset is not None:
         yield from _dataset_problems(source, source.dataset, key)
     elif source.task is not None:

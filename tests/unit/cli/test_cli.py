@@ -1,0 +1,134 @@
+"""The command line as a user meets it: fast, light, and wrong input ends in one clean message."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "quickstart" / "digits.toml"
+HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "accelerate")
+
+
+def llmrl(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llmrl.cli", *arguments]
+    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd, env=environment
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["show", str(RECIPE)], ["show", "--reference"], ["doctor"]]
+)
+def test_looking_starts_within_a_second_and_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom llmrl.cli import main\n"
+        "try:\n    main()\nfinally:\n"
+        f"    print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+    )
+
+    # Processor time, because a clock on the wall would time whatever else runs on these cores.
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+    assert ran.stdout
+    assert ran.stderr.splitlines()[-1] == "HEAVY []"
+
+
+def test_help_lists_the_commands_that_exist() -> None:
+    text = llmrl("--help").stdout
+
+    assert [word for word in ("train", "show", "report", "doctor") if f"\n  {word} " in text] == [
+        "train",
+        "show",
+        "report",
+        "doctor",
+    ]
+
+
+def test_a_wrong_recipe_is_one_message_and_status_2() -> None:
+    ran = llmrl("train", str(RECIPE), "optimizer.lr=fast")
+
+    assert ran.returncode == 2
+    assert ran.stdout == ""
+    assert ran.stderr == (
+        f"RecipeError: {RECIPE}: optimizer.lr (from an override): expected a number, got 'fast'.\n"
+    )
+
+
+def test_debug_shows_the_traceback() -> None:
+    ran = llmrl("train", "--debug", str(RECIPE), "optimizer.lr=fast")
+
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("Traceback (most recent call last):")
+    assert ran.stderr.splitlines()[-1].startswith("RecipeError: ")
+
+
+def test_a_missing_plugin_is_status_2() -> None:
+    ran = llmrl("show", str(RECIPE), 'plugins=["no_such_losses"]')
+
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(
+        "PluginError: plugins: 'no_such_losses' cannot be imported: ModuleNotFoundError"
+    )
+
+
+def test_resume_and_fresh_contradict_each_other() -> None:
+    ran = llmrl("train", "--resume", "--fresh", str(RECIPE))
+
+    assert (ran.returncode, ran.stderr) == (
+        2,
+        "RecipeError: --resume and --fresh contradict each other; give one of them.\n",
+    )
+
+
+def test_nothing_is_left_behind_by_a_recipe_that_is_refused(tmp_path: Path) -> None:
+    assert llmrl("train", str(RECIPE), "rollouts.per_prompt=1", cwd=tmp_path).returncode == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_show_prints_json_for_programs() -> None:
+    told = json.loads(llmrl("show", "--json", str(RECIPE), "run.seed=7").stdout)
+
+    assert told["recipe"]["run"]["seed"] == 7
+    assert told["origins"]["run.seed"] == "override"
+
+
+def test_show_prints_what_differs_from_another_recipe(tmp_path: Path) -> None:
+    other = tmp_path / "other.toml"
+    other.write_text(RECIPE.read_text())
+
+    assert llmrl("show", str(RECIPE), "--diff", str(other)).stdout == "No value differs.\n"
+    assert "run.seed" in llmrl("show", str(RECIPE), "run.seed=7", "--diff", str(other)).stdout
+
+
+def test_show_without_a_recipe_says_what_it_needs() -> None:
+    ran = llmrl("show")
+
+    assert (ran.returncode, ran.stderr) == (2, "RecipeError: show needs a recipe file, or --reference.\n")
+
+
+def test_report_of_a_folder_without_a_run_is_status_2(tmp_path: Path) -> None:
+    ran = llmrl("report", str(tmp_path))
+
+    assert ran.returncode == 2
+    assert ran.stderr.startswith(f"DataError: {tmp_path}: ")
+
+
+def test_the_version_is_printed() -> None:
+    assert llmrl("--version").stdout.startswith("llmrl 0.")
