@@ -74,7 +74,8 @@ def _records(dataset: str, source: Source, *, key: str) -> Iterator[Record]:
     name = HUB_NAME.fullmatch(dataset)
     if name is None or dataset.endswith((*KNOWN_ENDINGS, ".gz")):
         raise DataError(
-            f"{key}.dataset: no file or folder at {shown(dataset)} ({shown(str(path.absolute()))})."
+            f"{key}.dataset: no file or folder at {shown(dataset)}; "
+            f"looked for {shown(str(path.absolute()), 200)}, since paths start where llmrl is started."
         )
     return _hub(name, source, key=key)
 

@@ -6,6 +6,7 @@ Nothing here keeps a state, so no generator has to be saved, restored or shared 
 from __future__ import annotations
 
 import hashlib
+from math import isqrt
 
 ROUNDS = 8
 
@@ -15,35 +16,35 @@ def derive_seed(*parts: int | str) -> int:
 
     Pure and stable across processes, machines and versions; 1 and "1" are different parts.
     """
-    digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        kind, text = ("s", part) if isinstance(part, str) else ("i", str(int(part)))
-        encoded = text.encode("utf-8", "surrogatepass")
-        # The length keeps ("ab", "c") apart from ("a", "bc").
-        digest.update(f"{kind}{len(encoded)}:".encode() + encoded)
-    return int.from_bytes(digest.digest(), "big") >> 1
+    # The length keeps ("ab", "c") apart from ("a", "bc").
+    named = "".join(f"s{len(p)}:{p}" if isinstance(p, str) else f"i{int(p)};" for p in parts)
+    digest = hashlib.blake2b(named.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
 
 
 def shuffled(index: int, *, size: int, seed: int) -> int:
     """Where ``seed`` puts ``index`` in an order of ``range(size)``; each place is taken exactly once.
 
-    A Feistel network walked until it lands inside the range: no list is made, so ``size`` may exceed memory.
+    A Feistel network on the smallest rectangle that holds the range, walked until it lands inside: no list
+    is made, so ``size`` may exceed memory.
 
     Raises:
         IndexError: ``index`` is not in ``range(size)``.
     """
     if not 0 <= index < size:
         raise IndexError(f"index {index} is outside of range({size})")
-    half_bits = ((size - 1).bit_length() + 1) // 2
+    wide = isqrt(size - 1) + 1
+    high = -(-size // wide)
     while True:
-        index = _permuted(index, half_bits, seed)
+        index = _permuted(index, wide, high, seed)
         if index < size:
             return index
 
 
-def _permuted(index: int, half_bits: int, seed: int) -> int:
-    mask = (1 << half_bits) - 1
-    left, right = index >> half_bits, index & mask
-    for number in range(ROUNDS):
-        left, right = right, left ^ (derive_seed(seed, number, right) & mask)
-    return left << half_bits | right
+def _permuted(index: int, wide: int, high: int, seed: int) -> int:
+    """Where ``index`` goes in ``range(wide * high)``; each round can be undone, so no two places meet."""
+    left, right = divmod(index, high)
+    for number in range(0, ROUNDS, 2):
+        left = (left + derive_seed(seed, number, right)) % wide
+        right = (right + derive_seed(seed, number + 1, left)) % high
+    return left * high + right

@@ -70,7 +70,7 @@ class PromptStream:
         return collection.prompts[self._ordered(place, len(collection.prompts), collection.source, epoch)]
 
     def _ordered(self, place: int, size: int, what: str, number: int) -> int:
-        if not self._shuffle:
+        if not self._shuffle or size == 1:
             return place
         return shuffled(place, size=size, seed=derive_seed("stream", self._seed, what, number))
 
