@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.exceptions import VLLMValidationError
 from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -105,7 +106,7 @@ class VllmEngine:
                 last = output
         except EngineDeadError as error:
             raise EngineError(f"vLLM died while it worked on request {name}: {error}") from error
-        except ValueError as error:
+        except VLLMValidationError as error:
             raise EngineError(f"vLLM refused request {name} of {tokens.size} prompt tokens: {error}") from error
         if last is None:
             raise EngineError(f"vLLM ended request {name} without an answer")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
@@ -20,6 +21,8 @@ from llmrl.weights.bundle import Probe, WeightBundle
 from llmrl.weights.pack import pack
 
 del _kinds
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROMPT = np.array([5, 9, 12, 7], np.int32)
 TEMPERATURE = 0.7
@@ -52,7 +55,7 @@ def request(name: str, *, seed: int = 1, tokens: int = 24, temperature: float = 
     return Request(id=name, tokens=PROMPT, max_tokens=tokens, temperature=temperature, seed=seed)
 
 
-@pytest.fixture(scope="module", params=["vllm", "torch"])
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["vllm", "torch"])
 async def running(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncIterator[Engine]:
     stage = Stage(
         model=Model(path=str(tiny_model), context_tokens=256),
