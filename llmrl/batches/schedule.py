@@ -1,0 +1,160 @@
+"""Which rows share a forward pass, on which rank: micro-batches under a token budget, balanced by FLOPs.
+
+A schedule is a pure function of the rows' lengths, so every rank computes the same one and runs the
+same number of collectives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.errors import RecipeError
+
+Lengths = NDArray[np.int64]
+Costs = NDArray[np.float64]
+Microbatch = NDArray[np.int64]
+Placement = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Schedule:
+    """The rows of a step in forward passes: every row exactly once, no pass above the budget."""
+
+    microbatches: tuple[tuple[Microbatch, ...], ...]
+    """By rank, equally many on each; a micro-batch holds row numbers in ascending order and may be empty."""
+    balance: float
+    """FLOPs of the busiest rank over the mean of all ranks; 1 is perfect."""
+    fill: float
+    """Tokens over budget, in the micro-batches that are not empty; 1 leaves no room."""
+
+    @property
+    def per_rank(self) -> int:
+        """Micro-batches of each rank."""
+        return len(self.microbatches[0])
+
+
+def schedule(
+    lengths: Lengths, *, ranks: int, tokens_per_microbatch: int, attention: float = 4e-5
+) -> Schedule:
+    """Few micro-batches that hold all rows, as equal in FLOPs as the rows allow.
+
+    Args:
+        lengths: [N] tokens that the model reads of each row; 0 is legal.
+        ranks: data-parallel ranks.
+        tokens_per_microbatch: most tokens in one micro-batch.
+        attention: FLOPs of attending to one token, relative to those of the matrices for one token
+            (4e-5 for a model of half a billion parameters): a row costs ``length + attention * length**2``.
+
+    Raises:
+        RecipeError: a row alone exceeds the budget.
+    """
+    budget = tokens_per_microbatch
+    _refuse_long_rows(lengths, budget)
+    cost = lengths + attention * lengths.astype(np.float64) ** 2
+    bins, size = _pack(lengths, cost, budget=budget, step=ranks)
+    bins = _even_out(bins, np.arange(size), lengths, cost, budget=budget)
+    rank_of = _deal(_sums(bins, cost, size), ranks)
+    bins = _even_out(bins, rank_of, lengths, cost, budget=budget)
+    loads = _sums(bins, cost, size)
+    ordered = [sorted(np.flatnonzero(rank_of == rank), key=lambda b: (-loads[b], b)) for rank in range(ranks)]
+    used = np.unique(bins[lengths > 0]).size
+    return Schedule(
+        microbatches=tuple(tuple(np.flatnonzero(bins == b) for b in mine) for mine in ordered),
+        balance=_worst_over_mean(_sums(rank_of, loads, ranks)),
+        fill=float(lengths.sum()) / (used * budget) if used else 1.0,
+    )
+
+
+def _refuse_long_rows(lengths: Lengths, budget: int) -> None:
+    if lengths.size and int(lengths.max()) > budget:
+        row = int(lengths.argmax())
+        raise RecipeError(
+            f"policy.tokens_per_microbatch is {budget}, but row {row} has {int(lengths[row])} tokens; "
+            f"raise it to at least that, or lower prompts.max_tokens or rollouts.max_tokens."
+        )
+
+
+def _pack(lengths: Lengths, cost: Costs, *, budget: int, step: int) -> tuple[Placement, int]:
+    """The bin of each row, and how many bins: what first-fit needs, rounded up to a multiple of ``step``."""
+    tight = _first_fit(lengths, cost, budget=budget)
+    size = -(-(int(tight.max(initial=0)) + 1) // step) * step
+    bins = _least_loaded_fit(lengths, cost, size=size, budget=budget)
+    return (tight if bins is None else bins), size
+
+
+def _dear_first(cost: Costs) -> NDArray[np.int64]:
+    return np.lexsort((np.arange(cost.size), -cost))
+
+
+def _first_fit(lengths: Lengths, cost: Costs, *, budget: int) -> Placement:
+    """Each row into the first bin with room: few bins, the last ones nearly empty."""
+    bins = np.zeros(lengths.size, dtype=np.int64)
+    room = np.full(max(1, lengths.size), budget, dtype=np.int64)
+    for row in _dear_first(cost):
+        bins[row] = (room >= lengths[row]).argmax()
+        room[bins[row]] -= lengths[row]
+    return bins
+
+
+def _least_loaded_fit(lengths: Lengths, cost: Costs, *, size: int, budget: int) -> Placement | None:
+    """Each row into the cheapest bin with room: even bins; None if a row fits nowhere."""
+    bins = np.zeros(lengths.size, dtype=np.int64)
+    loads, room = np.zeros(size), np.full(size, budget, dtype=np.int64)
+    for row in _dear_first(cost):
+        fits = room >= lengths[row]
+        if not fits.any():
+            return None
+        bins[row] = np.where(fits, loads, np.inf).argmin()
+        loads[bins[row]] += cost[row]
+        room[bins[row]] -= lengths[row]
+    return bins
+
+
+def _even_out(bins: Placement, owner: Placement, lengths: Lengths, cost: Costs, *, budget: int) -> Placement:
+    """Trade rows between the dearest and the cheapest owner of bins for as long as that helps."""
+    bins = bins.copy()
+    owners = int(owner.max()) + 1
+    for _ in range(8 * owners):
+        loads = _sums(owner[bins], cost, owners)
+        high, low = int(loads.argmax()), int(loads.argmin())
+        if loads[high] < 1.005 * loads.mean():
+            break
+        room = budget - _sums(bins, lengths.astype(np.float64), owner.size)
+        roomiest = int(np.where(owner == low, room, -1).argmax())
+        ours, theirs = np.flatnonzero(owner[bins] == high), np.flatnonzero(owner[bins] == low)
+        # The last of theirs stands for taking nothing, and giving to their bin with the most room.
+        their_bins = np.append(bins[theirs], roomiest)
+        shift = cost[ours][:, None] - np.append(cost[theirs], 0.0)
+        moved = lengths[ours][:, None] - np.append(lengths[theirs], 0)
+        fits = (moved <= room[their_bins]) & (-moved <= room[bins[ours]][:, None])
+        gap = loads[high] - loads[low]
+        left = np.where(fits, np.abs(gap - 2 * shift), np.inf)
+        if not left.size or left.min() > 0.999 * gap:
+            break
+        give, take = np.unravel_index(int(left.argmin()), left.shape)
+        bins[theirs[take : take + 1]] = bins[ours[give]]
+        bins[ours[give]] = their_bins[take]
+    return bins
+
+
+def _deal(loads: Costs, ranks: int) -> Placement:
+    """The rank of each bin: equally many for each, dear bins first to whoever has least."""
+    rank_of = np.zeros(loads.size, dtype=np.int64)
+    totals, left = np.zeros(ranks), np.full(ranks, loads.size // ranks)
+    for index in _dear_first(loads):
+        rank = int(np.where(left > 0, totals, np.inf).argmin())
+        rank_of[index] = rank
+        totals[rank] += loads[index]
+        left[rank] -= 1
+    return rank_of
+
+
+def _sums(bins: Placement, cost: Costs, size: int) -> Costs:
+    return np.bincount(bins, weights=cost, minlength=size).astype(np.float64)
+
+
+def _worst_over_mean(totals: Costs) -> float:
+    return float(totals.max() / totals.mean()) if totals.any() else 1.0

@@ -1,0 +1,211 @@
+"""Rows become packed inputs and padded columns, shifted by one exactly once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmrl.batches.batch import TokenScores, Totals
+from llmrl.batches.collate import collate, row_lengths, rows_of, totals
+from llmrl.errors import DataError, EngineError, TrainingError
+from llmrl.experience.experience import Experience
+from llmrl.prompts.prompt import Prompt
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
+
+
+def rollout(tokens: list[int], trained: list[int] | None = None, logp: np.ndarray | None = None) -> Rollout:
+    size = len(tokens)
+    return Rollout(
+        tokens=np.array(tokens, np.int32),
+        logp=-np.arange(1, size + 1, dtype=np.float32) if logp is None else logp,
+        version=np.zeros(size, np.int32),
+        trained=np.array([1] * size if trained is None else trained, dtype=np.bool_),
+        turn=np.arange(size, dtype=np.int32) // 2,
+        stop="stop",
+        text="",
+    )
+
+
+def experience(prompt: list[int], *rollouts: Rollout, ordinal: int = 0, advantages=None) -> Experience:
+    group = RolloutGroup(
+        ordinal=ordinal,
+        prompt=Prompt(id="p", tokens=np.array(prompt, np.int32), text="", answer=None, source="s"),
+        rollouts=rollouts,
+    )
+    credit = tuple(np.full(r.tokens.size, i + 1, np.float32) for i, r in enumerate(rollouts))
+    return Experience(group=group, judgements=(), advantages=advantages or credit, lag=0)
+
+
+def test_two_rows_worked_by_hand():
+    step = [experience([1, 2], rollout([5, 6, 7]), ordinal=3), experience([3], rollout([8]), ordinal=9)]
+
+    made = collate(step, np.array([0, 1]))
+
+    # The last token of each row is only a target: 1 2 5 6 | 3.
+    assert made.inputs.tokens.tolist() == [[1, 2, 5, 6, 3]]
+    assert made.inputs.positions.tolist() == [[0, 1, 2, 3, 0]]
+    assert made.inputs.cu_seqlens.tolist() == [0, 4, 5]
+    assert made.inputs.cu_seqlens.dtype == torch.int32
+    assert made.inputs.max_length == 4
+    assert made.inputs.predict_at.tolist() == [1, 2, 3, 4]
+    assert made.inputs.targets.tolist() == [5, 6, 7, 8]
+    assert made.mask.tolist() == [[True, True, True], [True, False, False]]
+    assert made.advantage.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert made.sampled.tolist() == [[-1, -2, -3], [-1, 0, 0]]
+    assert made.turn.tolist() == [[0, 0, 1], [0, 0, 0]]
+    assert made.group.tolist() == [3, 9]
+
+
+def test_only_trained_tokens_are_scored_and_nothing_after_them_is_read():
+    step = [experience([1], rollout([5, 6, 7, 8, 9], trained=[1, 0, 1, 0, 0]))]
+
+    made = collate(step, np.array([0]))
+
+    assert made.inputs.tokens.tolist() == [[1, 5, 6]]
+    assert made.inputs.predict_at.tolist() == [0, 2]
+    assert made.inputs.targets.tolist() == [5, 7]
+    assert made.mask.tolist() == [[True, False, True, False, False]]
+
+
+def test_what_stands_outside_the_mask_is_zero_even_if_it_was_nan():
+    odd = np.array([-1, np.nan, np.inf], np.float32)
+    step = [experience([1], rollout([5, 6, 7], trained=[1, 0, 0], logp=odd), advantages=(odd,))]
+
+    made = collate(step, np.array([0]))
+
+    assert made.sampled.tolist() == [[-1, 0, 0]]
+    assert made.advantage.tolist() == [[-1, 0, 0]]
+
+
+def test_padding_and_end_tokens_in_a_response_are_trained_like_any_other():
+    step = [experience([0], rollout([0, 2, 0, 2]))]
+
+    made = collate(step, np.array([0]))
+
+    assert made.mask.all()
+    assert made.inputs.targets.tolist() == [0, 2, 0, 2]
+
+
+def test_scores_go_back_to_their_places_and_gradients_with_them():
+    step = [experience([1], rollout([5, 6, 7], trained=[0, 1, 1]), rollout([8]))]
+    made = collate(step, np.array([1, 0]))
+    logp = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
+
+    spread = made.scores(logp, None)
+    (spread.logp * torch.tensor([[10.0, 20, 30], [40, 50, 60]])).sum().backward()
+
+    assert spread.logp.tolist() == [[1, 0, 0], [0, 2, 3]]
+    assert spread.entropy is None
+    assert logp.grad is not None
+    assert logp.grad.tolist() == [10, 50, 60]
+
+
+def test_a_wrong_number_of_scores_is_refused():
+    made = collate([experience([1], rollout([5, 6]))], np.array([0]))
+
+    with pytest.raises(ValueError, match=r"\(3,\) scores for 2 trained tokens"):
+        made.scores(torch.zeros(3), None)
+
+
+@pytest.mark.parametrize("rows", [[], [0], [1], [0, 1]], ids=["no rows", "empty", "untrained", "both"])
+def test_a_micro_batch_with_nothing_to_train_still_has_a_token_to_read(rows: list[int]):
+    step = [experience([1, 2], rollout([]), rollout([5, 6], trained=[0, 0]))]
+
+    made = collate(step, np.array(rows, dtype=np.int64))
+
+    assert made.inputs.tokens.shape == made.inputs.positions.shape == (1, 1)
+    assert made.inputs.cu_seqlens.tolist() == [0, 1]
+    assert made.trained_tokens == 0
+    assert not made.mask.any()
+    assert made.mask.numel() > 0
+    assert made.scores(torch.zeros(0), torch.zeros(0)).logp.eq(0).all()
+
+
+def test_the_row_that_stands_in_for_none_belongs_to_no_group():
+    assert collate([], np.array([], dtype=np.int64)).group.tolist() == [-1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_each_target_is_the_token_after_the_position_that_predicts_it(data: st.DataObject):
+    masks = data.draw(st.lists(st.lists(st.booleans(), max_size=6), min_size=1, max_size=5))
+    fresh = iter(range(1, 1000))
+    step = [
+        experience(
+            [next(fresh), next(fresh)], rollout([next(fresh) for _ in mask], trained=[*map(int, mask)])
+        )
+        for mask in masks
+    ]
+    rows = np.array(data.draw(st.permutations(range(len(masks)))))
+
+    made = collate(step, rows)
+
+    whole = {int(t): i for r in rows for i, t in enumerate(sequence(step[r]))}
+    for at, target in zip(made.inputs.predict_at, made.inputs.targets, strict=True):
+        assert whole[int(made.inputs.tokens[0, at])] == whole[int(target)] - 1
+        assert int(made.inputs.positions[0, at]) == whole[int(target)] - 1
+    assert made.inputs.targets.tolist() == [int(t) for r in rows for t in trained_of(step[r])]
+    assert made.mask.sum() == made.inputs.targets.numel()
+    read = row_lengths(step)[rows].sum()
+    assert made.inputs.tokens.numel() == max(1, read)
+
+
+def sequence(one: Experience) -> np.ndarray:
+    return np.concatenate([one.group.prompt.tokens, one.group.rollouts[0].tokens])
+
+
+def trained_of(one: Experience) -> np.ndarray:
+    return one.group.rollouts[0].tokens[one.group.rollouts[0].trained]
+
+
+def test_rows_are_numbered_through_all_groups_and_totals_count_what_is_trained():
+    untrained = rollout([5, 6], trained=[0, 0])
+    step = [experience([1], rollout([5, 6, 7]), untrained, rollout([8])), experience([2], rollout([]))]
+
+    assert rows_of(step) == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert row_lengths(step).tolist() == [3, 0, 1, 0]
+    assert totals(step) == Totals(tokens=4, responses=2, pairs=1)
+
+
+def test_a_batch_holds_the_columns_and_what_the_policy_thought():
+    made = collate([experience([1], rollout([5, 6]))], np.array([0])).to(torch.device("cpu"))
+    old = TokenScores(logp=torch.tensor([[-0.5, -0.25]]))
+
+    batch = made.batch(old=old)
+
+    assert batch.old is old
+    assert batch.reference is None
+    assert batch.sampled.logp.tolist() == [[-1, -2]]
+    assert batch.mask.tolist() == [[True, True]]
+
+
+def test_a_prompt_without_tokens_is_refused():
+    with pytest.raises(DataError, match="response 0 to prompt 'p': the prompt has no tokens"):
+        collate([experience([], rollout([5]))], np.array([0]))
+
+
+def test_a_sampled_logprob_that_is_not_finite_is_refused():
+    bad = rollout([5, 6], logp=np.array([-1, np.nan], np.float32))
+
+    with pytest.raises(
+        EngineError, match="response 0 to prompt 'p': the engine reported a logprob that is not"
+    ):
+        collate([experience([1], bad)], np.array([0]))
+
+
+def test_arrays_of_unequal_length_are_refused():
+    with pytest.raises(EngineError, match=r"have lengths \[1, 2\], not one"):
+        collate([experience([1], rollout([5, 6], logp=np.zeros(1, np.float32)))], np.array([0]))
+
+
+def test_credit_of_another_length_is_refused():
+    with pytest.raises(TrainingError, match="2 tokens, but 3 advantages"):
+        collate([experience([1], rollout([5, 6]), advantages=(np.zeros(3, np.float32),))], np.array([0]))
+
+
+def test_credit_that_is_not_finite_is_refused():
+    with pytest.raises(TrainingError, match="the credit of a trained token is not finite"):
+        collate([experience([1], rollout([5]), advantages=(np.array([np.inf], np.float32),))], np.array([0]))
