@@ -1,0 +1,139 @@
+"""A model folder before anything is loaded from it: files, config and vocabulary, in a second."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from llmrl.errors import ModelError, shown
+from llmrl.prompts.tokenizer import load_tokenizer
+from llmrl.recipe.schema import Model
+
+BAD_CONFIG = (ValueError, TypeError, KeyError, AttributeError, OSError, ArithmeticError, StrictDataclassError)
+"""What transformers raises for a config that makes no model."""
+
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
+INDEX = "model.safetensors.index.json"
+
+
+def check_folder(path: Path, model: Model) -> None:
+    """Refuse a folder that cannot be trained as the recipe says, without reading its weights.
+
+    Raises:
+        ModelError: what is missing or wrong, and what to do about it.
+    """
+    config = _read_config(path)
+    _check_code(path, config, model)
+    _check_kind(path, config, model)
+    _check_weights(path)
+    _check_sizes(path, load_config(path, model), model)
+
+
+def load_config(path: Path, model: Model) -> PreTrainedConfig:
+    """The folder's config as transformers understands it.
+
+    Raises:
+        ModelError: a value that no such model can have.
+    """
+    trusted = model.trust_remote_code == model.path
+    try:
+        return cast("PreTrainedConfig", AutoConfig.from_pretrained(path, trust_remote_code=trusted))
+    except BAD_CONFIG as error:
+        raise ModelError(
+            f"model.path: {shown(str(path))} has a config.json without sense: {one_line(error)}"
+        ) from error
+
+
+def one_line(error: Exception) -> str:
+    """Somebody else's message, as part of one sentence of ours."""
+    return shown(" ".join(str(error).split()), limit=200) + "."
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise ModelError(f"model.path: there is no folder {shown(str(path))}.")
+    file = path / "config.json"
+    if not file.exists() and (path / "adapter_config.json").exists():
+        raise ModelError(
+            f"model.path: {shown(str(path))} holds adapters, not a model; merge them into their base first."
+        )
+    if not file.exists():
+        raise ModelError(f"model.path: {shown(str(path))} has no config.json, so it is no model folder.")
+    return _read(file)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"model.path: {shown(str(file))} is not JSON: {error}.") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"model.path: {shown(str(file))} must hold one JSON object.")
+    return cast("dict[str, Any]", content)
+
+
+def _check_code(path: Path, config: dict[str, Any], model: Model) -> None:
+    if "auto_map" in config and model.trust_remote_code != model.path:
+        raise ModelError(
+            f"model.path: {shown(str(path))} brings Python code of its own, which is not run; if you have "
+            f"read it and trust it, set model.trust_remote_code = {shown(model.path)}."
+        )
+
+
+def _check_kind(path: Path, config: dict[str, Any], model: Model) -> None:
+    kind = config.get("model_type")
+    if "quantization_config" in config:
+        raise ModelError(
+            f"model.path: {shown(str(path))} is quantized and cannot be trained; use the original weights."
+        )
+    trusted = "auto_map" in config and model.trust_remote_code == model.path
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not trusted:
+        raise ModelError(
+            f"model.path: {shown(str(path))} has model_type {shown(kind)}, which this transformers does not "
+            f"know as a causal language model; use one like qwen3 or llama."
+        )
+
+
+def _check_weights(path: Path) -> None:
+    if (path / "model.safetensors").exists():
+        return
+    if (path / INDEX).exists():
+        shards = {str(name) for name in _read(path / INDEX).get("weight_map", {}).values()}
+        if lost := sorted(shard for shard in shards if not (path / shard).exists()):
+            raise ModelError(
+                f"model.path: {shown(str(path))} lacks {lost[0]}, which its index names; download it again."
+            )
+        return
+    if any(path.glob("*.bin")):
+        raise ModelError(
+            f"model.path: {shown(str(path))} has only .bin files, which can run code when they are read; "
+            f"convert them to safetensors."
+        )
+    raise ModelError(f"model.path: {shown(str(path))} has no model.safetensors.")
+
+
+def _check_sizes(path: Path, config: PreTrainedConfig, model: Model) -> None:
+    sizes = config.to_dict()
+    longest, rows = sizes.get("max_position_embeddings"), sizes.get("vocab_size")
+    if isinstance(longest, int) and model.context_tokens > longest:
+        raise ModelError(
+            f"model.context_tokens is {model.context_tokens}, but {shown(str(path))} was made for at most "
+            f"{longest} tokens; lower it."
+        )
+    # transformers would make up an empty tokenizer from the config alone.
+    if not any((path / name).exists() for name in VOCABULARIES):
+        raise ModelError(
+            f"model.path: {shown(str(path))} has no tokenizer.json, so nothing can be read or written."
+        )
+    known = load_tokenizer(model.model_copy(update={"path": str(path), "config": None})).vocabulary
+    if isinstance(rows, int) and rows < known:
+        raise ModelError(
+            f"model.path: the tokenizer of {shown(str(path))} has {known} tokens, but its config has "
+            f"vocab_size {rows}; they do not belong together."
+        )

@@ -1,0 +1,70 @@
+"""Low-rank adapters by PEFT: put into a model, and merged out of place. Imported where a recipe has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import cast
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+
+from llmrl.errors import ModelError, did_you_mean, shown
+from llmrl.recipe.schema import Lora
+
+
+def adapt(model: nn.Module, settings: Lora) -> None:
+    """Put adapters into ``model`` in place and freeze everything else; at first they change nothing.
+
+    Raises:
+        ModelError: a target that does not exist or is not a linear layer.
+    """
+    whole = settings.targets == ("all-linear",)
+    if not whole:
+        for target in settings.targets:
+            _check_target(model, target)
+    adapters = LoraConfig(
+        r=settings.rank,
+        lora_alpha=cast("int", settings.alpha),  # PEFT annotates int and takes any number
+        target_modules="all-linear" if whole else list(settings.targets),
+        lora_dropout=0.0,
+    )
+    # Every rank, and every run that resumes, begins with the same adapters.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        inject_adapter_in_model(adapters, model)
+
+
+def _check_target(model: nn.Module, target: str) -> None:
+    named = [layer for name, layer in _modules(model) if f".{name}".endswith(f".{target}")]
+    if not named:
+        known = {name.rpartition(".")[2] for name, layer in _modules(model) if isinstance(layer, nn.Linear)}
+        raise ModelError(f"model.lora.targets: no layer named {shown(target)}.{did_you_mean(target, known)}")
+    if other := [layer for layer in named if not isinstance(layer, nn.Linear)]:
+        raise ModelError(
+            f"model.lora.targets: {shown(target)} names a layer of kind {type(other[0]).__name__}; "
+            f"only linear layers get adapters."
+        )
+
+
+def merged_weights(model: nn.Module) -> dict[str, Tensor]:
+    """A copy of each adapted weight with its adapter added, by the name it had before.
+
+    ``base + scale * B @ A`` in float32, rounded once; the model itself never changes.
+    """
+    return {f"{name}.weight": _merged(layer) for name, layer in _modules(model) if isinstance(layer, Linear)}
+
+
+def _modules(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
+    return cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
+
+
+def _merged(layer: Linear) -> Tensor:
+    base = cast("nn.Linear", layer.get_base_layer()).weight.detach()
+    total = base.float()
+    for adapter, scale in cast("dict[str, float]", layer.scaling).items():
+        down = cast("nn.Linear", layer.lora_A[adapter]).weight.detach()
+        up = cast("nn.Linear", layer.lora_B[adapter]).weight.detach()
+        total = total + scale * (up.float() @ down.float())
+    return total.to(base.dtype)

@@ -1,0 +1,240 @@
+"""Models on disk and in memory: built small, loaded strictly, saved whole. The policy's door to transformers.
+
+Whatever is wrong with a model folder is said in one sentence; transformers alone would fill missing
+tensors with random numbers, pad a vocabulary or run code that came with the weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.utils.logging import disable_progress_bar
+
+from llmrl.errors import ModelError, did_you_mean, shown
+from llmrl.policy.attention import PACKED
+from llmrl.policy.folder import BAD_CONFIG, check_folder, load_config, one_line
+from llmrl.prompts.tokenizer import load_tokenizer
+from llmrl.recipe.schema import Model
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+"""What transformers may write for a tokenizer; copied as they are, so that an export tokenizes alike."""
+
+ADAPTER = ".lora_"
+"""Part of the names that PEFT gives to the tensors of adapters."""
+
+disable_progress_bar()  # one line per rank and file, between the run's own
+
+
+def prepare_model(model: Model, *, folder: Path, seed: int) -> Path:
+    """The folder of the recipe's model; a model of ``model.config`` is built into ``folder`` first.
+
+    Args:
+        model: the recipe's table.
+        folder: where a new model goes; if it is there already, it is taken as it is.
+        seed: of the new model's weights; the same on every machine.
+
+    Raises:
+        ModelError: a config that describes no model, or a path that is neither a folder nor a hub name.
+    """
+    if model.config is None:
+        return _found(model)
+    if not folder.exists():
+        unfinished = folder.with_name(f"{folder.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        _build(model, model.config, seed).save_pretrained(unfinished)
+        load_tokenizer(model).save(unfinished)
+        unfinished.rename(folder)
+    return folder.resolve()
+
+
+def load_model(path: Path, model: Model) -> PreTrainedModel:
+    """The model in a folder, in training mode, with packed attention and without dropout.
+
+    With ``model.lora`` the adapters are in place and nothing else is trained.
+
+    Raises:
+        ModelError: anything about the folder that would make the model differ from what was saved.
+    """
+    check_folder(path, model)
+    loaded = _load(path, model)
+    _refuse_broken_weights(path, loaded)
+    if model.gradient_checkpointing:
+        loaded.gradient_checkpointing_enable({"use_reentrant": False})
+    if model.lora is not None:
+        from llmrl.policy.lora import adapt  # noqa: PLC0415  only recipes with adapters need PEFT
+
+        adapt(loaded, model.lora)
+    return loaded.train()
+
+
+def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The state dict as it belongs on disk: tied tensors once, adapters merged into copies."""
+    merged = _merged_weights(model)
+    for tensor, (name, *_) in _names(model):
+        yield name, merged.get(name, tensor.detach())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateSpec:
+    """One tensor of a model's state dict."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    aliases: tuple[str, ...]
+    """Other names of the very same tensor, such as a tied head; never sent or saved."""
+
+
+def state_specs(model: PreTrainedModel) -> tuple[StateSpec, ...]:
+    """What :func:`named_tensors` yields, without the numbers; ask before ZeRO-3 shards the model."""
+    return tuple(
+        StateSpec(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype, aliases=tuple(aliases))
+        for tensor, (name, *aliases) in _names(model)
+    )
+
+
+def save_model(model: PreTrainedModel, *, tokenizer_folder: Path, folder: Path) -> None:
+    """Write a Hugging Face folder: config, safetensors with adapters merged, the tokenizer's own files."""
+    model.save_pretrained(folder, state_dict=dict(named_tensors(model)))
+    for name in TOKENIZER_FILES:
+        if (tokenizer_folder / name).exists():
+            shutil.copyfile(tokenizer_folder / name, folder / name)
+
+
+def _found(model: Model) -> Path:
+    path = Path(str(model.path))
+    if path.is_dir():
+        return path.resolve()
+    code = ["*.py"] if model.trust_remote_code == model.path else []
+    try:
+        wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", *code]
+        return Path(snapshot_download(str(model.path), allow_patterns=wanted))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ModelError(
+            f"model.path: {shown(model.path)} is neither a folder nor a model of the hub that can be reached "
+            f"({shown(str(error))}); check the spelling, or download it first."
+        ) from error
+
+
+def _build(model: Model, given: Mapping[str, Any], seed: int) -> PreTrainedModel:
+    tokenizer, auto = load_tokenizer(model), cast("Any", AutoModelForCausalLM)
+    kind = str(given.get("model_type"))
+    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ModelError(f"model.config.model_type: no model named {shown(kind)}.{_similar(kind)}")
+    known = CONFIG_MAPPING[kind]().to_dict().keys() | CONFIG_MAPPING[kind].attribute_map.keys()
+    for key in given:
+        if key not in known:
+            raise ModelError(f"model.config: {kind} has no key named '{key}'.{did_you_mean(key, known)}")
+    rows = given.get("vocab_size", tokenizer.vocabulary)
+    if isinstance(rows, int) and rows < tokenizer.vocabulary:
+        raise ModelError(
+            f"model.config.vocab_size is {rows}, but model.characters makes {tokenizer.vocabulary} tokens; "
+            f"leave vocab_size out."
+        )
+    ids = {"bos_token_id": 1, "eos_token_id": tokenizer.stop_ids[0], "pad_token_id": tokenizer.pad_id}
+    try:
+        config = cast("Any", CONFIG_MAPPING[kind])(**{"vocab_size": tokenizer.vocabulary, **ids, **given})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return auto.from_config(config, attn_implementation=PACKED, dtype=torch.float32)
+    except (RuntimeError, *BAD_CONFIG) as error:
+        raise ModelError(f"model.config: transformers cannot build this {kind}: {one_line(error)}") from error
+
+
+def _similar(kind: str) -> str:
+    """The nearest few of several hundred model types."""
+    return did_you_mean(kind, [name for name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES if name[:3] == kind[:3]])
+
+
+def _load(path: Path, model: Model) -> PreTrainedModel:
+    trusted, auto = model.trust_remote_code == model.path, cast("Any", AutoModelForCausalLM)
+    config = load_config(path, model)
+    _without_dropout(config)
+    try:
+        loaded, info = auto.from_pretrained(
+            path,
+            config=config,
+            dtype=DTYPES[model.dtype],
+            attn_implementation=PACKED,
+            trust_remote_code=trusted,
+            use_safetensors=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    except (RuntimeError, SafetensorError, *BAD_CONFIG) as error:
+        raise ModelError(f"model.path: {shown(str(path))} cannot be loaded: {one_line(error)}") from error
+    _refuse_differences(path, info)
+    return loaded
+
+
+def _without_dropout(config: PreTrainedConfig) -> None:
+    """A logprob that changes from pass to pass is no ratio's denominator."""
+    for key, value in config.to_dict().items():
+        if key.endswith(("dropout", "pdrop")) and isinstance(value, float):
+            setattr(config, key, 0.0)
+
+
+def _refuse_differences(path: Path, info: Mapping[str, Any]) -> None:
+    """Refuse what transformers would only warn about: tensors it made up, left out or resized."""
+    told = {
+        "missing_keys": "lacks {}",
+        "unexpected_keys": "has {}, which its config knows nothing of",
+        "mismatched_keys": "has {} in another shape than its config says",
+    }
+    for key, text in told.items():
+        if info[key]:
+            names = sorted(entry if isinstance(entry, str) else entry[0] for entry in info[key])
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            raise ModelError(
+                f"model.path: {shown(str(path))} {text.format(names[0] + more)}; its config.json and its "
+                f"weights do not belong together."
+            )
+
+
+def _refuse_broken_weights(path: Path, model: nn.Module) -> None:
+    for name, parameter in model.named_parameters():
+        if not bool(parameter.isfinite().all()):
+            raise ModelError(
+                f"model.path: {name} of {shown(str(path))} has values that are not finite; "
+                f"the file is damaged or its training diverged."
+            )
+
+
+def _names(model: PreTrainedModel) -> list[tuple[Tensor, list[str]]]:
+    """Every tensor but the adapters', with all its names as they were before there were adapters."""
+    names: dict[int, tuple[Tensor, list[str]]] = {}
+    for name, tensor in cast("nn.Module", model).state_dict(keep_vars=True).items():
+        if ADAPTER not in name:
+            names.setdefault(id(tensor), (tensor, []))[1].append(name.replace(".base_layer.", "."))
+    return list(names.values())
+
+
+def _merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
+    if not any(ADAPTER in name for name in cast("nn.Module", model).state_dict()):
+        return {}
+    from llmrl.policy.lora import merged_weights  # noqa: PLC0415  only recipes with adapters need PEFT
+
+    return merged_weights(model)

@@ -1,0 +1,113 @@
+"""From unreduced losses and metrics to the step's own means: the only place that divides.
+
+Every share has the denominators of the whole step, so the shares of all micro-batches on all ranks add
+up to the step's mean, and no split of the work can change a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llmrl.batches.batch import Totals
+from llmrl.objectives.contract import Unit
+
+
+def reduce_loss(value: Tensor, mask: Tensor, totals: Totals, mean_over: Unit) -> Tensor:
+    """This micro-batch's share of the step's mean loss.
+
+    Args:
+        value: [B, T] per token, or [P] per pair with ``mean_over = "pairs"``; ignored outside the mask.
+        mask: [B, T] bool.
+        totals: of the whole step over all ranks.
+        mean_over: ``tokens``: each trained token weighs the same; ``responses``: each response does,
+            after a mean over its own tokens; ``pairs``: each pair does.
+
+    Raises:
+        ValueError: a loss of another shape than the unit asks for; broadcasting would weigh it wrongly.
+    """
+    if mean_over == "pairs":
+        if value.ndim != 1:
+            raise ValueError(f"a loss over pairs must be [P], got {list(value.shape)}.")
+        return value.sum() / max(1, totals.pairs)
+    if value.shape != mask.shape:
+        raise ValueError(
+            f"a loss over {mean_over} must be [B, T] = {list(mask.shape)}, got {list(value.shape)}."
+        )
+    kept = value.where(mask, 0.0)
+    if mean_over == "tokens":
+        return kept.sum() / max(1, totals.tokens)
+    return (kept.sum(-1) / mask.sum(-1).clamp(min=1)).sum() / max(1, totals.responses)
+
+
+class Ranks(Protocol):
+    """Sums and maxima over the ranks of a step."""
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over ranks, on every rank."""
+        ...
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The elementwise maximum over ranks, on every rank."""
+        ...
+
+
+class Tally:
+    """The metrics of a step as numerators, denominators and maxima: what micro-batches and ranks add to.
+
+    Kept as tensors where they were made, so that counting never waits for a GPU. All ranks count the
+    same names, as they run the same objective the same number of times.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._weights: dict[str, Tensor] = {}
+        self._peaks: dict[str, Tensor] = {}
+
+    def add(self, name: str, share: Tensor) -> None:
+        """A share of a number that all shares add up to, such as the loss."""
+        _accumulate(self._sums, name, share.detach())
+
+    def mean(self, name: str, value: Tensor, where: Tensor) -> None:
+        """Values to average over the whole step; only those under ``where`` count, and are looked at.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        if value.shape != where.shape:
+            raise ValueError(
+                f"metric {name}: value {list(value.shape)} and where {list(where.shape)} differ."
+            )
+        _accumulate(self._sums, name, value.detach().double().where(where, 0.0).sum())
+        _accumulate(self._weights, name, where.sum())
+
+    def largest(self, name: str, value: Tensor) -> None:
+        """Values whose largest over the whole step counts."""
+        peak = value.detach().double().max() if value.numel() else value.new_tensor(-torch.inf).double()
+        self._peaks[name] = torch.maximum(self._peaks[name], peak) if name in self._peaks else peak
+
+    def over(self, ranks: Ranks) -> dict[str, float]:
+        """Every metric of the step, the same on all ranks; a mean over nothing is left out."""
+        sums = _reduced(self._sums, ranks.total)
+        weights = _reduced(self._weights, ranks.total)
+        peaks = _reduced(self._peaks, ranks.largest)
+        means = {
+            name: value / weights.get(name, 1.0) for name, value in sums.items() if weights.get(name, 1.0)
+        }
+        return means | {name: peak for name, peak in peaks.items() if peak != -torch.inf}
+
+
+def _accumulate(totals: dict[str, Tensor], name: str, value: Tensor) -> None:
+    totals[name] = totals[name] + value.double() if name in totals else value.double()
+
+
+def _reduced(values: dict[str, Tensor], over: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """One collective for all names, in an order that is the same on every rank."""
+    names = sorted(values)
+    if not names:
+        return {}
+    reduced = over(torch.stack([values[name] for name in names])).cpu()
+    return {name: float(value) for name, value in zip(names, reduced, strict=True)}
