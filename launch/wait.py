@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import ray
 
@@ -28,9 +28,9 @@ def nodes_there(address: str) -> list[str]:
         if not head_answers(address):
             return []
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    return sorted(
-        f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in ray.nodes() if node["Alive"]
-    )
+    nodes = cast("list[dict[str, Any]]", ray.nodes())
+    alive = [node for node in nodes if node["Alive"]]
+    return sorted(f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}" for node in alive)
 
 
 def main(wanted: int, deadline_s: float) -> str:
