@@ -35,7 +35,7 @@ batches    | recipe prompts.prompt rollouts.rollout        | torch
 objectives | recipe experience batches.batch:types         | torch:types
 policy     | recipe prompts rollouts.rollout experience    | torch deepspeed:zero peft:lora,model
            | batches objectives weights                    | transformers:model,folder,scorer,attention
-           |                                               | safetensors:model huggingface_hub:model
+           |                                               | safetensors:model huggingface_hub:folder,model
 weights    | recipe                                        | torch:pack,receive vllm:receive
 cluster    | recipe                                        | ray
 report     | recipe prompts.prompt rollouts.rollout        | rich:console accelerate:trackers
