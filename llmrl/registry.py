@@ -40,9 +40,14 @@ class Registry:
 
         def register(cls: PluginClass) -> PluginClass:
             if not dataclasses.is_dataclass(cls):
-                raise PluginError(f"{self.kind} '{name}': {cls.__qualname__} must be a dataclass, its fields are the options.")
+                raise PluginError(
+                    f"{self.kind} '{name}': {cls.__qualname__} must be a dataclass, its fields are the options."
+                )
             taken = self._classes.get(name)
-            if taken is not None and (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            if taken is not None and (taken.__module__, taken.__qualname__) != (
+                cls.__module__,
+                cls.__qualname__,
+            ):
                 raise PluginError(
                     f"{self.kind} '{name}' of {cls.__module__} is already taken by {taken.__module__}; "
                     f"register it under another name."
@@ -83,7 +88,9 @@ class Registry:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join([f"{key}.options", *(str(part) for part in first["loc"])])
-            raise RecipeError(f"{where}: {first['msg'].removeprefix('Value error, ')}, got {shown(first['input'])}.") from None
+            raise RecipeError(
+                f"{where}: {first['msg'].removeprefix('Value error, ')}, got {shown(first['input'])}."
+            ) from None
 
 
 def load_plugins(modules: Iterable[str]) -> None:

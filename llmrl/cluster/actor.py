@@ -34,7 +34,9 @@ class Pending:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self.ref.future()), deadline_s)
         except TimeoutError:
-            raise DeadlineError(f"{self._what} did not answer within {deadline_s:g} s; is its process stuck?") from None
+            raise DeadlineError(
+                f"{self._what} did not answer within {deadline_s:g} s; is its process stuck?"
+            ) from None
         except exceptions.RayTaskError as error:
             raise _own_error(error, self._what) from error
         except exceptions.RayActorError as error:
@@ -67,7 +69,14 @@ def share(value: Any) -> Pending:
 
 
 def spawn(
-    path: str, *args: Any, name: str, group: PlacementGroup, bundle: int, resources: dict[str, float], env: dict[str, str], is_async: bool
+    path: str,
+    *args: Any,
+    name: str,
+    group: PlacementGroup,
+    bundle: int,
+    resources: dict[str, float],
+    env: dict[str, str],
+    is_async: bool,
 ) -> Actor:
     """Make an object of the class at ``path`` in a process of its own; only the path travels there.
 

@@ -36,7 +36,9 @@ def connect(cluster: Cluster) -> Generator[None]:
     try:
         ray.init(**options)
     except ConnectionError as error:
-        raise PlacementError(f"cluster.address: no Ray cluster answers at '{cluster.address}' ({error}); start one with launch/.") from error
+        raise PlacementError(
+            f"cluster.address: no Ray cluster answers at '{cluster.address}' ({error}); start one with launch/."
+        ) from error
     try:
         yield
     finally:

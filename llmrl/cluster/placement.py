@@ -63,7 +63,9 @@ def check_fit(listed: Sequence[Need], nodes: Mapping[str, Resources]) -> None:
     free = {node: dict(resources) for node, resources in nodes.items()}
     homeless = [need for need in sorted(listed, key=_size, reverse=True) if not _place(need, free)]
     if homeless:
-        raise PlacementError(f"the cluster cannot hold {len(homeless)} of {len(listed)} processes.\n{_table(listed, nodes, homeless)}")
+        raise PlacementError(
+            f"the cluster cannot hold {len(homeless)} of {len(listed)} processes.\n{_table(listed, nodes, homeless)}"
+        )
 
 
 async def reserve(listed: Sequence[Need]) -> PlacementGroup:
@@ -96,7 +98,9 @@ def release(group: PlacementGroup) -> None:
 
 def _nodes() -> dict[str, Resources]:
     listed: Any = ray.nodes()
-    return {f"{n['NodeManagerAddress']}/{n['NodeID'][:6]}": dict(n["Resources"]) for n in listed if n["Alive"]}
+    return {
+        f"{n['NodeManagerAddress']}/{n['NodeID'][:6]}": dict(n["Resources"]) for n in listed if n["Alive"]
+    }
 
 
 def _size(need: Need) -> tuple[float, float]:

@@ -47,7 +47,10 @@ class GroupCredit:
         self, groups: Sequence[RolloutGroup], judgements: Sequence[Sequence[Judgement]]
     ) -> list[list[NDArray[np.float32]]]:
         return [
-            [np.where(r.trained, np.float32(a), np.float32(0)) for r, a in zip(group.rollouts, self._scores(js), strict=True)]
+            [
+                np.where(r.trained, np.float32(a), np.float32(0))
+                for r, a in zip(group.rollouts, self._scores(js), strict=True)
+            ]
             for group, js in zip(groups, judgements, strict=True)
         ]
 

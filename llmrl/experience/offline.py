@@ -18,7 +18,9 @@ def demonstrate(draw: Draw) -> RolloutGroup:
     """
     tokens = draw.prompt.demonstration
     if tokens is None:
-        raise DataError(f"{draw.prompt.id}: no response to imitate; map one with prompts.sources.fields.response.")
+        raise DataError(
+            f"{draw.prompt.id}: no response to imitate; map one with prompts.sources.fields.response."
+        )
     rollout = Rollout(
         tokens=tokens,
         logp=np.zeros(tokens.size, dtype=np.float32),

@@ -30,5 +30,7 @@ class Algorithm:
         chosen: Objective = objective.build(stage.objective.name, stage.objective.options, key="objective")
         parts = {"credit": credit, "keep": keep, "correction": correction}
         tables = {kind: getattr(stage, kind) or getattr(chosen.bundle, kind) for kind in parts}
-        built = {kind: parts[kind].build(table.name, table.options, key=kind) for kind, table in tables.items()}
+        built = {
+            kind: parts[kind].build(table.name, table.options, key=kind) for kind, table in tables.items()
+        }
         return cls(objective=chosen, **built)

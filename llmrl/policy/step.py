@@ -45,7 +45,9 @@ def update(
     finite = True
     for collated in microbatches:
         scores = forward(collated)
-        old = TokenScores(logp=scores.logp.detach(), entropy=None if scores.entropy is None else scores.entropy.detach())
+        old = TokenScores(
+            logp=scores.logp.detach(), entropy=None if scores.entropy is None else scores.entropy.detach()
+        )
         with torch.no_grad():
             frozen = reference(collated) if reference else None
         batch = collated.batch(old=old, reference=frozen)
@@ -61,7 +63,9 @@ def update(
     return tally.over(zero) | {"policy/grad_norm": norm, "policy/lr": lr, "policy/skipped": float(skip)}
 
 
-def _count(tally: Tally, loss: Loss, batch: Batch, *, share: Tensor, log_ratio: Tensor, weight: Tensor) -> None:
+def _count(
+    tally: Tally, loss: Loss, batch: Batch, *, share: Tensor, log_ratio: Tensor, weight: Tensor
+) -> None:
     tally.add("policy/loss", share)
     if batch.old.entropy is not None:
         tally.mean("policy/entropy", batch.old.entropy, batch.mask)
@@ -74,4 +78,3 @@ def _count(tally: Tally, loss: Loss, batch: Batch, *, share: Tensor, log_ratio: 
                 tally.mean(f"objective/{name}", value, where)
             case Max(value=value):
                 tally.largest(f"objective/{name}", value)
-

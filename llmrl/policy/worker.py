@@ -142,7 +142,11 @@ class PolicyWorker:
         return forward
 
     def _frozen(self) -> Forward:
-        scorer = Scorer(load_model(Path(str(self._stage.model.path)), self._stage.model)).to(self._zero.device).eval()
+        scorer = (
+            Scorer(load_model(Path(str(self._stage.model.path)), self._stage.model))
+            .to(self._zero.device)
+            .eval()
+        )
 
         def forward(collated: Collated) -> TokenScores:
             logp, entropy = scorer(collated.inputs, temperature=self._temperature)

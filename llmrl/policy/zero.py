@@ -84,13 +84,18 @@ class Zero:
     def __init__(self, module: nn.Module, stage: Stage, *, device: str) -> None:
         self._level = stage.policy.zero_stage
         self._clips_itself = self._level == 0 and stage.model.dtype == "float32"
-        self._device = torch.device("cpu") if device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+        self._device = (
+            torch.device("cpu") if device == "cpu" else torch.device("cuda", torch.cuda.current_device())
+        )
         self._optimizer = ClientAdamW(
             _decayed(module, stage.optimizer), lr=0.0, betas=stage.optimizer.betas, eps=stage.optimizer.eps
         )
         self._optimizer.max_grad_norm = stage.optimizer.max_grad_norm if self._clips_itself else None
         self._engine: Any = deepspeed.initialize(
-            model=module.to(self._device), optimizer=self._optimizer, config=_config(stage, clips_itself=self._clips_itself), dist_init_required=False
+            model=module.to(self._device),
+            optimizer=self._optimizer,
+            config=_config(stage, clips_itself=self._clips_itself),
+            dist_init_required=False,
         )[0]
 
     @property

@@ -54,7 +54,10 @@ class TorchEngine:
 
     async def generate(self, request: Request) -> Completion:
         """One response."""
-        if request.tokens.size + request.max_tokens > self._stage.model.context_tokens or request.max_tokens < 1:
+        if (
+            request.tokens.size + request.max_tokens > self._stage.model.context_tokens
+            or request.max_tokens < 1
+        ):
             raise EngineError(
                 f"request {request.id}: {request.tokens.size} prompt and {request.max_tokens} response tokens do not fit "
                 f"model.context_tokens = {self._stage.model.context_tokens}"
@@ -144,7 +147,9 @@ class TorchEngine:
     def _score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         ids = torch.as_tensor(tokens, dtype=torch.long, device=self._device)[None]
         logp = self._model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
-        return np.concatenate([[0.0], logp.gather(-1, ids[0, 1:, None])[:, 0].cpu().numpy()]).astype(np.float32)
+        return np.concatenate([[0.0], logp.gather(-1, ids[0, 1:, None])[:, 0].cpu().numpy()]).astype(
+            np.float32
+        )
 
     @torch.inference_mode()
     def _copy(self, bundle: WeightBundle) -> None:

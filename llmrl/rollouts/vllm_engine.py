@@ -43,11 +43,15 @@ class VllmEngine:
         self._llm = AsyncLLM.from_engine_args(_arguments(stage, device))
         self._version = 0
         self._broken: str | None = None
+        self._door = asyncio.Event()
+        self._door.set()
         self._scored = 0
         self._transfer_ready = False
 
     async def generate(self, request: Request) -> Completion:
         """One response, its logprobs, and the version of each token as vLLM reports it."""
+        # Wait while weights change, so that the salt below is that of the weights that will be used.
+        await self._door.wait()
         if self._broken:
             raise EngineError(self._broken)
         sampling = SamplingParams(
@@ -69,7 +73,9 @@ class VllmEngine:
     async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Prompt logprobs of ``tokens``."""
         self._scored += 1
-        sampling = SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        sampling = SamplingParams(
+            max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
         output = await self._run(f"score-{self._scored}", tokens, sampling, salt="score")
         listed = cast("Sequence[dict[int, object] | None]", output.prompt_logprobs)
         return np.array([0.0, *_chosen(listed[1:], tokens[1:])], dtype=np.float32)
@@ -80,25 +86,35 @@ class VllmEngine:
         if not self._transfer_ready:
             await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
             self._transfer_ready = True
-        self._broken = f"the engine holds half of weights {bundle.version}: a sync failed and must be repeated"
-        with shared_file(bundle.data) as path:
-            update = {"path": str(path), "specs": [[s.name, list(s.shape), s.dtype, s.start, s.stop] for s in bundle.specs]}
-            await self._llm.pause_generation(mode="keep", clear_cache=False)
-            try:
-                await self._llm.start_weight_update()
-                await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update))
-                await self._llm.finish_weight_update(str(bundle.version))
-            except EngineDeadError as error:
-                raise WeightSyncError(f"vLLM died while taking weights {bundle.version}: {error}") from error
+        self._door.clear()
+        self._broken = f"a sync of weights {bundle.version} failed half-way and must be repeated before anything is generated"
+        try:
+            with shared_file(bundle.data) as path:
+                await self._update(bundle, path)
             self._version, self._broken = bundle.version, None
-            await self._llm.resume_generation()
+        except EngineDeadError as error:
+            raise WeightSyncError(f"vLLM died while it took weights {bundle.version}: {error}") from error
+        finally:
+            self._door.set()
         check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
+
+    async def _update(self, bundle: WeightBundle, path: Path) -> None:
+        specs = [[s.name, list(s.shape), s.dtype, s.start, s.stop] for s in bundle.specs]
+        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        await self._llm.start_weight_update()
+        await self._llm.update_weights(
+            WeightTransferUpdateRequest(update_info={"path": str(path), "specs": specs})
+        )
+        await self._llm.finish_weight_update(str(bundle.version))
+        await self._llm.resume_generation()
 
     async def close(self) -> None:
         """Stop the engine's processes."""
         await asyncio.to_thread(self._llm.shutdown)
 
-    async def _run(self, name: str, tokens: NDArray[np.int32], sampling: SamplingParams, *, salt: str) -> RequestOutput:
+    async def _run(
+        self, name: str, tokens: NDArray[np.int32], sampling: SamplingParams, *, salt: str
+    ) -> RequestOutput:
         prompt = {"prompt_token_ids": tokens.tolist(), "cache_salt": salt}
         last: RequestOutput | None = None
         try:
@@ -107,7 +123,9 @@ class VllmEngine:
         except EngineDeadError as error:
             raise EngineError(f"vLLM died while it worked on request {name}: {error}") from error
         except VLLMValidationError as error:
-            raise EngineError(f"vLLM refused request {name} of {tokens.size} prompt tokens: {error}") from error
+            raise EngineError(
+                f"vLLM refused request {name} of {tokens.size} prompt tokens: {error}"
+            ) from error
         if last is None:
             raise EngineError(f"vLLM ended request {name} without an answer")
         return last
@@ -141,10 +159,21 @@ def _completion(output: CompletionOutput) -> Completion:
     version = np.zeros(tokens.size, dtype=np.int32)
     for span in output.weight_versions or ():
         version[span.start : span.end] = 0 if span.version == "default" else int(span.version)
-    stop: Stop = "length" if output.finish_reason == "length" else "stop" if output.finish_reason == "stop" else "abort"
+    stop: Stop = (
+        "length"
+        if output.finish_reason == "length"
+        else "stop"
+        if output.finish_reason == "stop"
+        else "abort"
+    )
     flat = cast("FlatLogprobs", output.logprobs)
-    return Completion(tokens=tokens, logp=np.asarray(flat.logprobs, dtype=np.float32), version=version, stop=stop)
+    return Completion(
+        tokens=tokens, logp=np.asarray(flat.logprobs, dtype=np.float32), version=version, stop=stop
+    )
 
 
 def _chosen(listed: Sequence[dict[int, object] | None], tokens: NDArray[np.int32]) -> list[float]:
-    return [cast("dict[int, float]", entry)[int(token)].logprob for entry, token in zip(listed, tokens, strict=True)]  # pyright: ignore
+    return [
+        cast("dict[int, float]", entry)[int(token)].logprob
+        for entry, token in zip(listed, tokens, strict=True)
+    ]  # pyright: ignore

@@ -58,7 +58,12 @@ class Checkpoints:
 
     def commit(self, path: Path, state: RunState) -> Path:
         """Seal what the ranks wrote and give it its name."""
-        fields = {"step": state.step, "ledger": state.ledger.to_json(), "data": state.data, "recipe": state.recipe}
+        fields = {
+            "step": state.step,
+            "ledger": state.ledger.to_json(),
+            "data": state.data,
+            "recipe": state.recipe,
+        }
         (path / STATE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
         entries = {str(file.relative_to(path)): _entry(file) for file in _files(path)}
         (path / MANIFEST).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
@@ -87,7 +92,9 @@ class Checkpoints:
             else:
                 return path
         if found:
-            raise CheckpointError(f"{self._folder}: none of {len(found)} checkpoints is intact; use --fresh to start over.")
+            raise CheckpointError(
+                f"{self._folder}: none of {len(found)} checkpoints is intact; use --fresh to start over."
+            )
         return None
 
     def _all(self) -> list[Path]:
@@ -112,7 +119,9 @@ def verify(path: Path) -> None:
         raise CheckpointError(f"{path}: no readable {MANIFEST} ({error}); the save did not finish.") from None
     present = {str(file.relative_to(path)) for file in _files(path)} - {MANIFEST}
     if present != entries.keys():
-        raise CheckpointError(f"{path}: files differ from the manifest: {sorted(present ^ entries.keys())[0]}.")
+        raise CheckpointError(
+            f"{path}: files differ from the manifest: {sorted(present ^ entries.keys())[0]}."
+        )
     for name, entry in entries.items():
         if _entry(path / name, sync=False) != entry:
             raise CheckpointError(f"{path}: {name} is damaged: its bytes are not those that were written.")
@@ -122,7 +131,9 @@ def read_state(path: Path) -> RunState:
     """The run's part of a verified checkpoint."""
     fields = json.loads((path / STATE).read_text(encoding="utf-8"))
     ledger = Snapshot.from_json(fields["ledger"])
-    return RunState(step=int(fields["step"]), ledger=ledger, data=str(fields["data"]), recipe=str(fields["recipe"]))
+    return RunState(
+        step=int(fields["step"]), ledger=ledger, data=str(fields["data"]), recipe=str(fields["recipe"])
+    )
 
 
 def check_same_run(state: RunState, *, data: str, recipe: str) -> None:
@@ -132,9 +143,13 @@ def check_same_run(state: RunState, *, data: str, recipe: str) -> None:
         CheckpointError: either differs.
     """
     if state.data != data:
-        raise CheckpointError("the prompts differ from those of the checkpoint; restore the dataset or use --fresh.")
+        raise CheckpointError(
+            "the prompts differ from those of the checkpoint; restore the dataset or use --fresh."
+        )
     if state.recipe != recipe:
-        raise CheckpointError("the recipe differs from that of the checkpoint; restore it, rename the run, or use --fresh.")
+        raise CheckpointError(
+            "the recipe differs from that of the checkpoint; restore it, rename the run, or use --fresh."
+        )
 
 
 def _files(path: Path) -> Iterator[Path]:

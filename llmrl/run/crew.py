@@ -42,7 +42,9 @@ async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any
 
 
 @asynccontextmanager
-async def hired(stage: Stage, *, seed: int, plugins: Sequence[str], engines: bool, build: Model | None) -> AsyncGenerator[Crew]:
+async def hired(
+    stage: Stage, *, seed: int, plugins: Sequence[str], engines: bool, build: Model | None
+) -> AsyncGenerator[Crew]:
     """Start every process of a stage and end them all with the block.
 
     Args:
@@ -78,9 +80,13 @@ async def hired(stage: Stage, *, seed: int, plugins: Sequence[str], engines: boo
             ranks=[a for a in actors if a.name.startswith("policy")],
             deadline_s=stage.cluster.call_deadline_s,
         )
-        await _start(crew, build, Path(str(stage.model.path)), seed=seed, deadline_s=stage.cluster.start_deadline_s)
+        await _start(
+            crew, build, Path(str(stage.model.path)), seed=seed, deadline_s=stage.cluster.start_deadline_s
+        )
         yield crew
-        await gathered([engine.send("close") for engine in crew.engines], deadline_s=stage.cluster.call_deadline_s)
+        await gathered(
+            [engine.send("close") for engine in crew.engines], deadline_s=stage.cluster.call_deadline_s
+        )
     finally:
         for actor in actors:
             actor.kill()

@@ -21,7 +21,9 @@ CORRECT = 0.5
 """A reward above this counts as correct."""
 
 
-async def evaluate(stage: Stage, prompts: Sequence[Prompt], answer: Answer, *, version: int) -> EvaluationEntry:
+async def evaluate(
+    stage: Stage, prompts: Sequence[Prompt], answer: Answer, *, version: int
+) -> EvaluationEntry:
     """Sample, judge and count. The engines must serve one version until this returns."""
     table = stage.evaluation
     sampling = Sampling(
@@ -54,4 +56,3 @@ async def evaluate(stage: Stage, prompts: Sequence[Prompt], answer: Answer, *, v
 
 def _is_correct(judgement: Judgement, part: str) -> bool:
     return judgement.parts.get(part, 0.0) > CORRECT
-

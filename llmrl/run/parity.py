@@ -74,7 +74,9 @@ def _diagnosis(comparisons: Sequence[Comparison], limit: float, temperature: flo
         )
     shifted = _difference([c.sampled[1:] for c in comparisons], [c.trainer[:-1] for c in comparisons])
     if shifted.mean <= limit:
-        return "They agree when shifted by one token: one side scores the token before the one that was sampled."
+        return (
+            "They agree when shifted by one token: one side scores the token before the one that was sampled."
+        )
     bias = np.concatenate([c.sampled - c.trainer for c in comparisons])
     if bias.std() < 0.1 * abs(bias.mean()):
         return (

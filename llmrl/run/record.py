@@ -67,7 +67,9 @@ class Record:
         """The engines have taken new weights."""
         self.window.sync_s += seconds
 
-    def stepped(self, step: int, experiences: Sequence[Experience], metrics: dict[str, float], *, train_s: float) -> None:
+    def stepped(
+        self, step: int, experiences: Sequence[Experience], metrics: dict[str, float], *, train_s: float
+    ) -> None:
         """One optimizer step is done; ``metrics`` is what the policy says of it."""
         now = time.monotonic()
         window, self.window = self.window, _Window(began=now)
@@ -88,7 +90,11 @@ class Record:
         if self.pool is not None:
             numbers |= {f"rollout/engine/{i}": count for i, count in enumerate(self.pool.take_answered())}
         entry = StepEntry(
-            stage=self.stage.name, step=step + 1, version=step + 1, seconds=self._seconds(now), metrics=numbers
+            stage=self.stage.name,
+            step=step + 1,
+            version=step + 1,
+            seconds=self._seconds(now),
+            metrics=numbers,
         )
         self.journal.step(entry)
         self.console.step(entry)
@@ -124,7 +130,9 @@ def _rewards(experiences: Sequence[Experience]) -> dict[str, float]:
         "judgement/seconds": sum(j.seconds for j in judgements) / len(judgements),
     }
     for name in {part for j in judgements for part in j.parts}:
-        numbers[f"reward/part/{name}"] = float(np.mean([j.parts[name] for j in judgements if name in j.parts]))
+        numbers[f"reward/part/{name}"] = float(
+            np.mean([j.parts[name] for j in judgements if name in j.parts])
+        )
     return numbers
 
 

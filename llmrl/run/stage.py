@@ -80,7 +80,9 @@ async def run_stage(recipe: Recipe, plan: StagePlan, console: ConsoleReport) -> 
     first = state.step if state else 0
     console.stage(stage.name, steps=stage.optimizer.steps, done=first)
     engines = plan.online or bool(plan.evaluated)
-    async with hired(stage, seed=recipe.run.seed, plugins=recipe.plugins, engines=engines, build=plan.build) as crew:
+    async with hired(
+        stage, seed=recipe.run.seed, plugins=recipe.plugins, engines=engines, build=plan.build
+    ) as crew:
         if newest:
             await crew.policy("restore", newest)
         ledger = Ledger(plan.folder / "ledger.jsonl", state.ledger if state else None)

@@ -76,13 +76,17 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
         path = recipe.stage_folder(index - 1) / "model"
     else:
         path = recipe.folder / "model" if build else Path(str(start.path))
-    tokenizer = load_tokenizer(stage.model.model_copy(update=start.model_dump(include={"path", "config", "characters"})))
+    tokenizer = load_tokenizer(
+        stage.model.model_copy(update=start.model_dump(include={"path", "config", "characters"}))
+    )
     seed = recipe.run.seed
     evaluated = held_out(stage.evaluation, tokenizer, max_tokens=stage.prompts.max_tokens, seed=seed)
     algorithm = Algorithm.of(stage)
     judged = bool(evaluated) or not algorithm.objective.bundle.demonstrations
     return StagePlan(
-        stage=stage.model_copy(update={"model": stage.model.model_copy(update={"path": str(path), "config": None})}),
+        stage=stage.model_copy(
+            update={"model": stage.model.model_copy(update={"path": str(path), "config": None})}
+        ),
         build=build,
         tokenizer=tokenizer,
         stream=PromptStream(stage.prompts, tokenizer, seed=seed),
@@ -96,7 +100,9 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
 def _open_folder(recipe: Recipe, existing: Existing) -> None:
     folder = recipe.folder
     if folder.exists() and existing == "refuse":
-        raise RecipeError(f"run.name: {folder} is already there; go on with --resume, replace it with --fresh, or rename the run.")
+        raise RecipeError(
+            f"run.name: {folder} is already there; go on with --resume, replace it with --fresh, or rename the run."
+        )
     if folder.exists() and existing == "fresh":
         shutil.rmtree(folder)
     for index in range(len(recipe.stages)):

@@ -52,7 +52,9 @@ class StageStations:
     async def evaluate(self, version: int) -> None:
         """Score the held-out prompts; nothing newer than ``version`` is published until this returns."""
         if self.evaluated:
-            self.trainer.record.evaluated(await evaluate(self.stage, self.evaluated, self.answer, version=version))
+            self.trainer.record.evaluated(
+                await evaluate(self.stage, self.evaluated, self.answer, version=version)
+            )
 
     async def answer(self, draw: Draw, sampling: Sampling) -> tuple[RolloutGroup, tuple[Judgement, ...]]:
         """Responses to one draw, judged."""

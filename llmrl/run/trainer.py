@@ -75,7 +75,9 @@ class Trainer:
             return
         self.bad_steps += 1
         written = self.record.bad_batch(step, experiences)
-        _log.warning("step %d was skipped: loss or gradient not finite; its batch is in %s", step + 1, written)
+        _log.warning(
+            "step %d was skipped: loss or gradient not finite; its batch is in %s", step + 1, written
+        )
         if self.bad_steps >= self.stage.optimizer.max_bad_steps:
             raise TrainingError(
                 f"step {step + 1}: loss or gradient was not finite {self.bad_steps} times in a row "

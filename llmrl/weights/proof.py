@@ -45,7 +45,9 @@ def check_names(bundle: WeightBundle, stored: Stored) -> None:
     """
     sent = {spec.name: spec.shape for spec in bundle.specs}
     if missing := sorted(stored.keys() - sent.keys()):
-        raise WeightSyncError(f"weights {bundle.version}: {len(missing)} tensors are missing, first {missing[0]}.")
+        raise WeightSyncError(
+            f"weights {bundle.version}: {len(missing)} tensors are missing, first {missing[0]}."
+        )
     if unknown := sorted(sent.keys() - stored.keys()):
         raise WeightSyncError(f"weights {bundle.version}: the engine's model has no tensor {unknown[0]}.")
     for name, shape in sent.items():

@@ -1,6 +1,6 @@
 """One rank of the gradient test: runs every cell in one process group and writes the weights after one step.
 
-    python gradient_rank.py RANK RANKS FOLDER        (FOLDER holds cells.json and the model)
+python gradient_rank.py RANK RANKS FOLDER        (FOLDER holds cells.json and the model)
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def main(rank: int, ranks: int, folder: Path) -> None:
         metrics = worker.update(experiences, 0)
         bundle = worker.weights(1)
         if bundle is not None:
-            tensors = {s.name: bundle.data[s.start : s.stop].view(np.float32).reshape(s.shape) for s in bundle.specs}
+            tensors = {
+                s.name: bundle.data[s.start : s.stop].view(np.float32).reshape(s.shape) for s in bundle.specs
+            }
             np.savez(folder / f"{cell['name']}.npz", **tensors)
             (folder / f"{cell['name']}.json").write_text(json.dumps(metrics))
 

@@ -41,7 +41,9 @@ def logp_of(model: PreTrainedModel, tokens: np.ndarray, temperature: float = 1.0
 
 def bundle_of(model: PreTrainedModel, version: int) -> WeightBundle:
     tokens = np.array([3, 4, 5, 6, 7, 8, 9, 10], np.int32)
-    return pack(model.named_parameters(), version=version, probe=Probe(tokens=tokens, logp=logp_of(model, tokens)))
+    return pack(
+        model.named_parameters(), version=version, probe=Probe(tokens=tokens, logp=logp_of(model, tokens))
+    )
 
 
 @torch.no_grad()
@@ -70,7 +72,9 @@ async def running(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncIter
     await made.close()
 
 
-async def test_sampled_logprobs_are_those_of_the_tempered_full_softmax(running: Engine, tiny_model: Path) -> None:
+async def test_sampled_logprobs_are_those_of_the_tempered_full_softmax(
+    running: Engine, tiny_model: Path
+) -> None:
     model = reference(tiny_model)
     await running.load(bundle_of(model, 0))
 
@@ -112,7 +116,9 @@ async def test_weights_land_in_the_middle_of_a_response_and_every_token_knows_it
     running: Engine, tiny_model: Path
 ) -> None:
     model = moved(reference(tiny_model), 1.25)
-    under_way = [asyncio.create_task(running.generate(request(f"w{i}", seed=i, tokens=200))) for i in range(8)]
+    under_way = [
+        asyncio.create_task(running.generate(request(f"w{i}", seed=i, tokens=200))) for i in range(8)
+    ]
     await asyncio.sleep(0.05)
 
     await running.load(bundle_of(model, 1))
@@ -127,7 +133,9 @@ async def test_weights_land_in_the_middle_of_a_response_and_every_token_knows_it
     np.testing.assert_allclose(after.logp, logp_of(model, whole, TEMPERATURE)[PROMPT.size :], atol=1e-5)
 
 
-async def test_a_sync_that_is_incomplete_or_does_not_arrive_is_an_error(running: Engine, tiny_model: Path) -> None:
+async def test_a_sync_that_is_incomplete_or_does_not_arrive_is_an_error(
+    running: Engine, tiny_model: Path
+) -> None:
     good = bundle_of(reference(tiny_model), 2)
     stale = bundle_of(moved(reference(tiny_model), 1.5), 2).probe
 

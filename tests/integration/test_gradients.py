@@ -51,9 +51,7 @@ def make_experiences() -> list[Experience]:
         tokens = rng.integers(3, 17, int(rng.integers(2, 12)), dtype=np.int32)
         prompt = Prompt(id=f"p/{ordinal}", tokens=tokens, text="", answer=None, source="p")
         rollouts = tuple(rollout(rng, int(rng.integers(0 if ordinal == 3 else 1, 40))) for _ in range(3))
-        advantages = tuple(
-            np.where(r.trained, rng.normal(), 0).astype(np.float32) for r in rollouts
-        )
+        advantages = tuple(np.where(r.trained, rng.normal(), 0).astype(np.float32) for r in rollouts)
         group = RolloutGroup(ordinal=ordinal, prompt=prompt, rollouts=rollouts)
         experiences.append(Experience(group=group, judgements=(), advantages=advantages, lag=0))
     return experiences
@@ -63,14 +61,20 @@ def plain_torch(folder: Path, experiences: list[Experience]) -> tuple[dict[str, 
     """GRPO with a truncated correction, sequence by sequence, with nothing of ours but the data."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     decayed = [p for p in model.parameters()]
-    optimizer = torch.optim.AdamW(decayed, lr=OPTIMIZER.lr, eps=OPTIMIZER.eps, betas=OPTIMIZER.betas, weight_decay=0)
+    optimizer = torch.optim.AdamW(
+        decayed, lr=OPTIMIZER.lr, eps=OPTIMIZER.eps, betas=OPTIMIZER.betas, weight_decay=0
+    )
     responses = [(e, r, a) for e in experiences for r, a in zip(e.group.rollouts, e.advantages, strict=True)]
     counted = [item for item in responses if item[1].trained.any()]
     total = torch.zeros(())
     for experience, one, advantage in counted:
         prompt = experience.group.prompt.tokens
         ids = torch.as_tensor(np.concatenate([prompt, one.tokens]), dtype=torch.long)[None]
-        logp = (model(input_ids=ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
+        logp = (
+            (model(input_ids=ids).logits[0, :-1] / TEMPERATURE)
+            .log_softmax(-1)
+            .gather(-1, ids[0, 1:, None])[:, 0]
+        )
         mask = torch.as_tensor(one.trained)
         current = logp[prompt.size - 1 :][mask]
         sampled = torch.as_tensor(one.logp)[mask]
@@ -120,7 +124,9 @@ def test_a_step_equals_plain_torch(
     after_one_step: Path, tiny_model: Path, zero: int, ranks: int, budget: int
 ) -> None:
     expected, norm, loss = plain_torch(tiny_model, make_experiences())
-    before = {n: p.detach().numpy() for n, p in AutoModelForCausalLM.from_pretrained(tiny_model).named_parameters()}
+    before = {
+        n: p.detach().numpy() for n, p in AutoModelForCausalLM.from_pretrained(tiny_model).named_parameters()
+    }
 
     got = np.load(after_one_step / f"{name_of(zero, ranks, budget)}.npz")
     metrics = json.loads((after_one_step / f"{name_of(zero, ranks, budget)}.json").read_text())

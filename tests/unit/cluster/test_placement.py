@@ -20,7 +20,9 @@ def stage(**tables: object) -> Stage:
 
 def test_each_process_is_one_need() -> None:
     listed = needs(
-        stage(engines=Engines(count=2, tensor_parallel=4), policy=Policy(ranks=2)), device="cuda", engines=True
+        stage(engines=Engines(count=2, tensor_parallel=4), policy=Policy(ranks=2)),
+        device="cuda",
+        engines=True,
     )
 
     assert [n.name for n in listed] == ["engine-0", "engine-1", "policy-0", "policy-1"]

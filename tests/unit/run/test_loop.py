@@ -87,7 +87,9 @@ async def test_no_group_is_older_than_the_lag_bound_and_the_bound_is_used(
 
 
 @pytest.mark.parametrize("max_lag", [0, 2])
-async def test_every_drawn_group_is_trained_once_or_refused_once_in_the_order_of_the_draws(max_lag: int) -> None:
+async def test_every_drawn_group_is_trained_once_or_refused_once_in_the_order_of_the_draws(
+    max_lag: int,
+) -> None:
     stations = Simulated(0, drop_rate=0.3)
 
     await run_loop(stations, per_step=4, max_lag=max_lag, first=0, last=25)

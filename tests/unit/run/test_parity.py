@@ -50,7 +50,9 @@ def test_a_logprob_that_is_not_finite_never_passes() -> None:
     trainer = np.zeros(3, dtype=np.float32)
     with pytest.raises(ParityError, match="inf"):
         check_parity(
-            comparisons(sampled=np.array([0, np.nan, 0], dtype=np.float32), trainer=trainer, trainer_plain=trainer),
+            comparisons(
+                sampled=np.array([0, np.nan, 0], dtype=np.float32), trainer=trainer, trainer_plain=trainer
+            ),
             dtype="bfloat16",
             temperature=1.0,
         )

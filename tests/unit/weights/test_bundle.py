@@ -53,7 +53,9 @@ def test_another_process_maps_the_block_and_it_is_gone_afterwards() -> None:
     read = "import sys; print(sum(open(sys.argv[1], 'rb').read()))"
 
     with shared_file(packed.data) as path:
-        out = subprocess.run([sys.executable, "-c", read, str(path)], capture_output=True, timeout=30, check=True)
+        out = subprocess.run(
+            [sys.executable, "-c", read, str(path)], capture_output=True, timeout=30, check=True
+        )
 
     assert int(out.stdout) == int(packed.data.sum(dtype=np.int64))
     assert not path.exists()
