@@ -102,6 +102,28 @@ def test_bfloat16_keeps_float32_statistics_and_gradients_of_the_inputs_dtype():
         assert (ours.double() - theirs).norm() / theirs.norm() < 0.02
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_bfloat16_products_are_not_rounded():
+    hidden, weight, targets = (
+        x.detach().to("cuda") for x in example(300, width=64, vocabulary=1000, dtype=torch.bfloat16)
+    )
+    hidden.requires_grad_()
+    weight.requires_grad_()
+    h, w = (x.detach().double().requires_grad_() for x in (hidden, weight))
+    wanted_logp, wanted_entropy = naive(h, w, targets, 0.7)
+
+    logp, entropy = score_tokens(hidden, weight, targets, temperature=0.7, entropy=True, chunk=64)
+
+    assert entropy is not None
+    torch.testing.assert_close(logp.double(), wanted_logp, rtol=0, atol=1e-4)
+    torch.testing.assert_close(entropy.double(), wanted_entropy, rtol=0, atol=1e-4)
+    wanted = torch.autograd.grad((wanted_logp + wanted_entropy).sum(), (h, w))
+    for ours, theirs in zip(
+        torch.autograd.grad((logp + entropy).sum(), (hidden, weight)), wanted, strict=True
+    ):
+        assert (ours.double() - theirs).norm() / theirs.norm() < 0.01
+
+
 def test_extreme_logits_stay_finite():
     hidden = torch.tensor([[1e4], [-1e4], [0.0]], requires_grad=True)
     weight = torch.tensor([[1.0], [-1.0], [0.0]], requires_grad=True)
