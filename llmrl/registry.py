@@ -14,83 +14,104 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from llmrl.errors import PluginError, RecipeError, did_you_mean, shown
+from llmrl.wording import first_refusal
 
+Plugin = TypeVar("Plugin")
 PluginClass = TypeVar("PluginClass", bound=type)
 
 ENTRY_POINTS = "llmrl.plugins"
 
 
-class Registry:
+class Registry(Generic[Plugin]):
     """The classes of one kind (objectives, rewards, ...) by the name that a recipe uses."""
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, named_by: str = "name") -> None:
+        """An empty registry.
+
+        Args:
+            kind: what messages call a plugin of this registry.
+            named_by: the key that holds a plugin's name in its table of the recipe, next to ``options``.
+        """
         self.kind = kind
-        self._classes: dict[str, type] = {}
+        self._named_by = named_by
+        self._classes: dict[str, type[Any]] = {}
 
     def __call__(self, name: str) -> Callable[[PluginClass], PluginClass]:
-        """Decorator: register a frozen dataclass under ``name``; its fields are its options."""
+        """Decorator: register a frozen dataclass under ``name``; its fields are its options.
+
+        Raises:
+            PluginError: the class is no dataclass, or another one has that name.
+        """
 
         def register(cls: PluginClass) -> PluginClass:
-            if not dataclasses.is_dataclass(cls):
-                raise PluginError(
-                    f"{self.kind} '{name}': {cls.__qualname__} must be a dataclass, its fields are the options."
-                )
-            taken = self._classes.get(name)
-            if taken is not None and (taken.__module__, taken.__qualname__) != (
-                cls.__module__,
-                cls.__qualname__,
-            ):
-                raise PluginError(
-                    f"{self.kind} '{name}' of {cls.__module__} is already taken by {taken.__module__}; "
-                    f"register it under another name."
-                )
-            self._classes[name] = cls
+            self._classes[name] = self._admitted(name, cls)
             return cls
 
         return register
+
+    def _admitted(self, name: str, cls: type[Any]) -> type[Any]:
+        if not dataclasses.is_dataclass(cls):
+            raise PluginError(
+                f"{self.kind} '{name}': {cls.__qualname__} must be a dataclass, its fields are the options."
+            )
+        taken = self._classes.get(name, cls)
+        # A module that is imported anew, as a notebook does, makes its classes anew.
+        if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise PluginError(
+                f"{self.kind} '{name}' of {cls.__module__} is already taken by {taken.__module__}; "
+                f"register it under another name."
+            )
+        return cls
 
     @property
     def names(self) -> tuple[str, ...]:
         """Every registered name, sorted."""
         return tuple(sorted(self._classes))
 
-    def get(self, name: str, *, key: str) -> type:
-        """The class called ``name``; ``key`` is the recipe key that named it.
+    def get(self, name: str, *, key: str) -> type[Any]:
+        """The class called ``name``; ``key`` is the table of the recipe that named it.
 
         Raises:
             RecipeError: nothing is registered under that name.
         """
         if name not in self._classes:
-            raise RecipeError(f"{key}: no {self.kind} named {shown(name)}.{did_you_mean(name, self.names)}")
+            raise RecipeError(
+                f"{key}.{self._named_by}: no {self.kind} named {shown(name)}.{did_you_mean(name, self.names)}"
+            )
         return self._classes[name]
 
-    def build(self, name: str, options: Mapping[str, object], *, key: str) -> Any:
-        """The instance that a recipe's ``name`` and ``options`` describe, with every option checked.
+    def build(self, name: str, options: Mapping[str, Any], *, key: str) -> Plugin:
+        """The instance that a table of the recipe describes, with every option checked.
 
         Raises:
-            RecipeError: unknown name, unknown option, wrong type, or a value the class itself refuses.
+            RecipeError: unknown name, unknown or missing option, wrong type, or a value the class refuses.
         """
-        cls = self.get(name, key=f"{key}.name")
-        known = [f.name for f in dataclasses.fields(cls)]
+        cls = self.get(name, key=key)
+        known = [field.name for field in dataclasses.fields(cls) if field.init]
         for option in options:
             if option not in known:
                 raise RecipeError(f"{key}.options: no key named '{option}'.{did_you_mean(option, known)}")
         try:
-            return TypeAdapter(cls).validate_python(dict(options))
+            # From JSON, strict mode takes an array for a tuple, but neither text nor true for a number.
+            return TypeAdapter[Any](cls).validate_json(json.dumps(dict(options)), strict=True)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join([f"{key}.options", *(str(part) for part in first["loc"])])
-            raise RecipeError(
-                f"{where}: {first['msg'].removeprefix('Value error, ')}, got {shown(first['input'])}."
-            ) from None
+            raise RecipeError(f"{key}.options{self._refusal(error, options, name)}") from None
+
+    def _refusal(self, error: ValidationError, options: Mapping[str, Any], name: str) -> str:
+        first = error.errors()[0]
+        where, sentence = first_refusal(error, options)
+        if first["type"] == "missing":
+            where, sentence = first["loc"], f"this key is missing; {self.kind} '{name}' needs it."
+        return f"{''.join(f'.{part}' for part in where)}: {sentence}"
 
 
 def load_plugins(modules: Iterable[str]) -> None:
@@ -104,8 +125,8 @@ def load_plugins(modules: Iterable[str]) -> None:
             importlib.import_module(module)
         except PluginError:
             raise
-        except Exception as error:  # noqa: BLE001  any error of a user's module is the user's to see
-            detail = traceback.format_exc()
+        except Exception as error:  # whatever a user's module raises is the user's to see
             raise PluginError(
-                f"plugins: '{module}' cannot be imported: {type(error).__name__}: {error}. Is its folder on PYTHONPATH?\n{detail}"
+                f"plugins: '{module}' cannot be imported: {type(error).__name__}: {error}. "
+                f"Is its folder on PYTHONPATH?\n{traceback.format_exc()}"
             ) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -11,8 +13,10 @@ from ray import exceptions
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from llmrl.errors import DeadlineError, LlmrlError
+from llmrl.errors import DeadlineError, EngineError, LlmrlError, WeightSyncError
 
+LOG_LINES = 25
+"""Lines of a process's log that an error quotes."""
 
 MAX_OVERLAP = 10_000
 """Calls to one asynchronous process that may be under way at once."""
@@ -21,8 +25,8 @@ MAX_OVERLAP = 10_000
 class Pending:
     """The result of a call that is under way. Given to another actor's call, it travels there directly."""
 
-    def __init__(self, ref: ray.ObjectRef[Any], what: str) -> None:
-        self.ref, self._what = ref, what
+    def __init__(self, ref: ray.ObjectRef[Any], what: str, log: Path | None = None) -> None:
+        self.ref, self._what, self._log = ref, what, log
 
     async def result(self, *, deadline_s: float) -> Any:
         """The value, fetched into this process.
@@ -34,25 +38,31 @@ class Pending:
         try:
             return await asyncio.wait_for(asyncio.wrap_future(self.ref.future()), deadline_s)
         except TimeoutError:
-            raise DeadlineError(
-                f"{self._what} did not answer within {deadline_s:g} s; is its process stuck?"
-            ) from None
+            late = f"{self._what} did not answer within {deadline_s:g} s; is its process stuck?"
+            raise DeadlineError(f"{late}{self._last_words()}") from None
         except exceptions.RayTaskError as error:
-            raise _own_error(error, self._what) from error
+            raise _own_error(error, self._what, self._last_words()) from error
         except exceptions.RayActorError as error:
-            raise LlmrlError(f"{self._what} failed because its process died: {str(error).strip()}") from error
+            raise LlmrlError(f"{self._what} failed because its process died: {error}{self._last_words()}") from error
+
+    def _last_words(self) -> str:
+        """The end of the process's log, where the cause of what Ray only reports is likely to be."""
+        if self._log is None or not self._log.exists():
+            return ""
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+        return "".join(f"\n    {line}" for line in [f"the end of {self._log}:", *lines])
 
 
 class Actor:
     """A handle on one process that runs one plain object."""
 
-    def __init__(self, handle: Any, name: str) -> None:
-        self._handle, self.name = handle, name
+    def __init__(self, handle: Any, name: str, log: Path) -> None:
+        self._handle, self.name, self._log = handle, name, log
 
     def send(self, method: str, *args: Any) -> Pending:
         """Start a call; pending results among ``args`` are passed on without coming here."""
         plain = [arg.ref if isinstance(arg, Pending) else arg for arg in args]
-        return Pending(self._handle.call.remote(method, *plain), f"{self.name}.{method}")
+        return Pending(self._handle.call.remote(method, *plain), f"{self.name}.{method}", self._log)
 
     async def call(self, method: str, *args: Any, deadline_s: float) -> Any:
         """Start a call and wait for its value."""
@@ -77,6 +87,7 @@ def spawn(
     resources: dict[str, float],
     env: dict[str, str],
     is_async: bool,
+    log: Path,
 ) -> Actor:
     """Make an object of the class at ``path`` in a process of its own; only the path travels there.
 
@@ -88,6 +99,7 @@ def spawn(
         bundle: which bundle of it.
         resources: ``CPU`` and ``GPU`` of that bundle.
         env: environment variables of the process, set before anything is imported.
+        log: where the process, and what it starts, writes its output, on its own machine.
         is_async: its methods are coroutines and overlap; otherwise calls run one after the other.
     """
     remote: Any = ray.remote(_AsyncHost if is_async else _Host)
@@ -99,14 +111,15 @@ def spawn(
         max_concurrency=MAX_OVERLAP if is_async else 1,
         scheduling_strategy=PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=bundle),
         runtime_env={"env_vars": env},
-    ).remote(path, args)
-    return Actor(handle, name)
+    ).remote(path, args, log.absolute())
+    return Actor(handle, name, log)
 
 
 class _Host:
     """Runs inside the process: imports the class, holds the object, forwards calls."""
 
-    def __init__(self, path: str, args: tuple[Any, ...]) -> None:
+    def __init__(self, path: str, args: tuple[Any, ...], log: Path) -> None:
+        _write_to(log)
         module, _, name = path.partition(":")
         self._object = getattr(importlib.import_module(module), name)(*args)
 
@@ -119,8 +132,18 @@ class _AsyncHost(_Host):
         return await getattr(self._object, method)(*args)
 
 
-def _own_error(error: exceptions.RayTaskError, what: str) -> LlmrlError:
+def _write_to(log: Path) -> None:
+    """Send the output of this process, and of every process that it starts, to a file of the run."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+
+
+def _own_error(error: exceptions.RayTaskError, what: str, last_words: str) -> LlmrlError:
     cause = error.cause
+    if isinstance(cause, EngineError | WeightSyncError):
+        return type(cause)(f"{what}: {cause}{last_words}")
     if isinstance(cause, LlmrlError):
         return type(cause)(f"{what}: {cause}")
     return LlmrlError(f"{what} failed:\n{error}")

@@ -13,7 +13,7 @@ from llmrl.errors import PlacementError
 from llmrl.recipe.schema import Cluster
 
 LOCAL_CPUS = 64
-"""What a local cluster offers its scheduler: a laptop may share its cores among more processes than it has."""
+"""What a local cluster offers its scheduler: a laptop shares its few cores among more processes than that."""
 
 SHIPPED = ("NCCL_", "GLOO_", "HF_", "VLLM_", "RAY_AUTH_", "LLMRL_", "CUDA_LAUNCH_", "TORCH_")
 """Prefixes of the driver's environment variables that reach every process on every node."""
@@ -29,7 +29,7 @@ def connect(cluster: Cluster) -> Generator[None]:
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if cluster.address == "local":
-        # A cluster of this run alone: it neither joins one that happens to run here nor listens beyond loopback.
+        # For this run alone: it neither joins a cluster that happens to run here nor listens beyond loopback.
         options |= {"address": "local", "_node_ip_address": "127.0.0.1", "num_cpus": LOCAL_CPUS}
     else:
         options |= {"address": cluster.address}
@@ -37,7 +37,8 @@ def connect(cluster: Cluster) -> Generator[None]:
         ray.init(**options)
     except ConnectionError as error:
         raise PlacementError(
-            f"cluster.address: no Ray cluster answers at '{cluster.address}' ({error}); start one with launch/."
+            f"cluster.address: no Ray cluster answers at '{cluster.address}' ({error}); "
+            "start one with launch/."
         ) from error
     try:
         yield

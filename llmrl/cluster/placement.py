@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.util.placement_group import (
@@ -64,7 +64,8 @@ def check_fit(listed: Sequence[Need], nodes: Mapping[str, Resources]) -> None:
     homeless = [need for need in sorted(listed, key=_size, reverse=True) if not _place(need, free)]
     if homeless:
         raise PlacementError(
-            f"the cluster cannot hold {len(homeless)} of {len(listed)} processes.\n{_table(listed, nodes, homeless)}"
+            f"the cluster cannot hold {len(homeless)} of {len(listed)} processes.\n"
+            f"{_table(listed, nodes, homeless)}"
         )
 
 
@@ -77,16 +78,16 @@ async def reserve(listed: Sequence[Need]) -> PlacementGroup:
     nodes = _nodes()
     check_fit(listed, nodes)
     group = placement_group([dict(need.resources) for need in listed], strategy="PACK")
-    ready: Any = group.ready()
+    ready = cast("ray.ObjectRef[Any]", group.ready())
     try:
         await asyncio.wait_for(asyncio.wrap_future(ready.future()), RESERVE_DEADLINE_S)
     except TimeoutError:
-        table: Any = placement_group_table(group)
+        table = cast("dict[str, Any]", placement_group_table(group))
         state = table["stats"]["scheduling_state"]
         release(group)
         raise PlacementError(
-            f"no room for {len(listed)} processes within {RESERVE_DEADLINE_S:g} s (Ray says {state}); another job "
-            f"may hold it.\n{_table(listed, nodes, [])}"
+            f"no room for {len(listed)} processes within {RESERVE_DEADLINE_S:g} s (Ray says {state}); "
+            f"another job may hold it.\n{_table(listed, nodes, [])}"
         ) from None
     return group
 
@@ -97,7 +98,7 @@ def release(group: PlacementGroup) -> None:
 
 
 def _nodes() -> dict[str, Resources]:
-    listed: Any = ray.nodes()
+    listed = cast("list[dict[str, Any]]", ray.nodes())
     return {
         f"{n['NodeManagerAddress']}/{n['NodeID'][:6]}": dict(n["Resources"]) for n in listed if n["Alive"]
     }

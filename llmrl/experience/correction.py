@@ -1,4 +1,4 @@
-"""Correction: a weight per token for the difference between the engine that sampled and the policy that trains.
+"""Correction: a weight per token for the difference between the engine that sampled and the trained policy.
 
 The engine computes with other kernels and, in asynchronous runs, with older weights. The weight multiplies
 the advantage and carries no gradient, so it is independent of an objective's own ratio.
@@ -14,7 +14,7 @@ from llmrl.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-correction = Registry("correction")
+correction: Registry[Correction] = Registry("correction")
 
 
 class Correction(Protocol):
@@ -46,7 +46,7 @@ class Truncated:
     """Largest weight."""
 
     def __post_init__(self) -> None:
-        if self.cap < 1:
+        if not self.cap >= 1:  # nan is not
             raise ValueError(f"cap must be at least 1, got {self.cap}")
 
     def __call__(self, log_ratio: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -13,7 +14,7 @@ from llmrl.registry import Registry
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
 
-credit = Registry("credit")
+credit: Registry[Credit] = Registry("credit")
 
 
 class Credit(Protocol):
@@ -42,6 +43,10 @@ class GroupCredit:
     """Divide by the group's unbiased standard deviation, or not at all."""
     eps: float = 1e-6
     """Added to the standard deviation."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"eps must be finite and above 0, got {self.eps}")
 
     def __call__(
         self, groups: Sequence[RolloutGroup], judgements: Sequence[Sequence[Judgement]]

@@ -10,13 +10,13 @@ from llmrl.registry import Registry
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
 
-keep = Registry("keep")
+keep: Registry[Keep] = Registry("keep")
 
 
 class Keep(Protocol):
     """A frozen dataclass whose fields are its options."""
 
-    def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement]) -> str | None:
+    def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement], /) -> str | None:
         """None to train on the group, or the reason why not, in a few words that are counted."""
         ...
 
@@ -26,7 +26,7 @@ class Keep(Protocol):
 class KeepAll:
     """Every group that has at least one judged response."""
 
-    def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement]) -> str | None:
+    def __call__(self, _group: RolloutGroup, judgements: Sequence[Judgement]) -> str | None:
         return None if any(j.reward is not None for j in judgements) else "nothing judged"
 
 
@@ -35,6 +35,6 @@ class KeepAll:
 class KeepVaried:
     """Groups whose rewards differ; the others have no gradient under group credit."""
 
-    def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement]) -> str | None:
+    def __call__(self, _group: RolloutGroup, judgements: Sequence[Judgement]) -> str | None:
         rewards = {j.reward for j in judgements if j.reward is not None}
         return None if len(rewards) > 1 else "rewards equal" if rewards else "nothing judged"

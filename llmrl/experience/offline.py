@@ -1,4 +1,4 @@
-"""Demonstrations become groups without any rollout: the dataset's responses, as if somebody had sampled them."""
+"""Demonstrations become groups without any rollout: the dataset's responses, as if they had been sampled."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Unit = Literal["tokens", "responses", "pairs"]
 Reads = Literal["entropy", "old", "reference"]
 """Columns that cost a forward pass or more; nothing computes one that nobody reads."""
 
-objective = Registry("objective")
+objective: Registry[Objective] = Registry("objective")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,7 +79,7 @@ class Objective(Protocol):
         """Optional columns that this objective, with these options, needs."""
         ...
 
-    def __call__(self, current: TokenScores, batch: Batch) -> Loss:
+    def __call__(self, current: TokenScores, batch: Batch, /) -> Loss:
         """The loss of each token (or pair), a mean of which is minimized.
 
         Args:

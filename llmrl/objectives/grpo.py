@@ -5,6 +5,7 @@ Shao et al. 2024, "DeepSeekMath", arXiv:2402.03300, equation 3.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -33,10 +34,10 @@ class GRPO:
     def __post_init__(self) -> None:
         if not 0 <= self.clip_low < 1:
             raise ValueError(f"clip_low must lie in [0, 1), got {self.clip_low}")
-        if self.clip_high < 0:
+        if not self.clip_high >= 0:  # nan is not
             raise ValueError(f"clip_high must not be negative, got {self.clip_high}")
-        if self.kl_weight < 0:
-            raise ValueError(f"kl_weight must not be negative, got {self.kl_weight}")
+        if not 0 <= self.kl_weight < math.inf:
+            raise ValueError(f"kl_weight must be finite and not negative, got {self.kl_weight}")
 
     @property
     def reads(self) -> frozenset[Reads]:

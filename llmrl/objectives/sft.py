@@ -24,5 +24,5 @@ class SFT:
     def reads(self) -> frozenset[Reads]:
         return frozenset()
 
-    def __call__(self, current: TokenScores, batch: Batch) -> Loss:
+    def __call__(self, current: TokenScores, _batch: Batch) -> Loss:
         return Loss(value=-current.logp)

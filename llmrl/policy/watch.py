@@ -21,7 +21,7 @@ class GradientWatch:
         finite, self._finite = self._finite, True
         return finite
 
-    def _attach(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _attach(self, _module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if output.requires_grad:
             output.register_hook(self._see)
 

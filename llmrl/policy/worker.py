@@ -1,4 +1,4 @@
-"""One rank of the policy: trains, scores, hands out weights, saves. A plain class; cluster makes it a process."""
+"""One rank of the policy: trains, scores, hands out weights, saves. A plain class that becomes a process."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class PolicyWorker:
         return metrics | own | {"policy/tokens": float(counted.tokens)}
 
     def score(self, experiences: Sequence[Experience], temperature: float) -> list[NDArray[np.float32]]:
-        """[L] nats of each rollout's trained tokens under the present weights; every rank scores all of them."""
+        """[L] nats of each rollout's trained tokens under the present weights; each rank scores them all."""
         self._zero.train(False)
         forward = self._forward(temperature)
         rows = np.arange(sum(len(e.group.rollouts) for e in experiences))
@@ -102,16 +102,16 @@ class PolicyWorker:
         (logp,) = self.score([probe], 1.0)
         tokens = np.concatenate([probe.group.prompt.tokens, probe.group.rollouts[0].tokens])
         proof = Probe(tokens=tokens, logp=np.concatenate([np.zeros(1, np.float32), logp]))
-        with self._zero.whole() as module:
+        with self._zero.whole() as scorer:
             if self._rank:
                 return None
-            return pack(named_tensors(module.model), version=version, probe=proof)
+            return pack(named_tensors(scorer.model), version=version, probe=proof)
 
     def save(self, folder: Path) -> None:
         """This rank's share of a checkpoint: ZeRO shards, and the state of its random generators."""
         self._zero.save(folder)
         states = {name: get().numpy() for name, (get, _) in _generators(self._device).items()}
-        np.savez(folder / f"rng-{self._rank}.npz", **states)
+        np.savez(folder / f"rng-{self._rank}.npz", allow_pickle=False, **states)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint that the run has verified."""
@@ -122,9 +122,9 @@ class PolicyWorker:
 
     def export(self, folder: Path) -> None:
         """Write the model as a Hugging Face folder; rank 0 writes, the others help to gather."""
-        with self._zero.whole() as module:
+        with self._zero.whole() as scorer:
             if not self._rank:
-                save_model(module.model, tokenizer_folder=Path(str(self._stage.model.path)), folder=folder)
+                save_model(scorer.model, tokenizer_folder=Path(str(self._stage.model.path)), folder=folder)
 
     def _share_of(self, experiences: Sequence[Experience]) -> list[Collated]:
         plan = schedule(

@@ -9,13 +9,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from llmrl.policy.scorer import Scorer
 from llmrl.recipe.schema import Optimizer, Stage
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=120)
@@ -44,7 +45,7 @@ def join_group(address: str, *, rank: int, ranks: int, device: str, meeting: Mee
         meeting: rank 0's own socket; None elsewhere.
     """
     host, port = address.rsplit(":", 1)
-    store = dist.TCPStore(
+    store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]  torch documents it under this name
         host,
         int(port),
         ranks,
@@ -62,7 +63,7 @@ def join_group(address: str, *, rank: int, ranks: int, device: str, meeting: Mee
 
 
 class ClientAdamW(torch.optim.AdamW):
-    """AdamW that can leave weights and states alone, and clips by itself where DeepSpeed would not say the norm."""
+    """AdamW that can leave weights and states alone, and clips where DeepSpeed would not say the norm."""
 
     skip = False
     """True for one step whose gradient is not finite."""
@@ -75,24 +76,24 @@ class ClientAdamW(torch.optim.AdamW):
         if self.max_grad_norm is not None:
             parameters = [p for group in self.param_groups for p in group["params"]]
             self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
-        return None if self.skip else super().step(closure)
+        return None if self.skip else cast("float | None", super().step(closure))
 
 
 class Zero:
-    """One rank of the sharded optimizer around a module."""
+    """One rank of the sharded optimizer around the policy."""
 
-    def __init__(self, module: nn.Module, stage: Stage, *, device: str) -> None:
+    def __init__(self, scorer: Scorer, stage: Stage, *, device: str) -> None:
         self._level = stage.policy.zero_stage
         self._clips_itself = self._level == 0 and stage.model.dtype == "float32"
         self._device = (
             torch.device("cpu") if device == "cpu" else torch.device("cuda", torch.cuda.current_device())
         )
         self._optimizer = ClientAdamW(
-            _decayed(module, stage.optimizer), lr=0.0, betas=stage.optimizer.betas, eps=stage.optimizer.eps
+            _decayed(scorer, stage.optimizer), lr=0.0, betas=stage.optimizer.betas, eps=stage.optimizer.eps
         )
         self._optimizer.max_grad_norm = stage.optimizer.max_grad_norm if self._clips_itself else None
         self._engine: Any = deepspeed.initialize(
-            model=module.to(self._device),
+            model=scorer.to(self._device),
             optimizer=self._optimizer,
             config=_config(stage, clips_itself=self._clips_itself),
             dist_init_required=False,
@@ -104,7 +105,7 @@ class Zero:
         return self._device
 
     def __call__(self, *inputs: object, **options: object) -> Any:
-        """The module's forward pass."""
+        """The policy's forward pass."""
         return self._engine(*inputs, **options)
 
     def train(self, mode: bool) -> None:
@@ -141,8 +142,8 @@ class Zero:
         return values
 
     @contextmanager
-    def whole(self) -> Generator[nn.Module]:
-        """The module with every parameter complete; all ranks enter and leave together."""
+    def whole(self) -> Generator[Scorer]:
+        """The policy with every parameter complete; all ranks enter and leave together."""
         parameters = list(self._engine.module.parameters())
         if self._level == 3:
             with deepspeed.zero.GatheredParameters(parameters):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol, cast
+from typing import Protocol
 
 from llmrl.errors import DataError, RecipeError
 from llmrl.prompts.example import Example, check_template, source_name, wrap
@@ -16,7 +16,7 @@ from llmrl.prompts.seeds import derive_seed, shuffled
 from llmrl.recipe.schema import Source
 from llmrl.registry import Registry
 
-task = Registry("task")
+task: Registry[Task] = Registry("task", named_by="task")
 
 MAX_DIGITS = 18
 
@@ -79,8 +79,7 @@ def read_task(source: Source, *, key: str, seed: int) -> list[Example]:
         missing = "task" if source.task is None else "rows"
         raise RecipeError(f"{key}.{missing} is missing; a task needs its name and how many rows to make.")
     check_template(source, key=key)
-    task.get(source.task, key=f"{key}.task")
-    made = cast("Task", task.build(source.task, source.options, key=key))
+    made = task.build(source.task, source.options, key=key)
     rows = task_rows(made, source=source_name(source), count=source.rows, skip=source.skip, seed=seed)
     return [wrap(row, source.template) for row in rows]
 
@@ -104,9 +103,14 @@ class DigitSum:
     """Fewest digits of a number."""
     digits_max: int = 4
     """Most digits of a number; all numbers between are equally likely, so most have this many."""
+    slips: float = 0.0
+    """Share of the steps in a response whose result is wrong, for demonstrations of an imperfect teacher: what
+    follows builds on it. The answer that a verifier reads is always right."""
 
     def __post_init__(self) -> None:
         _check_digits(self.digits_min, self.digits_max)
+        if not 0 <= self.slips <= 1:
+            raise ValueError("slips must lie between 0 and 1")
 
     @property
     def characters(self) -> str:
@@ -119,10 +123,12 @@ class DigitSum:
     def make(self, number: int) -> Problem:
         text = str(_first(self.digits_min) + number)
         total, steps = int(text[0]), list[str]()
-        for digit in text[1:]:
-            steps.append(f"{total}+{digit}={total + int(digit)}")
-            total += int(digit)
-        return Problem(prompt=f"{text}=", answer=str(total), response=f"{','.join(steps)}#{total}")
+        for place, digit in enumerate(text[1:]):
+            result = total + int(digit) + _slip(self.slips, number, place)
+            steps.append(f"{total}+{digit}={result}")
+            total = result
+        answer = str(sum(map(int, text)))
+        return Problem(prompt=f"{text}=", answer=answer, response=f"{','.join(steps)}#{total}")
 
 
 @task("addition")
@@ -218,6 +224,12 @@ class Chain:
     def _result(self, total: int, sign: str, term: int) -> int:
         exact = {"+": total + term, "-": total - term, "*": total * term}[sign]
         return exact % self.modulo if self.modulo else exact
+
+
+def _slip(share: float, number: int, place: int) -> int:
+    """By how much one step of a problem is wrong: 1 or 2 in ``share`` of all cases, else 0."""
+    chance, size = divmod(derive_seed("slip", number, place), 2)
+    return size + 1 if chance % 1_000_000 < share * 1_000_000 else 0
 
 
 def _check_digits(fewest: int, most: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmrl.recipe.parts import bundle_of
+from llmrl.objectives.algorithm import bundle_of
 from llmrl.recipe.schema import Recipe, Source, Stage
 
 

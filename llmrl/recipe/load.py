@@ -11,9 +11,10 @@ from pydantic import ValidationError
 
 from llmrl.errors import RecipeError
 from llmrl.recipe.draft import SAFE_NAME, SAFE_NAME_TEXT, Draft, Origin, read_draft
-from llmrl.recipe.problems import Problem, as_toml, schema_problems, value_problems
+from llmrl.recipe.problems import Problem, schema_problems, value_problems
 from llmrl.recipe.schema import Evaluation, Recipe, Stage
 from llmrl.recipe.tables import Keys, Tree, Value, leaves
+from llmrl.wording import as_toml
 
 MAX_PROBLEMS = 20
 

@@ -10,7 +10,8 @@ from llmrl.errors import RecipeError, shown
 from llmrl.experience.correction import correction
 from llmrl.experience.credit import credit
 from llmrl.experience.keep import keep
-from llmrl.objectives import Bundle, Objective, objective
+from llmrl.objectives import Bundle
+from llmrl.objectives.algorithm import bundle_of, objective_of
 from llmrl.prompts.tasks import task
 from llmrl.recipe.draft import SAFE_NAME, SAFE_NAME_TEXT
 from llmrl.recipe.schema import Choice, Stage
@@ -19,24 +20,8 @@ from llmrl.report.trackers import check_trackers
 from llmrl.rewards import build_rewards
 from llmrl.rollouts.kinds import engine
 
-BUNDLED: Mapping[str, Registry] = {"credit": credit, "keep": keep, "correction": correction}
+BUNDLED: Mapping[str, Registry[Any]] = {"credit": credit, "keep": keep, "correction": correction}
 """Parts that an objective decides unless the recipe does, by their table."""
-
-
-def bundle_of(stage: Stage) -> Bundle:
-    """What the objective of a stage brings along, with the parts that the recipe replaces.
-
-    Raises:
-        RecipeError: an unknown objective, or an option that it refuses.
-    """
-    chosen: Objective = objective.build(stage.objective.name, stage.objective.options, key="objective")
-    own = chosen.bundle
-    return Bundle(
-        credit=stage.credit or own.credit,
-        keep=stage.keep or own.keep,
-        correction=stage.correction or own.correction,
-        demonstrations=own.demonstrations,
-    )
 
 
 def parts_of(bundle: Bundle) -> dict[str, Choice]:
@@ -50,10 +35,7 @@ def plugins_of(stage: Stage) -> dict[tuple[str | int, ...], Any]:
     Raises:
         RecipeError: an unknown name, or an option that a plugin refuses.
     """
-    chosen = stage.objective
-    built: dict[tuple[str | int, ...], Any] = {
-        ("objective",): objective.build(chosen.name, chosen.options, key="objective")
-    }
+    built: dict[tuple[str | int, ...], Any] = {("objective",): objective_of(stage)}
     for key, choice in parts_of(bundle_of(stage)).items():
         built[key,] = BUNDLED[key].build(choice.name, choice.options, key=key)
     for name, reward in build_rewards(stage.rewards).items():
@@ -81,7 +63,7 @@ def part_problems(stage: Stage) -> list[str]:
         with _noted(problems):
             build_rewards({name: table})
     with _noted(problems):
-        engine.get(stage.engines.kind, key="engines.kind")
+        engine.get(stage.engines.kind, key="engines")
     for tracker in stage.report.trackers:
         with _noted(problems):
             check_trackers([tracker])

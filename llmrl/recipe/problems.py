@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import NoneType
 from typing import Any, cast, get_args
@@ -14,31 +13,12 @@ from pydantic_core import ErrorDetails
 from llmrl.errors import did_you_mean, shown
 from llmrl.recipe.schema import Recipe, Stage, Table
 from llmrl.recipe.tables import MAX_DEPTH, Keys, Tree, leaves
+from llmrl.wording import refusal
 
 TOP_KEYS = (*Recipe.model_fields, *(name for name in Stage.model_fields if name != "name"))
 """What may stand at the top of a recipe file."""
 
 LARGEST = 2**63
-
-Context = Mapping[str, Any]
-
-# pydantic's error types that a recipe can meet, and what the value should have been.
-EXPECTED: Mapping[str, Callable[[Context], str]] = {
-    "int_type": lambda _: "an integer",
-    "float_type": lambda _: "a number",
-    "finite_number": lambda _: "a finite number",
-    "bool_type": lambda _: "true or false",
-    "string_type": lambda _: "a string",
-    "tuple_type": lambda _: "an array",
-    "dict_type": lambda _: "a table",
-    "model_type": lambda _: "a table",
-    "greater_than": lambda c: f"a number > {c['gt']:g}",
-    "greater_than_equal": lambda c: f"a number >= {c['ge']:g}",
-    "less_than_equal": lambda c: f"a number <= {c['le']:g}",
-    "too_short": lambda c: f"at least {c['min_length']} element{'s' * (c['min_length'] > 1)}",
-    "too_long": lambda c: f"at most {c['max_length']} elements",
-    "literal_error": lambda c: f"one of {c['expected']}",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,35 +60,11 @@ def schema_problems(error: ValidationError) -> Iterator[Problem]:
 
 
 def _sentence(detail: ErrorDetails, keys: Keys) -> str:
-    kind, context = detail["type"], detail.get("ctx", {})
-    if kind == "extra_forbidden":
+    if detail["type"] == "extra_forbidden":
         return f"no key named {shown(keys[-1])}.{did_you_mean(keys[-1], known_keys(keys[:-1]))}"
-    if kind == "missing":
+    if detail["type"] == "missing":
         return f"this key is missing. {_text(keys)}".rstrip()
-    if kind not in EXPECTED:
-        return f"{detail['msg']}, got {as_toml(detail['input'])}."
-    if kind == "too_short":
-        return f"expected {EXPECTED[kind](context)}, got {context['actual_length']}."
-    hint = _nearest(detail["input"], context) if kind == "literal_error" else ""
-    return f"expected {EXPECTED[kind](context)}, got {as_toml(detail['input'])}.{hint}"
-
-
-def as_toml(value: object) -> str:
-    """A value as the user may have written it, quoted, escaped and short."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, (dict, list)):
-        try:
-            return json.dumps(value)[:80]
-        except (TypeError, ValueError):
-            return "a nested value"
-    return shown(value)
-
-
-def _nearest(got: object, context: Context) -> str:
-    known = [word.strip("'") for word in str(context["expected"]).replace(" or ", ", ").split(", ")]
-    hint, _, _ = did_you_mean(str(got), known).partition(" Known:")
-    return hint
+    return refusal(detail)
 
 
 def table_at(keys: Iterable[str]) -> type[Table] | None:

@@ -13,16 +13,21 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+AboveZero = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Seconds = Annotated[float, Field(gt=0)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Table(BaseModel):
-    """A table of the recipe: frozen, and an unknown key is an error."""
+    """A table of the recipe: frozen, its numbers finite, and an unknown key is an error."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        strict=False,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
     )
 
 
@@ -31,7 +36,7 @@ class Lora(Table):
 
     rank: Positive = 16
     """Rank of the two factors."""
-    alpha: Annotated[float, Field(gt=0)] = 32.0
+    alpha: AboveZero = 32.0
     """The adapter's output is scaled by alpha / rank."""
     targets: tuple[str, ...] = ("all-linear",)
     """Module names that get an adapter, as PEFT understands them."""
@@ -66,7 +71,7 @@ class Source(Table):
     name: str | None = None
     """Name in metrics and ids; by default the file's or the task's."""
     dataset: str | None = None
-    """JSONL, JSON, CSV or parquet file, a saved ``datasets`` folder, or a hub name. Or else ``task``."""
+    """JSONL, JSON, CSV or parquet file, saved ``datasets`` folder, or ``owner/name[:config]`` on the hub."""
     split: str = "train"
     """Split of a dataset that has several."""
     task: str | None = None
@@ -81,8 +86,8 @@ class Source(Table):
     """Maps prompt, answer, response or messages to the dataset's own column names."""
     template: str = "{prompt}"
     """Text around the prompt field."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """Share of draws relative to the other sources; equal weights draw each row equally often per source."""
+    weight: AboveZero = 1.0
+    """Share of draws relative to the other sources; each source draws its own rows equally often."""
 
 
 class Prompts(Table):
@@ -105,7 +110,7 @@ class Rollouts(Table):
     """Responses to each prompt: the group that credit compares."""
     max_tokens: Positive = 256
     """Budget of a response in tokens; a longer one ends with stop = length."""
-    temperature: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+    temperature: AboveZero = 1.0
     """Softmax temperature of sampling; the trainer scores with the same one."""
     stop: tuple[str, ...] = ()
     """Texts that end a response, besides the end-of-sequence token."""
@@ -126,7 +131,7 @@ class Engines(Table):
     """Responses that one engine generates at once."""
     kv_cache_mib: Positive | None = None
     """KV cache of one engine in MiB; by default 256 on CPU, and on a GPU what vLLM finds free."""
-    gpu_memory_utilization: Fraction = 0.85
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Share of a GPU that vLLM may use."""
     eager: bool | None = None
     """No CUDA graphs or compilation; by default True on CPU, False on GPU."""
@@ -137,7 +142,7 @@ class Reward(Table):
 
     kind: str
     """Name of a registered reward."""
-    weight: Finite = 1.0
+    weight: float = 1.0
     """Factor in the sum; 0 only measures."""
     options: dict[str, Any] = {}
     """Options of the reward."""
@@ -148,8 +153,10 @@ class Scoring(Table):
 
     processes: Positive = 1
     """Scorer processes."""
-    deadline_s: Seconds = 10.0
+    deadline_s: AboveZero = 10.0
     """Longest time for one response; then its scorer is killed and the judgement is an error."""
+    memory_mib: Positive | None = None
+    """MiB that rewards may allocate in a process once it is ready; more is an error. By default no limit."""
     max_error_rate: Fraction = 0.1
     """The run ends when a larger share of a step's judgements are errors."""
     check_answers: bool = True
@@ -170,7 +177,7 @@ class Optimizer(Table):
 
     steps: Positive
     """Optimizer steps of this stage; each makes one weight version."""
-    lr: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e-6
+    lr: AboveZero = 1e-6
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape after warm-up; linear and cosine end at ``lr * final_lr_fraction``."""
@@ -178,13 +185,13 @@ class Optimizer(Table):
     """Linear warm-up from 0."""
     final_lr_fraction: Fraction = 0.0
     """Where linear and cosine end."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Adam's decay rates."""
-    eps: Annotated[float, Field(gt=0)] = 1e-8
+    eps: AboveZero = 1e-8
     """Adam's epsilon."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay on matrices; never on norms and biases."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: AboveZero = 1.0
     """Gradients are scaled down to this global L2 norm."""
     max_bad_steps: Positive = 3
     """Steps in a row that may be skipped for a loss or gradient that is not finite."""
@@ -218,7 +225,7 @@ class Evaluation(Table):
     """Responses to each held-out prompt."""
     k: tuple[Positive, ...] = (1,)
     """Report unbiased pass@k for each; none may exceed ``per_prompt``."""
-    temperature: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    temperature: Annotated[float, Field(ge=0)] = 0.0
     """0 takes the likeliest token."""
     reward: str | None = None
     """Name of the reward that decides what is correct (score > 0.5); by default the first."""
@@ -240,13 +247,13 @@ class Cluster(Table):
     """``local`` starts Ray here for this run; ``auto`` or an address joins a running cluster."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes GPUs if the cluster has any."""
-    cpus_per_process: Annotated[float, Field(gt=0)] = 0.5
+    cpus_per_process: AboveZero = 0.5
     """CPUs that Ray reserves for each engine and each rank."""
     threads_per_process: Positive = 1
     """OpenMP threads of each process on CPU; more than the free cores makes everything slower."""
-    start_deadline_s: Seconds = 600.0
+    start_deadline_s: AboveZero = 600.0
     """Longest time for every process to come up."""
-    call_deadline_s: Seconds = 1800.0
+    call_deadline_s: AboveZero = 1800.0
     """Longest time for one step, sync or save before the run ends and names who did not answer."""
     environment: dict[str, str] = {}
     """Environment variables of every process, on every node."""
@@ -268,6 +275,7 @@ class Stage(Table):
     """Name of the stage, and of its folder."""
     model: Model = Model()
     prompts: Prompts
+    """What the policy is asked: where prompts come from, and how many make a step."""
     rollouts: Rollouts = Rollouts()
     engines: Engines = Engines()
     rewards: dict[str, Reward] = {}
@@ -279,7 +287,9 @@ class Stage(Table):
     correction: Choice | None = None
     """Weight for the difference between engine and trainer; by default what the objective's bundle says."""
     objective: Choice
+    """What is optimized: a method by name, with its options and the credit, keep and correction it brings."""
     optimizer: Optimizer
+    """How weights change: AdamW, its schedule, and the number of steps that ends the stage."""
     policy: Policy = Policy()
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()

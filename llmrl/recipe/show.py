@@ -13,10 +13,11 @@ from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
+from llmrl.objectives.algorithm import bundle_of
 from llmrl.prompts.example import source_name
 from llmrl.recipe.arithmetic import sentences
 from llmrl.recipe.load import Loaded
-from llmrl.recipe.parts import bundle_of, parts_of, plugins_of
+from llmrl.recipe.parts import parts_of, plugins_of
 from llmrl.recipe.schema import Source, Stage
 from llmrl.recipe.tables import leaves
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
 from llmrl.errors import RecipeError, shown
+from llmrl.prompts.datasets import HUB_NAME, KNOWN_ENDINGS
 from llmrl.prompts.example import source_name
-from llmrl.prompts.tasks import Task, task
+from llmrl.prompts.fields import check_fields
+from llmrl.prompts.tasks import task
 from llmrl.recipe.schema import Source, Stage
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.-]+)?")
-"""``owner/name``, for a dataset with ``:configuration``."""
-DATA_FILE = re.compile(r"\.(jsonl|json|csv|parquet|arrow|txt)(\.gz)?$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +39,7 @@ class Rows:
 
 def is_local(name: str) -> bool:
     """Whether a dataset or model is a path rather than a hub name."""
-    return name.startswith(("/", ".", "~")) or DATA_FILE.search(name) is not None or Path(name).exists()
+    return name.startswith(("/", ".", "~")) or name.endswith((*KNOWN_ENDINGS, ".gz")) or Path(name).exists()
 
 
 def missing_path(name: str, what: str) -> str:
@@ -95,6 +92,10 @@ def _problems(source: Source, key: str, alphabet: str | None) -> Iterator[str]:
 def _dataset_problems(source: Source, dataset: str, key: str) -> Iterator[str]:
     if source.options:
         yield f"{key}.options: only a task has options, and this source is a dataset; remove them."
+    try:
+        check_fields(source.fields, key=key)
+    except RecipeError as error:
+        yield str(error)
     if is_local(dataset):
         if not Path(dataset).expanduser().exists():
             yield f"{key}.dataset: {missing_path(dataset, 'file or folder')}"
@@ -108,8 +109,7 @@ def _task_problems(source: Source, name: str, key: str, alphabet: str | None) ->
     if source.rows is None:
         yield f"{key}.rows: this key is missing; a task makes as many rows as it is told."
     try:
-        task.get(name, key=f"{key}.task")
-        made: Task = task.build(name, source.options, key=key)
+        made = task.build(name, source.options, key=key)
     except RecipeError as error:
         yield str(error)
         return

@@ -31,11 +31,13 @@ def main() -> None:
     asks, replies = _take_pipes()
     _die_with_parent(lifeline=int(sys.argv[1]))
     _go_first()
+    setup = json.loads(asks.readline())
     try:
-        rewards = _prepare(json.loads(asks.readline()))
+        rewards = _prepare(setup)
     except LlmrlError as error:
         _reply(replies, {"error": type(error).__name__, "message": str(error)})
         return
+    _limit_memory(setup["memory_mib"])
     gold = {name: _bare(reward) for name, reward in rewards.items() if reward.reads_answer}
     _reply(replies, {"reads_answer": list(gold)})
     _serve(asks, replies, {False: rewards, True: gold})
@@ -82,6 +84,15 @@ def _warm_up(name: str, reward: Heavy) -> None:
         reward.warm_up()
     except Exception as error:
         raise PluginError(f"rewards.{name}: warm_up failed: {error}.\n{traceback.format_exc()}") from error
+
+
+def _limit_memory(mib: int | None) -> None:
+    """Have the kernel refuse this process more than it has now, plus ``mib``; on other systems it has no way to."""
+    if mib is not None and sys.platform == "linux":
+        with open("/proc/self/statm") as file:
+            held = int(file.read().split()[0]) * resource.getpagesize()
+        limit = held + mib * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
 def _bare(reward: Reward) -> Reward:

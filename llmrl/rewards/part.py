@@ -79,5 +79,7 @@ def _read(returned: object) -> Part:
 def _told(error: BaseException) -> str:
     """Type and text of an exception, and the line that raised it."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, MemoryError):
+        text = f"{type(error).__name__}: the machine or scoring.memory_mib allows no more"
     frames = traceback.extract_tb(error.__traceback__)
     return f"{text} ({frames[-1].filename}, line {frames[-1].lineno})" if frames else text

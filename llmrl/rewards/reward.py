@@ -10,7 +10,7 @@ from llmrl.recipe.schema import Reward as RewardTable
 from llmrl.registry import Registry
 from llmrl.rewards.judgement import Sample
 
-reward = Registry("reward")
+reward: Registry[Reward] = Registry("reward", named_by="kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +62,6 @@ def build_rewards(tables: Mapping[str, RewardTable]) -> dict[str, Reward]:
     Raises:
         RecipeError: unknown kind, unknown option, or a value the reward refuses.
     """
-    for name, table in tables.items():
-        reward.get(table.kind, key=f"rewards.{name}.kind")
     return {
         name: reward.build(table.kind, table.options, key=f"rewards.{name}") for name, table in tables.items()
     }

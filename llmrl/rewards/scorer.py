@@ -36,7 +36,8 @@ class Scorer:
         self._weights = {name: reward.weight for name, reward in rewards.items()}
         self._scoring = scoring
         tables = {name: reward.model_dump() for name, reward in rewards.items()}
-        self._setup = _line({"plugins": list(plugins), "rewards": tables})
+        setup = {"plugins": list(plugins), "rewards": tables, "memory_mib": scoring.memory_mib}
+        self._setup = _line(setup)
         self._free: asyncio.Queue[RewardProcess] = asyncio.Queue()
         self._processes: set[RewardProcess] = set()
         self._closed = False

@@ -8,11 +8,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrl.recipe.schema import Stage
 from llmrl.registry import Registry
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
 
-engine = Registry("engine")
+engine: Registry[EngineKind] = Registry("engine", named_by="kind")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -37,7 +38,7 @@ class Completion:
 
     tokens: NDArray[np.int32]
     logp: NDArray[np.float32]
-    """[L] nats of softmax(logits / temperature) over the full vocabulary (of softmax(logits) at temperature 0)."""
+    """[L] nats of softmax(logits / temperature), at temperature 0 of softmax(logits), over all token ids."""
     version: NDArray[np.int32]
     """[L] weight version that sampled each token."""
     stop: Stop
@@ -68,4 +69,12 @@ class Engine(Protocol):
 
     async def close(self) -> None:
         """Free everything."""
+        ...
+
+
+class EngineKind(Protocol):
+    """What is registered: a frozen dataclass that starts an engine where the recipe names it."""
+
+    async def start(self, stage: Stage, *, device: str) -> Engine:
+        """Load the model in the folder ``stage.model.path`` and serve it on ``device`` (cpu or cuda)."""
         ...

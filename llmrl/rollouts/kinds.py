@@ -27,7 +27,8 @@ class Vllm:
         """Load the model at ``stage.model.path`` and serve it."""
         for key, value in {**(CPU_ENVIRONMENT if device == "cpu" else {}), **QUIET_ENVIRONMENT}.items():
             os.environ.setdefault(key, value)
-        from llmrl.rollouts.vllm_engine import VllmEngine  # noqa: PLC0415  takes 6 s and needs the environment above
+        # Importing it takes 6 s and reads the environment.
+        from llmrl.rollouts.vllm_engine import VllmEngine  # noqa: PLC0415
 
         return VllmEngine(stage, device=device)
 
@@ -39,6 +40,6 @@ class Torch:
 
     async def start(self, stage: Stage, *, device: str) -> Engine:
         """Load the model at ``stage.model.path`` and serve it."""
-        from llmrl.rollouts.torch_engine import TorchEngine  # noqa: PLC0415  torch is loaded by who needs it
+        from llmrl.rollouts.torch_engine import TorchEngine  # noqa: PLC0415  torch is loaded where it is used
 
         return TorchEngine(stage, device=device)

@@ -20,7 +20,7 @@ class Rollout:
     tokens: NDArray[np.int32]
     """[L] token ids, the stop token included."""
     logp: NDArray[np.float32]
-    """[L] nats, as the engine reported them for softmax(logits / temperature); 0 where ``trained`` is False."""
+    """[L] nats of softmax(logits / temperature), as the engine reports them; 0 where ``trained`` is False."""
     version: NDArray[np.int32]
     """[L] weight version that sampled each token; it changes where weights arrived mid-response."""
     trained: NDArray[np.bool_]

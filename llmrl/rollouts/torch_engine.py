@@ -59,8 +59,8 @@ class TorchEngine:
             or request.max_tokens < 1
         ):
             raise EngineError(
-                f"request {request.id}: {request.tokens.size} prompt and {request.max_tokens} response tokens do not fit "
-                f"model.context_tokens = {self._stage.model.context_tokens}"
+                f"request {request.id}: {request.tokens.size} prompt and {request.max_tokens} response "
+                f"tokens do not fit model.context_tokens = {self._stage.model.context_tokens}"
             )
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         generator = torch.Generator().manual_seed(request.seed)

@@ -31,6 +31,8 @@ from llmrl.weights.shared_file import shared_file
 WORKER_EXTENSION = "llmrl.weights.receive.WorkerExtension"
 BACKEND = "llmrl-shared-memory"
 CPU_KV_CACHE_MIB = 256
+CPU_BATCHED_TOKENS = 4096
+"""Most tokens of one forward pass on CPU."""
 
 
 class VllmEngine:
@@ -144,6 +146,9 @@ def _arguments(stage: Stage, device: str) -> AsyncEngineArgs:
         tensor_parallel_size=engines.tensor_parallel,
         gpu_memory_utilization=engines.gpu_memory_utilization,
         kv_cache_memory_bytes=kv_cache_mib * 2**20 if kv_cache_mib else None,
+        # On CPU vLLM cannot take back the random draw of a seeded request whose prompt it has read only in part.
+        enable_chunked_prefill=not cpu,
+        max_num_batched_tokens=max(CPU_BATCHED_TOKENS, stage.model.context_tokens) if cpu else None,
         enforce_eager=cpu if engines.eager is None else engines.eager,
         # Off-policy ratios need log-softmax of (logits / temperature), not of the raw logits.
         logprobs_mode="processed_logprobs",

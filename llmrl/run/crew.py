@@ -43,7 +43,7 @@ async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any
 
 @asynccontextmanager
 async def hired(
-    stage: Stage, *, seed: int, plugins: Sequence[str], engines: bool, build: Model | None
+    stage: Stage, *, seed: int, plugins: Sequence[str], engines: bool, build: Model | None, logs: Path
 ) -> AsyncGenerator[Crew]:
     """Start every process of a stage and end them all with the block.
 
@@ -52,6 +52,7 @@ async def hired(
         seed: of the run.
         plugins: modules that every process imports.
         engines: whether anything is generated.
+        logs: folder for the output of each process.
         build: the model to build at ``model.path`` first.
     """
     device = choose_device(stage)
@@ -73,6 +74,7 @@ async def hired(
                 resources=need.resources,
                 env=env,
                 is_async=is_engine,
+                log=logs / f"{need.name}.log",
             )
             actors.append(actor)
         crew = Crew(

@@ -1,4 +1,4 @@
-"""The ledger: what became of every prompt that was drawn. Each ends once, trained or dropped with a reason."""
+"""The ledger: the fate of every prompt that was drawn. Each ends once, trained or dropped for a reason."""
 
 from __future__ import annotations
 

@@ -53,8 +53,8 @@ def check_parity(comparisons: Sequence[Comparison], *, dtype: str, temperature: 
     if parity.mean <= mean_limit and parity.largest <= largest_limit:
         return parity
     raise ParityError(
-        f"engine and trainer disagree about {parity.tokens} tokens: mean difference {parity.mean:.3g} nats (limit "
-        f"{mean_limit:g} for {dtype}), largest {parity.largest:.3g} (limit {largest_limit:g}). "
+        f"engine and trainer disagree about {parity.tokens} tokens: mean difference {parity.mean:.3g} nats "
+        f"(limit {mean_limit:g} for {dtype}), largest {parity.largest:.3g} (limit {largest_limit:g}). "
         f"{_diagnosis(comparisons, mean_limit, temperature)}"
     )
 
@@ -69,8 +69,8 @@ def _diagnosis(comparisons: Sequence[Comparison], limit: float, temperature: flo
     sampled = [c.sampled for c in comparisons]
     if temperature != 1 and _difference(sampled, [c.trainer_plain for c in comparisons]).mean <= limit:
         return (
-            f"They agree at temperature 1 and not at rollouts.temperature = {temperature:g}: the engine reports raw "
-            "logprobs; it must be started with processed logprobs."
+            f"They agree at temperature 1 and not at rollouts.temperature = {temperature:g}: "
+            "the engine reports raw logprobs; it must be started with processed logprobs."
         )
     shifted = _difference([c.sampled[1:] for c in comparisons], [c.trainer[:-1] for c in comparisons])
     if shifted.mean <= limit:
@@ -80,9 +80,11 @@ def _diagnosis(comparisons: Sequence[Comparison], limit: float, temperature: flo
     bias = np.concatenate([c.sampled - c.trainer for c in comparisons])
     if bias.std() < 0.1 * abs(bias.mean()):
         return (
-            f"The engine is off by {bias.mean():+.3g} nats on every token: it samples from a truncated distribution "
-            "(top-p, top-k or min-p), which training does not allow."
+            f"The engine is off by {bias.mean():+.3g} nats on every token: "
+            "it samples from a truncated distribution (top-p, top-k or min-p), which training does not allow."
         )
     if _difference(sampled, [c.trainer for c in comparisons]).mean < 10 * limit:
-        return "The difference is small and unsystematic: look at the dtypes of engine and trainer (model.dtype)."
-    return "The difference is large and unsystematic: the engine serves other weights, or another prompt template."
+        return "The difference is small and unsystematic: look at model.dtype, of engine and trainer."
+    return (
+        "The difference is large and unsystematic: other weights in the engine, or another prompt template."
+    )

@@ -81,7 +81,12 @@ async def run_stage(recipe: Recipe, plan: StagePlan, console: ConsoleReport) -> 
     console.stage(stage.name, steps=stage.optimizer.steps, done=first)
     engines = plan.online or bool(plan.evaluated)
     async with hired(
-        stage, seed=recipe.run.seed, plugins=recipe.plugins, engines=engines, build=plan.build
+        stage,
+        seed=recipe.run.seed,
+        plugins=recipe.plugins,
+        engines=engines,
+        build=plan.build,
+        logs=plan.folder / "logs",
     ) as crew:
         if newest:
             await crew.policy("restore", newest)

@@ -32,7 +32,7 @@ def train_recipe(loaded: Loaded, *, existing: Existing = "refuse") -> None:
     """Run every stage of a recipe.
 
     Raises:
-        LlmrlError: anything that llmrl can explain; what is wrong with recipe or data is said before Ray starts.
+        LlmrlError: what llmrl can explain; what is wrong with recipe or data is said before Ray starts.
     """
     began = time.monotonic()
     check_recipe(loaded)
@@ -101,7 +101,8 @@ def _open_folder(recipe: Recipe, existing: Existing) -> None:
     folder = recipe.folder
     if folder.exists() and existing == "refuse":
         raise RecipeError(
-            f"run.name: {folder} is already there; go on with --resume, replace it with --fresh, or rename the run."
+            f"run.name: {folder} is already there; go on with --resume, replace it with --fresh, "
+            "or rename the run."
         )
     if folder.exists() and existing == "fresh":
         shutil.rmtree(folder)

@@ -21,7 +21,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Trainer:
-    """Drives the ranks. Its calls reach every rank in the same order, so a snapshot is of the step before it."""
+    """Drives the ranks: its calls reach all of them in one order, so a snapshot is of the step before it."""
 
     stage: Stage
     crew: Crew
@@ -49,7 +49,8 @@ class Trainer:
     def snapshot(self, version: int) -> None:
         """Queue a copy of the present weights; engines take it as ``version``."""
         if self.crew.engines:
-            self.bundles[version] = [rank.send("weights", version) for rank in self.crew.ranks][0]
+            pending = [rank.send("weights", version) for rank in self.crew.ranks]
+            self.bundles[version] = pending[0]  # the other ranks help to gather, and have nothing to send
 
     async def publish(self, version: int) -> None:
         """Every engine serves ``version``, and has proven it, when this returns."""

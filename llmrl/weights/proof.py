@@ -53,7 +53,8 @@ def check_names(bundle: WeightBundle, stored: Stored) -> None:
     for name, shape in sent.items():
         if shape != stored[name]:
             raise WeightSyncError(
-                f"weights {bundle.version}: {name} was sent with shape {list(shape)}, the engine's has {list(stored[name])}."
+                f"weights {bundle.version}: {name} was sent with shape {list(shape)}, "
+                f"the engine's has {list(stored[name])}."
             )
 
 
@@ -71,6 +72,7 @@ def check_probe(bundle: WeightBundle, logp: NDArray[np.float32], *, dtype: str) 
     difference = float(np.abs(logp - bundle.probe.logp).max(initial=0.0))
     if not math.isfinite(difference) or difference > TOLERANCE[dtype]:
         raise WeightSyncError(
-            f"weights {bundle.version}: after the sync the engine's logprobs of the probe differ from the policy's by "
-            f"{difference:.3g} nats (limit {TOLERANCE[dtype]:g} for {dtype}), so it does not serve these weights."
+            f"weights {bundle.version}: after the sync the engine's logprobs of the probe differ from the "
+            f"policy's by {difference:.3g} nats (limit {TOLERANCE[dtype]:g} for {dtype}), "
+            "so it does not serve these weights."
         )

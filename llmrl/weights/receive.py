@@ -73,9 +73,9 @@ def _repack_tied_head(model: torch.nn.Module) -> None:
     head = getattr(model, "lm_head", None)
     if head is None or not hasattr(head, "cpu_linear") or head.weight.numel() == 0:
         return
-    from vllm.model_executor.layers.utils import dispatch_cpu_unquantized_gemm  # noqa: PLC0415  CPU builds only
+    from vllm.model_executor.layers import utils  # noqa: PLC0415  what follows is in CPU builds only
 
-    dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+    utils.dispatch_cpu_unquantized_gemm(head, remove_weight=False)
 
 
 class WorkerExtension:

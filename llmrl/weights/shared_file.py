@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  the point is that it is memory
+SHARED_MEMORY = Path("/dev/shm")  # the point is that it is memory
 
 
 @contextmanager
