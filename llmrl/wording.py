@@ -40,8 +40,9 @@ def refusal(detail: ErrorDetails) -> str:
     """What is wrong with a value that is there, as the sentence that follows its key."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind in ("value_error", "assertion_error"):
-        # A class that refuses a value says itself what it got.
-        return f"{str(context['error']).rstrip('.')}."
+        # A class that refuses its options may say itself what it got.
+        text = str(context["error"]).rstrip(".")
+        return f"{text}." if " got " in text else f"{text}, got {as_toml(detail['input'])}."
     if kind not in EXPECTED:
         return f"{detail['msg']}, got {as_toml(detail['input'])}."
     if kind == "too_short":

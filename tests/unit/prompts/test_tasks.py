@@ -140,22 +140,23 @@ def test_a_space_that_is_too_small_is_refused() -> None:
         (
             "digit_sum",
             {"digits": 3},
-            "s.options: no key named 'digits'. Did you mean 'digits_min'? Known: digits_max, digits_min.",
+            "s.options: no key named 'digits'. Did you mean 'digits_min'? "
+            "Known: digits_max, digits_min, slips.",
         ),
         (
             "addition",
             {"digits_min": 3},
             "s.options: digits_min and digits_max must satisfy 1 <= digits_min <= digits_max <= 18, "
-            "got {'digits_min': 3}.",
+            'got {"digits_min": 3}.',
         ),
-        ("chain", {"terms": 1}, "s.options: terms must lie between 2 and 18, got {'terms': 1}."),
-        ("chain", {"largest": 0}, "s.options: largest must be at least 1, got {'largest': 0}."),
+        ("chain", {"terms": 1}, 's.options: terms must lie between 2 and 18, got {"terms": 1}.'),
+        ("chain", {"largest": 0}, 's.options: largest must be at least 1, got {"largest": 0}.'),
         (
             "chain",
             {"operators": "+/"},
-            "s.options: operators must be one or more of +, - and *, each once, got {'operators': '+/'}.",
+            's.options: operators must be one or more of +, - and *, each once, got {"operators": "+/"}.',
         ),
-        ("chain", {"modulo": 1}, "s.options: modulo must be 0 or at least 2, got {'modulo': 1}."),
+        ("chain", {"modulo": 1}, 's.options: modulo must be 0 or at least 2, got {"modulo": 1}.'),
     ],
 )
 def test_a_wrong_task_or_option_is_named(name: str, options: dict[str, object], sentence: str) -> None:

@@ -24,7 +24,7 @@ def test_a_row_says_type_default_and_meaning() -> None:
         in page
     )
     assert '| `offload` | `"none"`, `"cpu"`, `"nvme"` | `"none"` |' in page
-    assert "| `betas` | array of 2 x number >= 0 and <= 1 | `[0.9, 0.95]` | Adam's decay rates. |" in page
+    assert "| `betas` | array of 2 x number >= 0 and < 1 | `[0.9, 0.95]` | Adam's decay rates. |" in page
 
 
 def test_every_table_has_a_section_and_shared_ones_are_described_once() -> None:
