@@ -87,11 +87,14 @@ def _warm_up(name: str, reward: Heavy) -> None:
 
 
 def _limit_memory(mib: int | None) -> None:
-    """Have the kernel refuse this process more than it has now, plus ``mib``; on other systems it has no way to."""
-    if mib is not None and sys.platform == "linux":
-        with open("/proc/self/statm") as file:
-            held = int(file.read().split()[0]) * resource.getpagesize()
-        limit = held + mib * 2**20
+    """Have the kernel refuse address space beyond what is in use now and ``mib``; only Linux can."""
+    if mib is None or sys.platform != "linux":
+        return
+    with open("/proc/self/statm") as file:
+        held = int(file.read().split()[0]) * resource.getpagesize()
+    _, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = held + mib * 2**20
+    if most == resource.RLIM_INFINITY or limit < most:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 

@@ -119,6 +119,25 @@ async def test_a_bad_reward_is_an_error_in_time_and_the_next_is_right(
     assert running(pids) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits the address space of a process")
+async def test_a_reward_that_takes_more_memory_than_allowed_is_an_error(
+    scorer_of: MakeScorer, pids: Path
+) -> None:
+    bad = {"kind": "hostile", "options": {"pids": str(pids)}}
+    scorer = await scorer_of({"bad": bad}, "hostile_rewards", memory_mib=64)
+
+    enough, too_much, after = await scorer.judge(
+        [sample("take 32 MiB"), sample("take 128 MiB"), sample("take 32 MiB")]
+    )
+
+    assert (enough.status, enough.reward) == (after.status, after.reward) == ("score", 1.0)
+    assert (too_much.status, too_much.reward) == ("error", None)
+    assert too_much.note.startswith(
+        "rewards.bad raised MemoryError: the machine or scoring.memory_mib allows no more ("
+    )
+    assert scorer.restarts == 0
+
+
 @pytest.mark.parametrize("deed", ["print", "read stdin", "fork that stays", "fork that returns"])
 async def test_a_reward_that_prints_or_forks_still_scores_and_leaves_nothing(
     hostile: Scorer, pids: Path, deed: str

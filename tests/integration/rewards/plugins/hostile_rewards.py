@@ -71,6 +71,8 @@ DEEDS: dict[str, Callable[[], object]] = {
     "swallow": _swallow,
     "ignore signals": _ignore_signals,
     "raise": _raise,
+    "take 32 MiB": lambda: len(bytearray(32 * 2**20)) > 0,
+    "take 128 MiB": lambda: len(bytearray(128 * 2**20)) > 0,
     "system exit": lambda: sys.exit(0),
     "nan": lambda: float("nan"),
     "text": lambda: "1.0",
