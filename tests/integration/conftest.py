@@ -24,6 +24,6 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two layers, tied embeddings, grouped queries, and weights large enough that its distributions are peaked."""
+    """Two layers, tied embeddings, grouped queries, and weights so large that distributions are peaked."""
     model = Model(config=TINY, characters="0123456789+=,#", context_tokens=256)
     return prepare_model(model, folder=tmp_path_factory.mktemp("model") / "tiny", seed=0)

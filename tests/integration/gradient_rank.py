@@ -41,7 +41,7 @@ def main(rank: int, ranks: int, folder: Path) -> None:
             tensors = {
                 s.name: bundle.data[s.start : s.stop].view(np.float32).reshape(s.shape) for s in bundle.specs
             }
-            np.savez(folder / f"{cell['name']}.npz", **tensors)
+            np.savez(folder / f"{cell['name']}.npz", allow_pickle=False, **tensors)
             (folder / f"{cell['name']}.json").write_text(json.dumps(metrics))
 
 

@@ -44,7 +44,7 @@ def rollout(rng: np.random.Generator, size: int) -> Rollout:
 
 
 def make_experiences() -> list[Experience]:
-    """Seven groups of unequal sizes, with observation tokens, an empty response and a NaN outside the mask."""
+    """Seven groups of unequal sizes, with observation tokens, an empty response, a NaN outside the mask."""
     rng = np.random.default_rng(0)
     experiences: list[Experience] = []
     for ordinal in range(7):
@@ -60,7 +60,7 @@ def make_experiences() -> list[Experience]:
 def plain_torch(folder: Path, experiences: list[Experience]) -> tuple[dict[str, np.ndarray], float, float]:
     """GRPO with a truncated correction, sequence by sequence, with nothing of ours but the data."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    decayed = [p for p in model.parameters()]
+    decayed = list(model.parameters())
     optimizer = torch.optim.AdamW(
         decayed, lr=OPTIMIZER.lr, eps=OPTIMIZER.eps, betas=OPTIMIZER.betas, weight_decay=0
     )
