@@ -19,29 +19,33 @@ SOURCE = Path(__file__).resolve().parents[2] / "llmrl"
 TABLE = """
 part       | llmrl it may import                           | packages it may import
 errors     |                                               |
-registry   |                                               |
-recipe     | prompts:parts,sources,show rewards:parts      | rich:show
-           | experience:parts objectives:parts             |
-           | report:parts rollouts.kinds:parts             |
-prompts    | recipe                                        | datasets:datasets transformers:tokenizer
+wording    |                                               |
+registry   | wording                                       |
+recipe     | wording prompts:sources,parts,show            | rich:show
+           | objectives:parts,arithmetic,show              |
+           | rewards:parts experience:parts                |
+           | rollouts.kinds:parts report.trackers:parts    |
+prompts    | recipe.schema                                 | datasets:datasets transformers:tokenizer
            |                                               | tokenizers:tokenizer jinja2:tokenizer
-rollouts   | recipe prompts weights                        | vllm:vllm_engine torch:torch_engine
-           |                                               | transformers:torch_engine
-rewards    | recipe prompts.prompt rollouts.rollout        | math_verify:math
-experience | recipe prompts.prompt rollouts.rollout        | torch:types
+rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine torch:torch_engine
+           | prompts.tokenizer weights.bundle              | transformers:torch_engine
+           | weights.proof weights.shared_file             |
+rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math
+experience | recipe.schema prompts.prompt rollouts.rollout | torch:types
            | rewards.judgement                             |
-batches    | recipe prompts.prompt rollouts.rollout        | torch
+batches    | recipe.schema prompts.prompt rollouts.rollout | torch
            | rewards.judgement experience.experience       |
-objectives | recipe experience batches.batch:types         | torch:types
-policy     | recipe prompts rollouts.rollout experience    | torch deepspeed:zero peft:lora,model
-           | batches objectives weights                    | transformers:model,folder,scorer,attention
-           |                                               | safetensors:model huggingface_hub:folder,model
-weights    | recipe                                        | torch:pack,receive vllm:receive
-cluster    | recipe                                        | ray
-report     | recipe prompts.prompt rollouts.rollout        | rich:console accelerate:trackers
+objectives | recipe.schema experience batches.batch:types  | torch:types
+policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zero peft:lora,model
+           | prompts.tokenizer:model,folder experience     | transformers:model,folder,scorer,attention
+           | batches objectives weights.bundle             | safetensors:model
+           | weights.pack                                  | huggingface_hub:folder,model
+weights    |                                               | torch:pack,receive vllm:receive
+cluster    | recipe.schema                                 | ray
+report     | recipe.schema prompts.prompt rollouts.rollout | rich:console accelerate:trackers
            | rewards.judgement experience.experience       |
 run        | recipe prompts rollouts rewards experience    |
-           | objectives weights cluster report             |
+           | objectives weights.bundle cluster report      |
            | batches:types policy:types                    |
 doctor     |                                               | packaging rich
 cli        | recipe run report doctor                      | typer rich
@@ -55,8 +59,8 @@ HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "tokenizers", "dat
 
 # What reads and checks a recipe, and what `--help`, `show`, `plan` and `doctor` load: ring 0.
 LIGHT = """
-cli doctor registry recipe.schema recipe.load recipe.checks recipe.show recipe.arithmetic prompts.stream
-prompts.tasks rollouts.kinds rollouts.pool rewards rewards.reward rewards.scorer experience.experience
+cli doctor wording registry recipe.schema recipe.load recipe.checks recipe.show recipe.arithmetic
+prompts.datasets prompts.stream prompts.tasks rollouts.kinds rollouts.pool rewards rewards.reward rewards.scorer experience.experience
 experience.credit experience.correction experience.keep objectives objectives.algorithm run.loop report.html
 weights.bundle
 """
