@@ -43,7 +43,8 @@ class Pending:
         except exceptions.RayTaskError as error:
             raise _own_error(error, self._what, self._last_words()) from error
         except exceptions.RayActorError as error:
-            raise LlmrlError(f"{self._what} failed because its process died: {error}{self._last_words()}") from error
+            dead = f"{self._what} failed because its process died: {error}"
+            raise LlmrlError(f"{dead}{self._last_words()}") from error
 
     def _last_words(self) -> str:
         """The end of the process's log, where the cause of what Ray only reports is likely to be."""

@@ -104,8 +104,10 @@ class DigitSum:
     digits_max: int = 4
     """Most digits of a number; all numbers between are equally likely, so most have this many."""
     slips: float = 0.0
-    """Share of the steps in a response whose result is wrong, for demonstrations of an imperfect teacher: what
-    follows builds on it. The answer that a verifier reads is always right."""
+    """Share of the steps in a response whose result is wrong, for demonstrations of an imperfect teacher.
+
+    What follows builds on it. The answer that a verifier reads is always right.
+    """
 
     def __post_init__(self) -> None:
         _check_digits(self.digits_min, self.digits_max)

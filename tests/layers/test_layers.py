@@ -60,9 +60,9 @@ HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "tokenizers", "dat
 # What reads and checks a recipe, and what `--help`, `show`, `plan` and `doctor` load: ring 0.
 LIGHT = """
 cli doctor wording registry recipe.schema recipe.load recipe.checks recipe.show recipe.arithmetic
-prompts.datasets prompts.stream prompts.tasks rollouts.kinds rollouts.pool rewards rewards.reward rewards.scorer experience.experience
-experience.credit experience.correction experience.keep objectives objectives.algorithm run.loop report.html
-weights.bundle
+prompts.datasets prompts.stream prompts.tasks rollouts.kinds rollouts.pool rewards rewards.reward
+rewards.scorer experience.experience experience.credit experience.correction experience.keep objectives
+objectives.algorithm run.loop report.html weights.bundle
 """
 
 
