@@ -84,7 +84,7 @@ def _diagnosis(comparisons: Sequence[Comparison], limit: float, temperature: flo
             "it samples from a truncated distribution (top-p, top-k or min-p), which training does not allow."
         )
     if _difference(sampled, [c.trainer for c in comparisons]).mean < 10 * limit:
-        return "The difference is small and unsystematic: look at model.dtype, of engine and trainer."
+        return "The difference is small and unsystematic: look at the dtypes of both sides (model.dtype)."
     return (
         "The difference is large and unsystematic: other weights in the engine, or another prompt template."
     )

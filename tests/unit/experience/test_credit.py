@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -39,13 +41,19 @@ def scored(*rewards: float | None) -> list[Judgement]:
 def test_a_group_of_four_worked_by_hand() -> None:
     rows = group([True, True], [True], [True, False, True], [True])
 
-    (advantages,) = GroupCredit(eps=0.0)([rows], [scored(1, 0, 0, 1)])
+    (advantages,) = GroupCredit(eps=1e-9)([rows], [scored(1, 0, 0, 1)])
 
     # mean 0.5, unbiased standard deviation sqrt(1/3)
     high = 0.5 / (1 / 3) ** 0.5
     np.testing.assert_allclose(advantages[0], [high, high], rtol=1e-6)
     np.testing.assert_allclose(advantages[1], [-high], rtol=1e-6)
     np.testing.assert_allclose(advantages[2], [-high, 0.0, -high], rtol=1e-6)
+
+
+@pytest.mark.parametrize("eps", [0.0, -1e-6, math.inf, math.nan])
+def test_an_eps_that_could_make_no_number_of_equal_rewards_is_refused(eps: float) -> None:
+    with pytest.raises(ValueError, match=rf"^eps must be finite and above 0, got {eps}$"):
+        GroupCredit(eps=eps)
 
 
 def test_without_scale_the_advantage_is_the_distance_to_the_mean() -> None:
