@@ -6,7 +6,7 @@ install:
 	@launch/install.sh
 
 quickstart: install
-	.venv/bin/llmrl train recipes/quickstart/digits.toml
+	.venv/bin/llmrl train recipes/quickstart/digits.toml --fresh
 
 test: install
 	.venv/bin/python -m pytest
@@ -17,4 +17,4 @@ lint: install
 	.venv/bin/pyright
 
 bench: install
-	.venv/bin/python -m pytest tests/speed -m "slow or not slow" -s
+	.venv/bin/python -m tests.speed.table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from llmrl import __version__
 from llmrl.doctor import diagnose, report_findings
-from llmrl.errors import DataError, LlmrlError, ModelError, PlacementError, PluginError, RecipeError
+from llmrl.errors import DataError, LlmrlError, ModelError, PlacementError, PluginError, RecipeError, Stopped
 from llmrl.recipe.checks import check_recipe
 from llmrl.recipe.load import Loaded, load_recipe
 from llmrl.recipe.reference import render_reference
@@ -44,6 +45,8 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of the ``llmrl`` command."""
+    # As with ``python -m``: plugins may lie in the folder where the command is given.
+    sys.path.insert(0, str(Path.cwd()))
     app()
 
 
@@ -52,6 +55,8 @@ def _clean_errors(*, debug: bool) -> Generator[None]:
     """An error of ours is printed as its message, and the exit status says whose it is."""
     try:
         yield
+    except Stopped as stopped:
+        typer.echo(str(stopped))
     except LlmrlError as error:
         if debug:
             traceback.print_exc()

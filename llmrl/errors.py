@@ -13,6 +13,7 @@
     +-- TrainingError    (RuntimeError)  the optimizer cannot go on (non-finite loss or gradient)
     +-- CheckpointError  (RuntimeError)  a checkpoint is missing, incomplete or of another run
     +-- DeadlineError    (TimeoutError)  something did not answer in time; the message names it
+    +-- Stopped                          no error: the run was asked to end, saved, and can be resumed
 
 Each takes exactly one message, because an exception with any other constructor does not survive
 pickling and then crosses Ray as an unreadable stranger.
@@ -77,6 +78,10 @@ class CheckpointError(LlmrlError, RuntimeError):
 
 class DeadlineError(LlmrlError, TimeoutError):
     """Something did not answer in time; the message names it."""
+
+
+class Stopped(LlmrlError):
+    """The run was asked to end; it has saved and can be resumed."""
 
 
 def did_you_mean(got: str, known: Iterable[str]) -> str:

@@ -6,13 +6,15 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from huggingface_hub.errors import StrictDataclassError
+from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
+from huggingface_hub.errors import HfHubHTTPError, StrictDataclassError
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from llmrl.errors import ModelError, shown
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Model
+from llmrl.weights.proof import stored_tensors
 
 BAD_CONFIG = (ValueError, TypeError, KeyError, AttributeError, OSError, ArithmeticError, StrictDataclassError)
 """What transformers raises for a config that makes no model."""
@@ -20,6 +22,26 @@ BAD_CONFIG = (ValueError, TypeError, KeyError, AttributeError, OSError, Arithmet
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 INDEX = "model.safetensors.index.json"
+
+
+def find_folder(model: Model) -> Path:
+    """The folder of ``model.path``; a model of the hub is downloaded first.
+
+    Raises:
+        ModelError: neither a folder, nor a model of the hub that can be reached.
+    """
+    path = Path(str(model.path))
+    if path.is_dir():
+        return path.resolve()
+    code = ["*.py"] if model.trust_remote_code == model.path else []
+    try:
+        wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", *code]
+        return Path(snapshot_download(str(model.path), allow_patterns=wanted))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise ModelError(
+            f"model.path: {shown(model.path)} is neither a folder nor a model of the hub that can be reached "
+            f"({shown(str(error))}); check the spelling, or download it first."
+        ) from error
 
 
 def check_folder(path: Path, model: Model) -> None:
@@ -32,6 +54,7 @@ def check_folder(path: Path, model: Model) -> None:
     _check_code(path, config, model)
     _check_kind(path, config, model)
     _check_weights(path)
+    stored_tensors(path)
     _check_sizes(path, load_config(path, model), model)
 
 

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
-from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -23,7 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from llmrl.errors import ModelError, did_you_mean, shown
 from llmrl.policy.attention import PACKED
-from llmrl.policy.folder import BAD_CONFIG, check_folder, load_config, one_line
+from llmrl.policy.folder import BAD_CONFIG, check_folder, find_folder, load_config, one_line
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Model
 
@@ -59,7 +57,7 @@ def prepare_model(model: Model, *, folder: Path, seed: int) -> Path:
         ModelError: a config that describes no model, or a path that is neither a folder nor a hub name.
     """
     if model.config is None:
-        return _found(model)
+        return find_folder(model)
     if not folder.exists():
         unfinished = folder.with_name(f"{folder.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -121,21 +119,6 @@ def save_model(model: PreTrainedModel, *, tokenizer_folder: Path, folder: Path) 
     for name in TOKENIZER_FILES:
         if (tokenizer_folder / name).exists():
             shutil.copyfile(tokenizer_folder / name, folder / name)
-
-
-def _found(model: Model) -> Path:
-    path = Path(str(model.path))
-    if path.is_dir():
-        return path.resolve()
-    code = ["*.py"] if model.trust_remote_code == model.path else []
-    try:
-        wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", *code]
-        return Path(snapshot_download(str(model.path), allow_patterns=wanted))
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise ModelError(
-            f"model.path: {shown(model.path)} is neither a folder nor a model of the hub that can be reached "
-            f"({shown(str(error))}); check the spelling, or download it first."
-        ) from error
 
 
 def _build(model: Model, given: Mapping[str, Any], seed: int) -> PreTrainedModel:

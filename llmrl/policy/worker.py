@@ -149,7 +149,7 @@ class PolicyWorker:
         )
 
         def forward(collated: Collated) -> TokenScores:
-            logp, entropy = scorer(collated.inputs, temperature=self._temperature)
+            logp, entropy = scorer(collated.inputs, temperature=self._temperature, entropy=False)
             return collated.scores(logp, entropy)
 
         return forward

@@ -16,6 +16,17 @@ from llmrl.weights.bundle import WeightBundle
 engine: Registry[EngineKind] = Registry("engine", named_by="kind")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to answer one draw."""
+
+    purpose: str
+    """``train``, or the name of an evaluation; part of every seed, so that the two never share samples."""
+    per_prompt: int
+    temperature: float
+    max_tokens: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Request:
     """One response to sample."""

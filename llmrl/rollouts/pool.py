@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from llmrl.prompts.prompt import Draw
+from llmrl.rollouts.engine import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
-from llmrl.rollouts.worker import Sampling
 
 Answer = Callable[[Draw, Sampling], Awaitable[RolloutGroup]]
 

@@ -13,7 +13,7 @@ from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
 from vllm.exceptions import VLLMValidationError
-from vllm.logprobs import FlatLogprobs
+from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -79,17 +79,17 @@ class VllmEngine:
             max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
         )
         output = await self._run(f"score-{self._scored}", tokens, sampling, salt="score")
-        listed = cast("Sequence[dict[int, object] | None]", output.prompt_logprobs)
+        listed = cast("Sequence[dict[int, Logprob] | None]", output.prompt_logprobs)
         return np.array([0.0, *_chosen(listed[1:], tokens[1:])], dtype=np.float32)
 
     async def load(self, bundle: WeightBundle) -> None:
-        """One update session of vLLM: requests pause, keep their KV cache, and go on under the new weights."""
+        """One update session of vLLM: requests pause, keep their KV cache, go on under the new weights."""
         check_names(bundle, self._stored)
         if not self._transfer_ready:
             await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
             self._transfer_ready = True
         self._door.clear()
-        self._broken = f"a sync of weights {bundle.version} failed half-way and must be repeated before anything is generated"
+        self._broken = f"a sync of weights {bundle.version} failed half-way and must be repeated first"
         try:
             with shared_file(bundle.data) as path:
                 await self._update(bundle, path)
@@ -146,7 +146,7 @@ def _arguments(stage: Stage, device: str) -> AsyncEngineArgs:
         tensor_parallel_size=engines.tensor_parallel,
         gpu_memory_utilization=engines.gpu_memory_utilization,
         kv_cache_memory_bytes=kv_cache_mib * 2**20 if kv_cache_mib else None,
-        # On CPU vLLM cannot take back the random draw of a seeded request whose prompt it has read only in part.
+        # On CPU vLLM cannot take back the draw of a seeded request whose prompt it has read in part.
         enable_chunked_prefill=not cpu,
         max_num_batched_tokens=max(CPU_BATCHED_TOKENS, stage.model.context_tokens) if cpu else None,
         enforce_eager=cpu if engines.eager is None else engines.eager,
@@ -177,8 +177,5 @@ def _completion(output: CompletionOutput) -> Completion:
     )
 
 
-def _chosen(listed: Sequence[dict[int, object] | None], tokens: NDArray[np.int32]) -> list[float]:
-    return [
-        cast("dict[int, float]", entry)[int(token)].logprob
-        for entry, token in zip(listed, tokens, strict=True)
-    ]  # pyright: ignore
+def _chosen(listed: Sequence[dict[int, Logprob] | None], tokens: NDArray[np.int32]) -> list[float]:
+    return [entry[token].logprob for entry, token in zip(listed, tokens.tolist(), strict=True) if entry]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,24 +14,11 @@ from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Stage
 from llmrl.registry import load_plugins
 from llmrl.rollouts import kinds as _kinds  # registers the built-in engines
-from llmrl.rollouts.engine import Completion, Engine, Request, engine
+from llmrl.rollouts.engine import Completion, Engine, Request, Sampling, engine
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
 
-__all__ = ["RolloutWorker", "Sampling"]
-
 del _kinds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sampling:
-    """How to answer one draw."""
-
-    purpose: str
-    """``train``, or the name of an evaluation; part of every seed, so that the two never share samples."""
-    per_prompt: int
-    temperature: float
-    max_tokens: int
 
 
 class RolloutWorker:
@@ -50,7 +36,7 @@ class RolloutWorker:
         self._engine = await kind.start(self._stage, device=self._device)
 
     async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
-        """All responses to one draw. The same draw gives the same responses on any engine with the same weights."""
+        """All responses to one draw; equal draws and weights give equal ones, whichever engine answers."""
         requests = [self._request(draw, sampling, sample) for sample in range(sampling.per_prompt)]
         completions = await asyncio.gather(*(self._ready.generate(request) for request in requests))
         rollouts = tuple(self._rollout(completion) for completion in completions)

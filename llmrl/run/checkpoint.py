@@ -3,7 +3,7 @@
     checkpoints/step-000040/
         MANIFEST.json     size and sha256 of every other file; written last
         state.json        step, ledger, fingerprint of the data, digest of the recipe
-        zero/, rng-*.pt   what each rank of the policy wrote
+        zero/, rng-*.npz  what each rank of the policy wrote
 
 There is no pointer to the latest: the newest folder whose manifest holds is the one to go on from.
 """

@@ -40,11 +40,11 @@ class Stations(Protocol):
         """Responses to the prompt at ``ordinal``, judged."""
         ...
 
-    def refuse(self, judged: Judged) -> bool:
+    def refuse(self, judged: Judged, /) -> bool:
         """Drop the group, with the reason on record, or let it into the step."""
         ...
 
-    def credit(self, judged: Sequence[Judged], *, step: int) -> list[Experience]:
+    def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
         """Advantages for a whole step."""
         ...
 
@@ -58,7 +58,7 @@ class Stations(Protocol):
 
 
 async def run_loop(stations: Stations, *, per_step: int, max_lag: int, first: int, last: int) -> None:
-    """Train steps ``first`` to ``last - 1``; the first failure of any station ends the loop with that error."""
+    """Train steps ``first`` to ``last - 1``; the first failure of a station ends the loop with its error."""
     try:
         await _run(stations, per_step=per_step, max_lag=max_lag, first=first, last=last)
     except BaseExceptionGroup as group:
@@ -95,7 +95,7 @@ async def _run(stations: Stations, *, per_step: int, max_lag: int, first: int, l
         producer = tasks.create_task(produce())
         published: asyncio.Task[None] | None = None
         for step in range(first, last):
-            experiences = stations.credit(await collect(), step=step)
+            experiences = stations.credit(await collect(), step)
             await stations.step(experiences, step=step)
             published = tasks.create_task(publish(step + 1, published))
         if published is not None:

@@ -8,8 +8,8 @@ from llmrl.cluster.actor import share
 from llmrl.experience.offline import imitate
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
+from llmrl.rollouts.engine import Sampling
 from llmrl.rollouts.pool import EnginePool
-from llmrl.rollouts.worker import Sampling
 from llmrl.run.crew import Crew
 from llmrl.run.parity import Comparison, Parity, check_parity
 

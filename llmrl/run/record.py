@@ -56,6 +56,8 @@ class Record:
         """What came before (start-up, evaluation) is not part of the first step."""
         self.began = time.monotonic()
         self.window = _Window(began=self.began)
+        if self.pool is not None:
+            self.pool.take_answered()
 
     def judged(self, judged: Judged, *, kept: bool) -> None:
         """A group left the queue."""
@@ -129,6 +131,7 @@ def _rewards(experiences: Sequence[Experience]) -> dict[str, float]:
         "judgement/abstain_rate": sum(j.status == "abstain" for j in judgements) / len(judgements),
         "judgement/seconds": sum(j.seconds for j in judgements) / len(judgements),
     }
+    numbers |= {f"reward/source/{name}": value for name, value in _by_source(experiences).items()}
     for name in {part for j in judgements for part in j.parts}:
         numbers[f"reward/part/{name}"] = float(
             np.mean([j.parts[name] for j in judgements if name in j.parts])
@@ -148,3 +151,17 @@ def _rollouts(experiences: Sequence[Experience]) -> dict[str, float]:
         "lag/mean": float(lags.mean()),
         "lag/max": float(lags.max()),
     }
+
+
+def _by_source(experiences: Sequence[Experience]) -> dict[str, float]:
+    """Mean reward of each source, where there are several."""
+    rewards: dict[str, list[float]] = {}
+    for e in experiences:
+        rewards.setdefault(e.group.prompt.source, []).extend(
+            j.reward for j in e.judgements if j.reward is not None
+        )
+    return (
+        {name: float(np.mean(values)) for name, values in rewards.items() if values}
+        if len(rewards) > 1
+        else {}
+    )

@@ -7,26 +7,31 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import Tokenizer
 from llmrl.recipe.schema import Model, Recipe, Stage
+from llmrl.report.card import write_card
 from llmrl.report.console import ConsoleReport
+from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import EvaluationEntry, Journal, read_journal
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.scorer import Scorer
+from llmrl.rollouts.engine import Sampling
 from llmrl.rollouts.pool import Answer, EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
-from llmrl.rollouts.worker import Sampling
-from llmrl.run.checkpoint import Checkpoints, check_same_run, read_state
+from llmrl.run.checkpoint import Checkpoints, RunState, check_same_run, read_state
 from llmrl.run.crew import Crew, hired
 from llmrl.run.ledger import Ledger
 from llmrl.run.loop import run_loop
 from llmrl.run.parity_gate import pass_gate
 from llmrl.run.record import Record
 from llmrl.run.stations import Offline, Online
+from llmrl.run.step_budget import StepBudget
+from llmrl.run.stop import StopRequest
 from llmrl.run.trainer import Trainer
 
 
@@ -69,33 +74,35 @@ class StageResult:
     after: EvaluationEntry | None
 
 
-async def run_stage(recipe: Recipe, plan: StagePlan, console: ConsoleReport) -> StageResult:
+async def run_stage(
+    recipe: Recipe, plan: StagePlan, console: ConsoleReport, stop: StopRequest
+) -> StageResult:
     """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export."""
-    stage = plan.stage
-    checkpoints = Checkpoints(plan.folder / "checkpoints", keep=stage.checkpoints.keep)
+    stage, folder = plan.stage, plan.folder
+    checkpoints = Checkpoints(folder / "checkpoints", keep=stage.checkpoints.keep)
     newest = checkpoints.newest()
-    state = read_state(newest) if newest else None
-    if state:
-        check_same_run(state, data=plan.stream.fingerprint, recipe=plan.digest)
+    state = _state(plan, newest) if newest else None
     first = state.step if state else 0
     console.stage(stage.name, steps=stage.optimizer.steps, done=first)
-    engines = plan.online or bool(plan.evaluated)
     async with hired(
         stage,
         seed=recipe.run.seed,
         plugins=recipe.plugins,
-        engines=engines,
+        engines=plan.online or bool(plan.evaluated),
         build=plan.build,
-        logs=plan.folder / "logs",
+        logs=folder / "logs",
     ) as crew:
         if newest:
             await crew.policy("restore", newest)
-        ledger = Ledger(plan.folder / "ledger.jsonl", state.ledger if state else None)
-        pool = EnginePool([_answer(crew, index) for index in range(len(crew.engines))])
-        with Journal(plan.folder) as journal, _trackers(recipe, plan) as trackers:
+        with (
+            Ledger(folder / "ledger.jsonl", state.ledger if state else None) as ledger,
+            Journal(folder) as journal,
+            _trackers(recipe, plan) as trackers,
+        ):
+            pool = EnginePool([_answer(crew, index) for index in range(len(crew.engines))])
             record = Record(
                 stage=stage,
-                folder=plan.folder,
+                folder=folder,
                 journal=journal,
                 console=console,
                 trackers=trackers,
@@ -111,27 +118,35 @@ async def run_stage(recipe: Recipe, plan: StagePlan, console: ConsoleReport) -> 
                 checkpoints=checkpoints,
                 fingerprint=plan.stream.fingerprint,
                 digest=plan.digest,
+                stop=stop,
             )
             await _train(plan, crew, trainer, pool, first=first)
-            entries = read_journal(journal.path).evaluations
-        ledger.close()
-        await crew.policy("export", plan.folder / "model")
-    before = entries[0] if entries else None
-    return StageResult(model=plan.folder / "model", before=before, after=entries[-1] if entries else None)
+        await crew.policy("export", folder / "model")
+    evaluations = read_journal(folder / JOURNAL).evaluations
+    before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
+    write_card(folder / "model", recipe, stage, before, after)
+    return StageResult(model=folder / "model", before=before, after=after)
+
+
+def _state(plan: StagePlan, checkpoint: Path) -> RunState:
+    state = read_state(checkpoint)
+    check_same_run(state, data=plan.stream.fingerprint, recipe=plan.digest)
+    return state
 
 
 async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool, *, first: int) -> None:
     stage, record = plan.stage, trainer.record
-    kind = Online if plan.online else Offline
-    stations = kind(
-        stage=stage,
-        stream=plan.stream,
-        evaluated=plan.evaluated,
-        trainer=trainer,
-        pool=pool,
-        scorer=plan.scorer,
-        algorithm=plan.algorithm,
-    )
+    shared: dict[str, Any] = {
+        "stage": stage,
+        "stream": plan.stream,
+        "evaluated": plan.evaluated,
+        "trainer": trainer,
+        "pool": pool,
+        "scorer": plan.scorer,
+        "algorithm": plan.algorithm,
+    }
+    budget = StepBudget(per_step=stage.prompts.per_step, max_error_rate=stage.scoring.max_error_rate)
+    stations = Online(**shared, budget=budget) if plan.online else Offline(**shared)
     trainer.snapshot(first)
     await trainer.publish(first)
     if plan.online:

@@ -6,12 +6,12 @@ import asyncio
 import json
 import shutil
 import time
-from pathlib import Path
 from typing import Literal
 
 from llmrl.cluster.connection import connect
 from llmrl.errors import RecipeError
 from llmrl.objectives.algorithm import Algorithm
+from llmrl.policy.folder import check_folder, find_folder
 from llmrl.prompts.stream import PromptStream, held_out
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.arithmetic import arithmetic
@@ -23,6 +23,7 @@ from llmrl.report.html import write_report
 from llmrl.rewards.gold import check_answers
 from llmrl.rewards.scorer import Scorer
 from llmrl.run.stage import StagePlan, StageResult, run_stage
+from llmrl.run.stop import StopRequest
 
 Existing = Literal["refuse", "resume", "fresh"]
 """What to do with a run folder that is already there."""
@@ -39,8 +40,7 @@ def train_recipe(loaded: Loaded, *, existing: Existing = "refuse") -> None:
     recipe = loaded.recipe
     with ConsoleReport() as console:
         plans = [_plan(recipe, index) for index in range(len(recipe.stages))]
-        _open_folder(recipe, existing)
-        results = asyncio.run(_run(recipe, plans, console))
+        results = asyncio.run(_run(recipe, plans, console, existing))
         console.note(f"report: {write_report(recipe.folder)}")
         before = next((r.before for r in results if r.before), None)
         after = next((r.after for r in reversed(results) if r.after), None)
@@ -48,13 +48,18 @@ def train_recipe(loaded: Loaded, *, existing: Existing = "refuse") -> None:
             console.note(final_line(before, after, time.monotonic() - began))
 
 
-async def _run(recipe: Recipe, plans: list[StagePlan], console: ConsoleReport) -> list[StageResult]:
+async def _run(
+    recipe: Recipe, plans: list[StagePlan], console: ConsoleReport, existing: Existing
+) -> list[StageResult]:
     scorers = [plan.scorer for plan in plans if plan.scorer]
     try:
         for plan in plans:
             await _check_rewards(plan)
+        _open_folder(recipe, existing)
+        stop = StopRequest()
         with connect(recipe.stages[0].cluster):
-            return [await run_stage(recipe, plan, console) for plan in plans]
+            stop.listen()
+            return [await run_stage(recipe, plan, console, stop) for plan in plans]
     finally:
         for scorer in scorers:
             await scorer.close()
@@ -74,8 +79,11 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
     build = start if index == 0 and start.config is not None else None
     if index:
         path = recipe.stage_folder(index - 1) / "model"
+    elif build:
+        path = recipe.folder / "model"
     else:
-        path = recipe.folder / "model" if build else Path(str(start.path))
+        path = find_folder(start)
+        check_folder(path, start)
     tokenizer = load_tokenizer(
         stage.model.model_copy(update=start.model_dump(include={"path", "config", "characters"}))
     )

@@ -12,14 +12,14 @@ from llmrl.objectives.algorithm import Algorithm
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
-from llmrl.rewards.budget import ErrorBudget
 from llmrl.rewards.judgement import Judgement, Sample
 from llmrl.rewards.scorer import Scorer
+from llmrl.rollouts.engine import Sampling
 from llmrl.rollouts.pool import EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
-from llmrl.rollouts.worker import Sampling
 from llmrl.run.evaluate import evaluate
 from llmrl.run.loop import Judged
+from llmrl.run.step_budget import StepBudget
 from llmrl.run.trainer import Trainer
 
 
@@ -67,6 +67,8 @@ class StageStations:
 class Online(StageStations):
     """Generate, judge, compare: each in its own processes, all of them under way at once."""
 
+    budget: StepBudget
+
     async def obtain(self, ordinal: int) -> Judged:
         rollouts = self.stage.rollouts
         sampling = Sampling(
@@ -79,15 +81,16 @@ class Online(StageStations):
         self.trainer.ledger.generated(ordinal, version=group.oldest_version)
         return Judged(group=group, judgements=judgements)
 
-    def refuse(self, judged: Judged) -> bool:
+    def refuse(self, judged: Judged, /) -> bool:
         reason = self.algorithm.keep(judged.group, judged.judgements)
+        self.budget.spend(judged.judgements, reason)
         self.trainer.record.judged(judged, kept=reason is None)
         if reason is not None:
             self.trainer.ledger.dropped(judged.group.ordinal, reason=reason)
         return reason is not None
 
-    def credit(self, judged: Sequence[Judged], *, step: int) -> list[Experience]:
-        ErrorBudget(self.stage.scoring.max_error_rate).check([j for one in judged for j in one.judgements])
+    def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
+        self.budget.step_done()
         rows = self.algorithm.credit([one.group for one in judged], [one.judgements for one in judged])
         return [
             Experience(
@@ -107,10 +110,10 @@ class Offline(StageStations):
     async def obtain(self, ordinal: int) -> Judged:
         return Judged(group=demonstrate(self.stream.at(ordinal)), judgements=())
 
-    def refuse(self, judged: Judged) -> bool:
+    def refuse(self, _judged: Judged, /) -> bool:
         return False
 
-    def credit(self, judged: Sequence[Judged], *, step: int) -> list[Experience]:
+    def credit(self, judged: Sequence[Judged], _step: int, /) -> list[Experience]:
         return [imitate(one.group) for one in judged]
 
 
@@ -133,7 +136,7 @@ def _lag(group: RolloutGroup, step: int, *, limit: int) -> int:
     lag = step - group.oldest_version
     if lag > limit:
         raise WeightSyncError(
-            f"prompt {group.prompt.id} was answered with weights {group.oldest_version}, {lag} behind step {step}; "
-            f"engines.max_lag allows {limit}, so a weight update to an engine was lost."
+            f"prompt {group.prompt.id} was answered with weights {group.oldest_version}, "
+            f"{lag} behind step {step}; engines.max_lag allows {limit}, so a weight update was lost."
         )
     return lag

@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llmrl.cluster.actor import Pending, share
-from llmrl.errors import TrainingError
+from llmrl.errors import Stopped, TrainingError
 from llmrl.experience.experience import Experience
 from llmrl.recipe.schema import Stage
 from llmrl.run.checkpoint import Checkpoints, RunState
 from llmrl.run.crew import Crew
 from llmrl.run.ledger import Ledger
 from llmrl.run.record import Record
+from llmrl.run.stop import StopRequest
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class Trainer:
     checkpoints: Checkpoints
     fingerprint: str
     digest: str
+    stop: StopRequest
     bundles: dict[int, Pending] = field(default_factory=dict[int, Pending])
     """Weights under way, by version."""
     bad_steps: int = 0
@@ -43,8 +45,10 @@ class Trainer:
         self.ledger.trained((e.group.ordinal for e in experiences), step=step)
         self.record.stepped(step, experiences, metrics, train_s=time.monotonic() - began)
         self._judge_health(metrics, step, experiences)
-        if self._save_is_due(step + 1):
+        if self._save_is_due(step + 1) or self.stop.made:
             await self.save(step + 1)
+        if self.stop.made:
+            raise Stopped(f"stopped after step {step + 1} on SIGTERM; go on with llmrl train ... --resume")
 
     def snapshot(self, version: int) -> None:
         """Queue a copy of the present weights; engines take it as ``version``."""

@@ -52,13 +52,13 @@ class Simulated:
 
     per_step = 4
 
-    def refuse(self, judged: Judged) -> bool:
+    def refuse(self, judged: Judged, /) -> bool:
         refused = self.clock.random() < self.drop_rate
         if refused:
             self.refused.append(judged.group.ordinal)
         return refused
 
-    def credit(self, judged: Sequence[Judged], *, step: int) -> list[Experience]:
+    def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
         self.lags += [step - self.dispatched_at[one.group.ordinal] for one in judged]
         return [imitate(one.group) for one in judged]
 

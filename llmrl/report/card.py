@@ -1,0 +1,54 @@
+"""The model card of an exported model: what it was made from, by which recipe, and what came of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from llmrl import __version__
+from llmrl.recipe.schema import Recipe, Stage
+from llmrl.report.journal import EvaluationEntry
+
+
+def write_card(
+    folder: Path, recipe: Recipe, stage: Stage, before: EvaluationEntry | None, after: EvaluationEntry | None
+) -> Path:
+    """Write ``README.md`` into the model's folder, in the form that model hubs read."""
+    path = folder / "README.md"
+    tables = json.dumps(stage.model_dump(mode="json", exclude_defaults=True), indent=1)
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        "tags: [llmrl, reinforcement-learning]",
+        "---",
+        f"# {recipe.run.name}, stage {stage.name}",
+        "",
+        f"Trained with llmrl {__version__}: objective `{stage.objective.name}`, "
+        f"{stage.optimizer.steps} optimizer steps, seed {recipe.run.seed}, dtype {stage.model.dtype}.",
+        "",
+        *_results(before, after),
+        "## Recipe",
+        "",
+        "What differs from llmrl's defaults:",
+        "",
+        "```json",
+        tables,
+        "```",
+        "",
+    ]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def _results(before: EvaluationEntry | None, after: EvaluationEntry | None) -> list[str]:
+    entries = [entry for entry in (before, after) if entry]
+    if not entries:
+        return []
+    cells = [
+        (e.name, e.version, e.n, f"{e.accuracy:.3f}", f"{e.low:.3f}-{e.high:.3f}", f"{e.tokens_mean:.1f}")
+        for e in entries
+    ]
+    rows = [f"| {' | '.join(map(str, row))} |" for row in cells]
+    head = "| prompts | weight version | responses | accuracy | 95 % interval | mean tokens |"
+    return ["## Results", "", head, "|---|---|---|---|---|---|", *rows, ""]

@@ -1,0 +1,175 @@
+"""Whole runs on real Ray, vLLM and DeepSpeed: several of everything, two nodes, kill and resume, GSM8K."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import ray
+import torch
+from ray.cluster_utils import Cluster
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llmrl.recipe.load import load_recipe
+from llmrl.report.journal import read_journal
+from llmrl.run.start import train_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RECIPE = """
+[run]
+name = "{name}"
+folder = "{folder}"
+
+[model]
+characters = "0123456789+=,#"
+context_tokens = 32
+
+[model.config]
+model_type = "qwen3"
+hidden_size = 32
+intermediate_size = 64
+num_hidden_layers = 2
+num_attention_heads = 2
+num_key_value_heads = 1
+head_dim = 32
+tie_word_embeddings = true
+
+[prompts]
+sources = [{{ task = "digit_sum", rows = 64 }}]
+per_step = 8
+max_tokens = 8
+
+[rollouts]
+per_prompt = 4
+max_tokens = 16
+
+[rewards.ended]
+kind = "finished"
+
+[rewards.short]
+kind = "length"
+weight = 0.1
+options = {{ max_tokens = 16 }}
+
+[report]
+trackers = []
+
+[objective]
+name = "grpo"
+
+[optimizer]
+steps = {steps}
+lr = 3e-3
+{more}
+"""
+
+
+def recipe(folder: Path, name: str, *, steps: int, more: str = "") -> Path:
+    path = folder / f"{name}.toml"
+    path.write_text(RECIPE.format(name=name, folder=folder / "runs", steps=steps, more=more))
+    return path
+
+
+def command(path: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "llmrl.cli", "train", str(path), *flags]
+
+
+def metrics_of(run: Path) -> list[dict[str, float]]:
+    return [dict(step.metrics) for step in read_journal(run / "0-train" / "metrics.jsonl").steps]
+
+
+def test_two_engines_and_two_ranks_share_the_work_and_say_so(tmp_path: Path) -> None:
+    more = (
+        "[engines]\ncount = 2\nmax_lag = 1\n[policy]\nranks = 2\nzero_stage = 3\ntokens_per_microbatch = 64\n"
+    )
+    train_recipe(load_recipe(recipe(tmp_path, "pairs", steps=4, more=more)))
+    run = tmp_path / "runs" / "pairs"
+
+    steps = metrics_of(run)
+    model = AutoModelForCausalLM.from_pretrained(run / "0-train" / "model")
+    start = load_file(run / "model" / "model.safetensors")
+
+    assert len(steps) == 4
+    assert sum(m["rollout/engine/0"] for m in steps) > 0
+    assert sum(m["rollout/engine/1"] for m in steps) > 0
+    assert all(m["policy/rank/0"] + m["policy/rank/1"] == m["policy/tokens"] for m in steps)
+    assert all(m["policy/rank/0"] > 0 and m["policy/rank/1"] > 0 for m in steps)
+    assert max(m["lag/max"] for m in steps) <= 1
+    name = "model.layers.0.self_attn.q_proj.weight"
+    assert not torch.equal(model.state_dict()[name], start[name])
+    assert AutoTokenizer.from_pretrained(run / "0-train" / "model").decode([3, 4]) == "01"
+    assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_the_same_recipe_runs_on_a_cluster_of_two_nodes(tmp_path: Path) -> None:
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}, shutdown_at_exit=False)
+    cluster.add_node(num_cpus=1)
+    try:
+        more = (
+            f"[engines]\ncount = 2\nmax_lag = 0\n[policy]\nranks = 2\n"
+            f'[cluster]\naddress = "{cluster.address}"\n'
+            'cpus_per_process = 0.5\n[cluster.environment]\nLLMRL_TEST_WORD = "shipped"\n'
+        )
+        train_recipe(load_recipe(recipe(tmp_path, "nodes", steps=2, more=more)))
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+
+    steps = metrics_of(tmp_path / "runs" / "nodes")
+    assert len(steps) == 2
+    assert all(m["rollout/engine/0"] + m["rollout/engine/1"] == 32 for m in steps)
+
+
+def weights(run: Path) -> dict[str, np.ndarray]:
+    return {n: t.numpy() for n, t in load_file(run / "0-train" / "model" / "model.safetensors").items()}
+
+
+def test_a_run_that_is_killed_and_resumed_ends_with_the_very_same_weights(tmp_path: Path) -> None:
+    more = "[engines]\nmax_lag = 0\n[checkpoints]\nevery_steps = 2\n"
+    whole, killed = (recipe(tmp_path, name, steps=6, more=more) for name in ("whole", "killed"))
+    subprocess.run(command(whole), check=True, timeout=200, cwd=ROOT)
+
+    process = subprocess.Popen(command(killed), cwd=ROOT, start_new_session=True)
+    saved = tmp_path / "runs" / "killed" / "0-train" / "checkpoints" / "step-000002"
+    deadline = time.monotonic() + 150
+    while not saved.exists() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    assert process.poll() is None, "the run ended before it could be killed"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    subprocess.run(command(killed, "--resume"), check=True, timeout=200, cwd=ROOT)
+
+    runs = tmp_path / "runs"
+    first, second = weights(runs / "whole"), weights(runs / "killed")
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    events = [
+        json.loads(line) for line in (runs / "killed" / "0-train" / "ledger.jsonl").read_text().splitlines()
+    ]
+    resumed = max(i for i, event in enumerate(events) if event["event"] == "resumed")
+    kept = events[resumed]["cursor"] // 8
+    trained = [e["ordinals"] for e in events if e["event"] == "trained"]
+    assert sorted(o for ordinals in [*trained[:kept], *trained[-(6 - kept) :]] for o in ordinals) == list(
+        range(48)
+    )
+
+
+def test_gsm8k_runs_three_steps_from_its_own_files(tmp_path: Path, shared: Path) -> None:
+    data = shared / "data" / "gsm8k"
+    changes = [
+        f"run.folder={tmp_path}",
+        f"prompts.sources.0.dataset={data / 'train.jsonl'}",
+        f"evaluation.sources.0.dataset={data / 'test.jsonl'}",
+    ]
+    train_recipe(load_recipe(ROOT / "recipes" / "gsm8k" / "tiny.toml", changes))
+
+    steps = metrics_of(tmp_path / "tiny")
+    assert [m["rollout/responses"] for m in steps] == [32, 32, 32]
+    assert all(m["policy/grad_norm"] > 0 for m in steps)
