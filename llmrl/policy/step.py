@@ -57,24 +57,28 @@ def update(
         share = reduce_loss(loss.value, batch.mask, totals, objective.mean_over)
         finite = finite and math.isfinite(share.item())
         zero.backward(share)
-        _count(tally, loss, batch, share=share, log_ratio=log_ratio, weight=weight)
+        _count(tally, loss, batch, share=share)
+        if not objective.bundle.demonstrations:
+            _compare(tally, batch, log_ratio=log_ratio, weight=weight)
     skip = not zero.all_agree(finite and watch.take())
     norm = zero.step(lr=lr, skip=skip)
     return tally.over(zero) | {"policy/grad_norm": norm, "policy/lr": lr, "policy/skipped": float(skip)}
 
 
-def _count(
-    tally: Tally, loss: Loss, batch: Batch, *, share: Tensor, log_ratio: Tensor, weight: Tensor
-) -> None:
+def _count(tally: Tally, loss: Loss, batch: Batch, *, share: Tensor) -> None:
     tally.add("policy/loss", share)
     if batch.old.entropy is not None:
         tally.mean("policy/entropy", batch.old.entropy, batch.mask)
-    tally.mean("policy/kl_sampled", -log_ratio, batch.mask)
-    tally.mean("correction/mean", weight, batch.mask)
-    tally.mean("correction/capped_rate", (weight != log_ratio.exp()).float(), batch.mask)
     for name, metric in loss.metrics.items():
         match metric:
             case Mean(value=value, where=where):
                 tally.mean(f"objective/{name}", value, where)
             case Max(value=value):
                 tally.largest(f"objective/{name}", value)
+
+
+def _compare(tally: Tally, batch: Batch, *, log_ratio: Tensor, weight: Tensor) -> None:
+    """How far the engine that sampled is from the policy that trains; nobody sampled a demonstration."""
+    tally.mean("policy/kl_sampled", -log_ratio, batch.mask)
+    tally.mean("correction/mean", weight, batch.mask)
+    tally.mean("correction/capped_rate", (weight != log_ratio.exp()).float(), batch.mask)

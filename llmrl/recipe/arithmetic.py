@@ -138,12 +138,11 @@ def _pace(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
         f"Lag at most {lag}: up to {_many(numbers.prompts_in_flight, 'prompt')} "
         f"({_many(numbers.prompts_in_flight * stage.rollouts.per_prompt, 'response')}) in flight."
     )
-    if lag == 0:
-        yield (
-            "With max_lag 0 the policy that trains is the policy that sampled: the ratio is exactly 1, "
-            "so a clip_fraction of 0 and a loss near 0 are expected."
-        )
-    else:
+    yield (
+        "One update for each batch: the ratio to the policy at the start of the step is exactly 1, "
+        "so a clip_fraction of 0 and a loss near 0 are expected."
+    )
+    if lag:
         yield "Engines generate while the policy trains, and no token older than that bound is trained on."
 
 
