@@ -89,7 +89,11 @@ class Zero:
             torch.device("cpu") if device == "cpu" else torch.device("cuda", torch.cuda.current_device())
         )
         self._optimizer = ClientAdamW(
-            _decayed(scorer, stage.optimizer), lr=0.0, betas=stage.optimizer.betas, eps=stage.optimizer.eps
+            _decayed(scorer, stage.optimizer),
+            lr=0.0,
+            betas=stage.optimizer.betas,
+            eps=stage.optimizer.eps,
+            fused=True,
         )
         self._optimizer.max_grad_norm = stage.optimizer.max_grad_norm if self._clips_itself else None
         self._engine: Any = deepspeed.initialize(

@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrl.recipe.load import load_recipe
 from llmrl.report.journal import read_journal
+from llmrl.run.checkpoint import read_state
 from llmrl.run.start import train_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,6 +160,24 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_very_same_weights(tmp_pa
     assert sorted(o for ordinals in [*trained[:kept], *trained[-(6 - kept) :]] for o in ordinals) == list(
         range(48)
     )
+
+
+def test_sigterm_finishes_the_step_saves_and_leaves_well(tmp_path: Path) -> None:
+    asked = recipe(tmp_path, "asked", steps=400)
+    run = tmp_path / "runs" / "asked" / "0-train"
+
+    process = subprocess.Popen(command(asked), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 150
+    while not (run / "ledger.jsonl").exists() or '"trained"' not in (run / "ledger.jsonl").read_text():
+        assert time.monotonic() < deadline, "no step within the deadline"
+        time.sleep(0.1)
+    os.kill(process.pid, signal.SIGTERM)
+    said, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 0
+    assert "on SIGTERM; go on with llmrl train ... --resume" in said
+    (saved,) = (run / "checkpoints").iterdir()
+    assert read_state(saved).step == len(metrics_of(run.parent)) < 400
 
 
 def test_gsm8k_runs_three_steps_from_its_own_files(tmp_path: Path, shared: Path) -> None:

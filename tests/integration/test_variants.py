@@ -1,4 +1,4 @@
-"""Each way of training runs from end to end: adapters, half precision, a reference, offload, other engines."""
+"""Each way of training runs to its end: adapters, half precision, a reference, offload, other engines."""
 
 from __future__ import annotations
 

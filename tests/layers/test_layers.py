@@ -39,14 +39,15 @@ objectives | recipe.schema experience batches.batch:types  | torch:types
 policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zero peft:lora,model
            | prompts.tokenizer:model,folder experience     | transformers:model,folder,scorer,attention
            | batches objectives weights.bundle             | safetensors:model
-           | weights.pack                                  | huggingface_hub:folder,model
+           | weights.pack weights.proof:folder             | huggingface_hub:folder
 weights    |                                               | torch:pack,receive vllm:receive
 cluster    | recipe.schema                                 | ray
 report     | recipe.schema prompts.prompt rollouts.rollout | rich:console accelerate:trackers
            | rewards.judgement experience.experience       |
 run        | recipe prompts rollouts rewards experience    |
            | objectives weights.bundle cluster report      |
-           | batches:types policy:types                    |
+           | policy.folder:start batches:types             |
+           | policy:types                                  |
 doctor     |                                               | packaging rich
 cli        | recipe run report doctor                      | typer rich
 testing    | recipe prompts rollouts rewards experience    | torch

@@ -300,7 +300,7 @@ DAMAGE = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "has no model.safetensors"),
     "bin only": (only_bin, "has only .bin files"),
     "lost shard": (lost_shard, "lacks model-00002-of-00002.safetensors"),
-    "cut file": (truncate, "cannot be loaded"),
+    "cut file": (truncate, "bytes, its header says"),
     "missing tensor": (weights(drop_norm), "lacks model.norm.weight; its config.json and"),
     "missing layer": (weights(drop_layer), r"lacks model.layers.1.\S+ and 10 more"),
     "unknown tensor": (weights(add_tensor), "has model.extra.weight, which its config knows nothing of"),

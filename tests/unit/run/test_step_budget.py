@@ -1,0 +1,39 @@
+"""A step that can never fill ends the run with a reason instead of going on for ever."""
+
+from __future__ import annotations
+
+import pytest
+
+from llmrl.errors import RewardError
+from llmrl.rewards.judgement import Judgement
+from llmrl.run.step_budget import REFILLS, StepBudget
+
+FAILED = Judgement(status="error", reward=None, note="rewards.answer raised KeyError")
+GOOD = Judgement(status="score", reward=1.0)
+
+
+def test_a_reward_that_always_fails_ends_the_run_although_every_group_is_refused() -> None:
+    budget = StepBudget(per_step=4, max_error_rate=0.1)
+    for _ in range(3):
+        budget.spend([FAILED, FAILED], "nothing judged")
+
+    with pytest.raises(RewardError, match=r"8 of 8 judgements of a step failed .* raised KeyError"):
+        budget.spend([FAILED, FAILED], "nothing judged")
+
+
+def test_a_reward_that_never_varies_ends_the_run() -> None:
+    budget = StepBudget(per_step=2, max_error_rate=0.1)
+    for _ in range(REFILLS * 2):
+        budget.spend([GOOD, GOOD], "rewards equal")
+
+    with pytest.raises(
+        RewardError, match=r"a step of 2 groups refused 41 \(most often, 41 times: rewards equal\)"
+    ):
+        budget.spend([GOOD, GOOD], "rewards equal")
+
+
+def test_refusals_are_forgiven_when_the_step_fills() -> None:
+    budget = StepBudget(per_step=2, max_error_rate=0.5)
+    for _ in range(10 * REFILLS):
+        budget.spend([GOOD, FAILED], "rewards equal")
+        budget.step_done()
