@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ class PolicyWorker:
             lr=learning_rate(self._stage.optimizer, step),
         )
         own = {f"policy/rank/{self._rank}": float(sum(m.trained_tokens for m in microbatches))}
-        return metrics | own | {"policy/tokens": float(counted.tokens)}
+        return metrics | own | {"policy/tokens": float(counted.tokens)} | self._memory()
 
     def score(self, experiences: Sequence[Experience], temperature: float) -> list[NDArray[np.float32]]:
         """[L] nats of each rollout's trained tokens under the present weights; each rank scores them all."""
@@ -125,6 +126,14 @@ class PolicyWorker:
         with self._zero.whole() as scorer:
             if not self._rank:
                 save_model(scorer.model, tokenizer_folder=Path(str(self._stage.model.path)), folder=folder)
+
+    def _memory(self) -> dict[str, float]:
+        """The largest footprint of any rank so far, in MiB."""
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peaks = {"memory/policy_rss": resident}
+        if self._device == "cuda":
+            peaks["memory/policy_gpu"] = torch.cuda.max_memory_allocated() / 2**20
+        return dict(zip(peaks, self._zero.largest(torch.tensor([*peaks.values()])).tolist(), strict=True))
 
     def _share_of(self, experiences: Sequence[Experience]) -> list[Collated]:
         plan = schedule(

@@ -81,15 +81,18 @@ class Record:
             "groups/trained": len(experiences),
             "groups/dropped": window.dropped,
             "policy/tokens_per_second": metrics["policy/tokens"] / train_s,
-            "rollout/tokens_per_second": window.tokens / whole_s,
-            "rollout/responses": window.responses,
             "time/step": whole_s,
             "time/wait": whole_s - train_s,
             "time/train": train_s,
             "time/sync": window.sync_s,
             "memory/driver_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
-        if self.pool is not None:
+        if window.responses:
+            numbers |= {
+                "rollout/responses": window.responses,
+                "rollout/tokens_per_second": window.tokens / whole_s,
+            }
+        if window.responses and self.pool is not None:
             numbers |= {f"rollout/engine/{i}": count for i, count in enumerate(self.pool.take_answered())}
         entry = StepEntry(
             stage=self.stage.name,

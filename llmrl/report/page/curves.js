@@ -1,6 +1,6 @@
 // Which charts there are, and what of the run each shows.
 
-const PHASES = [['wait', 'time/wait'], ['train', 'time/train'], ['gather', 'time/gather'], ['sync', 'time/sync']];
+const PHASES = [['wait', 'time/wait'], ['train', 'time/train'], ['sync', 'time/sync']];
 
 // A prefix ends in a slash and stands for all metrics below it.
 const PANELS = [
@@ -12,7 +12,7 @@ const PANELS = [
   { title: 'Time per step', of: PHASES.map(([, name]) => name), zero: true, piled: true },
   { title: 'Throughput', of: ['rollout/tokens_per_second', 'policy/tokens_per_second'], zero: true },
   { title: 'Loss', of: ['policy/loss'] },
-  { title: 'Groups', of: ['groups/trained', 'groups/dropped', 'groups/waiting'], zero: true },
+  { title: 'Groups', of: ['groups/trained', 'groups/dropped'], zero: true },
   { title: 'Engine against trainer', of: ['policy/kl_sampled'] },
   {
     title: 'Responses with a problem', zero: true,

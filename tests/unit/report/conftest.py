@@ -181,7 +181,6 @@ def grpo_metrics(step: int, rng: np.random.Generator) -> dict[str, float]:
         "time/step": wait + train + gather + sync + 0.02,
         "time/wait": wait,
         "time/train": train,
-        "time/gather": gather,
         "time/sync": sync,
         "memory/driver_rss": 433 + step * 0.03,
     }
