@@ -82,7 +82,7 @@ def test_the_reference_is_read_only_where_something_is_weighed_against_it() -> N
     ("options", "words"),
     [
         ({"clip_low": 1.0}, r"clip_low must lie in \[0, 1\), got 1\.0"),
-        ({"clip_high": -0.1}, r"clip_high must be finite and not negative, got -0\.1"),
+        ({"clip_high": -0.1}, r"clip_high must not be negative, got -0\.1"),
         ({"kl_weight": -1.0}, r"kl_weight must be finite and not negative, got -1\.0"),
     ],
 )
