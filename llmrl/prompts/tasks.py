@@ -112,7 +112,7 @@ class DigitSum:
     def __post_init__(self) -> None:
         _check_digits(self.digits_min, self.digits_max)
         if not 0 <= self.slips <= 1:
-            raise ValueError("slips must lie between 0 and 1")
+            raise ValueError(f"slips must lie between 0 and 1, got {self.slips}")
 
     @property
     def characters(self) -> str:

@@ -26,10 +26,9 @@ from llmrl.rollouts.engine import Completion, Request
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
-from llmrl.weights.shared_file import shared_file
+from llmrl.weights.shared_file import BACKEND, shared_file
 
 WORKER_EXTENSION = "llmrl.weights.receive.WorkerExtension"
-BACKEND = "llmrl-shared-memory"
 CPU_KV_CACHE_MIB = 256
 CPU_BATCHED_TOKENS = 4096
 """Most tokens of one forward pass on CPU."""

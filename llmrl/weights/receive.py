@@ -17,7 +17,7 @@ from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransfe
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader import reload
 
-BACKEND = "llmrl-shared-memory"
+from llmrl.weights.shared_file import BACKEND
 
 
 @dataclass

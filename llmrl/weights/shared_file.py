@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+BACKEND = "llmrl-shared-memory"
+"""Under this name vLLM knows the transfer that reads such a file."""
+
 SHARED_MEMORY = Path("/dev/shm")  # the point is that it is memory
 
 
