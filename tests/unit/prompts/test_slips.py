@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_a_quarter_of_the_steps_is_wrong_by_one_or_two_and_the_next_builds_on_it
     assert sum(error > 0 for error in errors) / len(errors) == pytest.approx(0.25, abs=0.02)
     for problem in problems:
         steps = steps_of(problem.response)
-        assert all(before[2] == after[0] for before, after in zip(steps, steps[1:], strict=False))
+        assert all(before[2] == after[0] for before, after in pairwise(steps))
         assert problem.response.endswith(f"#{steps[-1][2]}")
 
 
