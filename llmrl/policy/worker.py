@@ -133,7 +133,8 @@ class PolicyWorker:
         peaks = {"memory/policy_rss": resident}
         if self._device == "cuda":
             peaks["memory/policy_gpu"] = torch.cuda.max_memory_allocated() / 2**20
-        return dict(zip(peaks, self._zero.largest(torch.tensor([*peaks.values()])).tolist(), strict=True))
+        largest = self._zero.largest(torch.tensor(list(peaks.values())))
+        return {name: float(value) for name, value in zip(peaks, largest, strict=True)}
 
     def _share_of(self, experiences: Sequence[Experience]) -> list[Collated]:
         plan = schedule(
