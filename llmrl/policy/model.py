@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -92,25 +91,6 @@ def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     merged = _merged_weights(model)
     for tensor, (name, *_) in _names(model):
         yield name, merged.get(name, tensor.detach())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StateSpec:
-    """One tensor of a model's state dict."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    aliases: tuple[str, ...]
-    """Other names of the very same tensor, such as a tied head; never sent or saved."""
-
-
-def state_specs(model: PreTrainedModel) -> tuple[StateSpec, ...]:
-    """What :func:`named_tensors` yields, without the numbers; ask before ZeRO-3 shards the model."""
-    return tuple(
-        StateSpec(name=name, shape=tuple(tensor.shape), dtype=tensor.dtype, aliases=tuple(aliases))
-        for tensor, (name, *aliases) in _names(model)
-    )
 
 
 def save_model(model: PreTrainedModel, *, tokenizer_folder: Path, folder: Path) -> None:
