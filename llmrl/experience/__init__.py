@@ -1,0 +1,5 @@
+"""From judged responses to experience: credit, what is kept, what is compared, and offline data."""
+
+from llmrl.experience import preference as _preference
+
+del _preference

@@ -1,0 +1,82 @@
+"""Pairing: which responses of a judged group are compared with each other, and which one is preferred."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Protocol
+
+from llmrl.registry import Registry
+from llmrl.rewards.judgement import Judgement
+from llmrl.rollouts.rollout import RolloutGroup
+
+pairing: Registry[Pairing] = Registry("pairing")
+
+Pairs = tuple[tuple[int, int], ...]
+
+
+class Pairing(Protocol):
+    """A frozen dataclass whose fields are its options."""
+
+    def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement], /) -> Pairs | None:
+        """Pairs of rollout numbers, the preferred one first.
+
+        Responses in no pair are not trained on, and a group without any pair is dropped. None: this
+        objective does not compare, and every response that the policy wrote is trained on. A judgement
+        without a reward is never in a pair.
+        """
+        ...
+
+
+@pairing("none")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NoPairs:
+    """Nothing is compared."""
+
+    def __call__(self, _group: RolloutGroup, _judgements: Sequence[Judgement]) -> None:
+        return None
+
+
+@pairing("extremes")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extremes:
+    """The response with the highest reward against the one with the lowest; equal rewards make no pair."""
+
+    def __call__(self, _group: RolloutGroup, judgements: Sequence[Judgement]) -> Pairs:
+        judged = [(j.reward, number) for number, j in enumerate(judgements) if j.reward is not None]
+        if not judged:
+            return ()
+        best, worst = max(judged, key=lambda one: one[0]), min(judged, key=lambda one: one[0])
+        return ((best[1], worst[1]),) if best[0] > worst[0] else ()
+
+
+@pairing("in_order")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InOrder:
+    """The first response with the second, the third with the fourth, the better one first; ties included."""
+
+    def __call__(self, _group: RolloutGroup, judgements: Sequence[Judgement]) -> Pairs:
+        rewards = [j.reward for j in judgements]
+        pairs = zip(range(0, len(rewards) - 1, 2), range(1, len(rewards), 2), strict=True)
+        return tuple(
+            (a, b) if first >= second else (b, a)
+            for a, b in pairs
+            if (first := rewards[a]) is not None and (second := rewards[b]) is not None
+        )
+
+
+@pairing("opponent")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AgainstOpponent:
+    """Each response of the policy with one of the opponent's, taken in turn; equal rewards make no pair."""
+
+    def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement]) -> Pairs:
+        judged = [(number, j.reward) for number, j in enumerate(judgements) if j.reward is not None]
+        own = [(number, reward) for number, reward in judged if not group.rollouts[number].opponent]
+        theirs = [(number, reward) for number, reward in judged if group.rollouts[number].opponent]
+        return tuple(
+            (a, b) if first > second else (b, a)
+            for (a, first), (b, second) in zip(own, cycle(theirs), strict=False)
+            if first != second
+        )
