@@ -1,4 +1,4 @@
-"""Rows of experience as tensors: packed inputs without padding, and the columns that an objective sees.
+"""Rows of a step as tensors: packed inputs without padding, and the columns that an objective sees.
 
 A row is one rollout of one experience. The model reads everything before the row's last trained token,
 end to end with other rows; only trained tokens are scored. The shift by one, from the position that
@@ -8,7 +8,7 @@ predicts a token to the token, is made here and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmrl.batches.batch import Batch, TokenScores, Totals
-from llmrl.errors import DataError, EngineError, TrainingError
-from llmrl.experience.experience import Experience
-from llmrl.rollouts.rollout import Rollout
+from llmrl.batches.batch import Batch, TokenScores
+from llmrl.batches.row import Row, stand_in
 
 
 class Inputs(NamedTuple):
@@ -64,16 +62,26 @@ class Collated:
     inputs: Inputs
     slots: Tensor
     """[M] int64 place of each target in a flat [B * T]."""
+    at: Tensor
+    """[M] int64 place of each target among the trained tokens of the whole step, row by row."""
     mask: Tensor
     """[B, T] bool."""
     advantage: Tensor
     """[B, T] float32."""
+    reward: Tensor
+    """[B] float32."""
     group: Tensor
     """[B] int64 ordinal of the row's draw; -1 for the row that stands in for none."""
     turn: Tensor
     """[B, T] int64."""
+    pairs: Tensor
+    """[P, 2] int64 rows of this micro-batch."""
+    opponent: Tensor
+    """[B] bool."""
     sampled: Tensor
     """[B, T] float32 nats, as the engine reported them."""
+    noise: Tensor | None
+    """[B, T] float32 in [0, 1); None where nobody reads it, and without rows."""
 
     @property
     def width(self) -> int:
@@ -87,90 +95,71 @@ class Collated:
 
     def to(self, device: torch.device) -> Collated:
         """The same on another device."""
-        return Collated(
-            inputs=self.inputs.to(device),
-            slots=self.slots.to(device),
-            mask=self.mask.to(device),
-            advantage=self.advantage.to(device),
-            group=self.group.to(device),
-            turn=self.turn.to(device),
-            sampled=self.sampled.to(device),
-        )
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in columns.items()}
+        return Collated(**moved)
 
     def scores(self, logp: Tensor, entropy: Tensor | None) -> TokenScores:
         """What a model says of the [M] targets, at their places in [B, T] and 0 elsewhere."""
-        return TokenScores(
-            logp=self._spread(logp), entropy=None if entropy is None else self._spread(entropy)
-        )
+        return TokenScores(logp=self.spread(logp), entropy=None if entropy is None else self.spread(entropy))
+
+    def taken(self, flat: TokenScores) -> TokenScores:
+        """The part of this micro-batch in [N] scores of all trained tokens of the step."""
+        return self.scores(flat.logp[self.at], None if flat.entropy is None else flat.entropy[self.at])
 
     def batch(self, *, old: TokenScores, reference: TokenScores | None = None) -> Batch:
         """What an objective sees, once the policy has scored its part."""
         return Batch(
             mask=self.mask,
             advantage=self.advantage,
+            reward=self.reward,
             group=self.group,
             turn=self.turn,
+            pairs=self.pairs,
+            opponent=self.opponent,
             sampled=TokenScores(logp=self.sampled),
             old=old,
             reference=reference,
+            noise=self.noise,
         )
 
-    def _spread(self, values: Tensor) -> Tensor:
+    def spread(self, values: Tensor) -> Tensor:
+        """[M] values of the targets at their places in [B, T], and 0 elsewhere."""
         if values.shape != self.slots.shape:
             raise ValueError(f"{tuple(values.shape)} scores for {self.trained_tokens} trained tokens.")
         flat = values.new_zeros(self.mask.numel()).index_put((self.slots,), values)
         return flat.view(self.mask.shape)
 
 
-def rows_of(experiences: Sequence[Experience]) -> list[tuple[int, int]]:
-    """The rows of a step in order: which experience, and which of its rollouts."""
-    return [(e, r) for e, experience in enumerate(experiences) for r in range(len(experience.group.rollouts))]
+def collate(rows: Sequence[Row], *, at: NDArray[np.int64], pairs: NDArray[np.int64]) -> Collated:
+    """The tensors of some rows.
 
-
-def row_lengths(experiences: Sequence[Experience]) -> NDArray[np.int64]:
-    """[rows] tokens that the model reads of each row; 0 if nothing in it is trained."""
-    lengths = [
-        _tokens_read(experience.group.prompt.tokens.size, rollout)
-        for experience in experiences
-        for rollout in experience.group.rollouts
-    ]
-    return np.array(lengths, dtype=np.int64)
-
-
-def totals(experiences: Sequence[Experience]) -> Totals:
-    """The denominators of a step; two trained responses to one prompt make a pair."""
-    counts = [[int(r.trained.sum()) for r in e.group.rollouts] for e in experiences]
-    responses = [sum(count > 0 for count in group) for group in counts]
-    return Totals(
-        tokens=sum(map(sum, counts)), responses=sum(responses), pairs=sum(number // 2 for number in responses)
-    )
-
-
-def collate(experiences: Sequence[Experience], rows: NDArray[np.int64]) -> Collated:
-    """The tensors of some rows of a step.
-
-    Raises:
-        DataError: a prompt without tokens, from which no first token can be predicted.
-        EngineError: a rollout with arrays of unequal length, or a trained token's logprob is not finite.
-        TrainingError: credit of another length than its rollout, or not finite.
+    Args:
+        rows: in the order that the columns have; none is legal.
+        at: [M] places of their trained tokens among those of the step.
+        pairs: [P, 2] which of the rows are compared.
     """
-    numbered = rows_of(experiences)
-    places = [numbered[int(row)] for row in rows]
-    pieces = [_row(experiences[experience], rollout) for experience, rollout in places] or [_stand_in()]
+    pieces = list(rows) or [stand_in()]
     width = max(1, *(piece.mask.size for piece in pieces))
+    noise = [piece.noise for piece in pieces if piece.noise is not None]
     slots = [row * width + np.flatnonzero(piece.mask) for row, piece in enumerate(pieces)]
     return Collated(
         inputs=_inputs(pieces),
         slots=_joined(slots),
+        at=torch.from_numpy(at.astype(np.int64)),
         mask=_column([piece.mask for piece in pieces], width, np.bool_),
         advantage=_column([piece.advantage for piece in pieces], width, np.float32),
+        reward=torch.tensor([piece.reward for piece in pieces], dtype=torch.float32),
         group=torch.tensor([piece.group for piece in pieces], dtype=torch.int64),
         turn=_column([piece.turn for piece in pieces], width, np.int64),
+        pairs=torch.from_numpy(pairs.astype(np.int64).reshape(-1, 2)),
+        opponent=torch.tensor([piece.opponent for piece in pieces]),
         sampled=_column([piece.sampled for piece in pieces], width, np.float32),
+        noise=_column(noise, width, np.float32) if len(noise) == len(pieces) else None,
     )
 
 
-def _inputs(pieces: Sequence[_Row]) -> Inputs:
+def _inputs(pieces: Sequence[Row]) -> Inputs:
     """The rows end to end; one token that nothing is predicted from where no row has any."""
     sizes = [piece.tokens.size for piece in pieces]
     starts = np.cumsum([0, *sizes[:-1]])
@@ -188,85 +177,6 @@ def _inputs(pieces: Sequence[_Row]) -> Inputs:
         predict_at=_joined(predict_at),
         targets=_joined([piece.targets for piece in pieces]),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Row:
-    """One row, already shifted; ``mask``, ``advantage``, ``turn`` and ``sampled`` span the response."""
-
-    tokens: NDArray[np.int32]
-    prompt_tokens: int
-    targets: NDArray[np.int32]
-    mask: NDArray[np.bool_]
-    advantage: NDArray[np.float32]
-    turn: NDArray[np.int32]
-    sampled: NDArray[np.float32]
-    group: int
-
-
-def _row(experience: Experience, number: int) -> _Row:
-    group, rollout, advantage = (
-        experience.group,
-        experience.group.rollouts[number],
-        experience.advantages[number],
-    )
-    where = f"response {number} to prompt '{group.prompt.id}'"
-    _check(rollout, advantage, where)
-    mask, prompt = rollout.trained, group.prompt.tokens
-    if mask.any() and not prompt.size:
-        raise DataError(f"{where}: the prompt has no tokens, so nothing predicts the first one.")
-    return _Row(
-        tokens=np.concatenate([prompt, rollout.tokens])[: _tokens_read(prompt.size, rollout)],
-        prompt_tokens=prompt.size,
-        targets=rollout.tokens[mask],
-        mask=mask,
-        advantage=_within(mask, advantage),
-        turn=_within(mask, rollout.turn),
-        sampled=_within(mask, rollout.logp),
-        group=group.ordinal,
-    )
-
-
-def _check(rollout: Rollout, advantage: NDArray[np.float32], where: str) -> None:
-    sizes = {rollout.tokens.size, rollout.logp.size, rollout.trained.size, rollout.turn.size}
-    if len(sizes) > 1:
-        raise EngineError(f"{where}: tokens, logp, trained and turn have lengths {sorted(sizes)}, not one.")
-    if advantage.size != rollout.tokens.size:
-        raise TrainingError(f"{where}: {rollout.tokens.size} tokens, but {advantage.size} advantages.")
-    if not np.isfinite(rollout.logp[rollout.trained]).all():
-        raise EngineError(
-            f"{where}: the engine reported a logprob that is not finite for a token it sampled."
-        )
-    if not np.isfinite(advantage[rollout.trained]).all():
-        raise TrainingError(f"{where}: the credit of a trained token is not finite.")
-
-
-def _stand_in() -> _Row:
-    """The row of a micro-batch without rows."""
-    none, zero = np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.float32)
-    return _Row(
-        tokens=none,
-        prompt_tokens=0,
-        targets=none,
-        mask=np.zeros(1, dtype=np.bool_),
-        advantage=zero,
-        turn=np.zeros(1, dtype=np.int32),
-        sampled=zero,
-        group=-1,
-    )
-
-
-def _tokens_read(prompt: int, rollout: Rollout) -> int:
-    """Everything before the last trained token: what comes later predicts nothing that is scored."""
-    trained = np.flatnonzero(rollout.trained)
-    return prompt + int(trained[-1]) if trained.size else 0
-
-
-def _within(mask: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[Any]:
-    """Zeros but for the masked places: what stands elsewhere, NaN included, is never read."""
-    kept = np.zeros_like(values)
-    kept[mask] = values[mask]
-    return kept
 
 
 def _joined(parts: list[NDArray[Any]]) -> Tensor:

@@ -22,3 +22,5 @@ class Experience:
     """[L] per rollout; exactly 0 on tokens that are not trained."""
     lag: int
     """Versions between the policy now and the weights of the group's oldest token."""
+    pairs: tuple[tuple[int, int], ...] = ()
+    """Rollouts of the group to compare: the preferred one, then the other."""

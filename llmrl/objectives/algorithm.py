@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmrl.experience.correction import Correction, correction
 from llmrl.experience.credit import Credit, credit
 from llmrl.experience.keep import Keep, keep
-from llmrl.objectives.contract import Bundle, Objective, objective
+from llmrl.experience.pairing import Pairing, pairing
+from llmrl.objectives.contract import Bundle, Objective, Reads, objective
+from llmrl.objectives.shaping import Shaping, shaping
 from llmrl.recipe.schema import Stage
 
 
@@ -16,8 +18,11 @@ class Algorithm:
     """Every part built and its options checked."""
 
     objective: Objective
+    bundle: Bundle
     credit: Credit
     keep: Keep
+    pairing: Pairing
+    shaping: tuple[Shaping, ...]
     correction: Correction
 
     @classmethod
@@ -30,10 +35,26 @@ class Algorithm:
         bundle = bundle_of(stage)
         return cls(
             objective=objective_of(stage),
+            bundle=bundle,
             credit=credit.build(bundle.credit.name, bundle.credit.options, key="credit"),
             keep=keep.build(bundle.keep.name, bundle.keep.options, key="keep"),
+            pairing=pairing.build(bundle.pairing.name, bundle.pairing.options, key="pairing"),
+            shaping=tuple(
+                shaping.build(one.name, one.options, key=f"shaping.{number}")
+                for number, one in enumerate(bundle.shaping)
+            ),
             correction=correction.build(bundle.correction.name, bundle.correction.options, key="correction"),
         )
+
+    @property
+    def reads(self) -> frozenset[Reads]:
+        """Every optional column that some part needs."""
+        return self.objective.reads.union(*(shape.reads for shape in self.shaping))
+
+    @property
+    def online(self) -> bool:
+        """Whether it trains on sampled responses."""
+        return self.bundle.trains_on == "rollouts"
 
 
 def objective_of(stage: Stage) -> Objective:
@@ -52,9 +73,14 @@ def bundle_of(stage: Stage) -> Bundle:
         RecipeError: an unknown objective, or an option that it refuses.
     """
     own = objective_of(stage).bundle
-    return Bundle(
+    return replace(
+        own,
         credit=stage.credit or own.credit,
         keep=stage.keep or own.keep,
+        pairing=stage.pairing or own.pairing,
+        shaping=own.shaping if stage.shaping is None else stage.shaping,
         correction=stage.correction or own.correction,
-        demonstrations=own.demonstrations,
+        opponent=stage.opponent or own.opponent,
+        # The recipe's own come first, as the first one decides what evaluation counts as correct.
+        rewards={**stage.rewards, **{k: v for k, v in own.rewards.items() if k not in stage.rewards}},
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from llmrl.objectives.contract import Bundle, Loss, Reads, Unit, objective
+from llmrl.objectives.contract import Bundle, Loss, MeanOver, Objective, objective
 from llmrl.recipe.schema import Choice
 
 if TYPE_CHECKING:
@@ -14,15 +14,11 @@ if TYPE_CHECKING:
 
 @objective("sft")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SFT:
+class SFT(Objective):
     """Cross-entropy of the response tokens, averaged over all tokens of the step."""
 
-    mean_over: ClassVar[Unit] = "tokens"
-    bundle: ClassVar[Bundle] = Bundle(correction=Choice(name="none"), demonstrations=True)
-
-    @property
-    def reads(self) -> frozenset[Reads]:
-        return frozenset()
+    mean_over: MeanOver = "tokens"
+    bundle: ClassVar[Bundle] = Bundle(trains_on="demonstrations", correction=Choice(name="none"))
 
     def __call__(self, current: TokenScores, _batch: Batch) -> Loss:
         return Loss(value=-current.logp)

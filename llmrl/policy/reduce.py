@@ -13,18 +13,20 @@ import torch
 from torch import Tensor
 
 from llmrl.batches.batch import Totals
-from llmrl.objectives.contract import Unit
+from llmrl.objectives.contract import MeanOver
 
 
-def reduce_loss(value: Tensor, mask: Tensor, totals: Totals, mean_over: Unit) -> Tensor:
-    """This micro-batch's share of the step's mean loss.
+def reduce_loss(value: Tensor, mask: Tensor, totals: Totals, mean_over: MeanOver) -> Tensor:
+    """This micro-batch's share of the update's mean loss.
 
     Args:
-        value: [B, T] per token, or [P] per pair with ``mean_over = "pairs"``; ignored outside the mask.
+        value: [B, T] per token, [B] per response, or [P] per pair with ``mean_over = "pairs"``; ignored
+            outside the mask, and where a response has no trained token.
         mask: [B, T] bool.
-        totals: of the whole step over all ranks.
+        totals: of the whole update over all ranks.
         mean_over: ``tokens``: each trained token weighs the same; ``responses``: each response does,
-            after a mean over its own tokens; ``pairs``: each pair does.
+            after a mean over its own tokens; ``budget`` or a number: each response does, after a sum over
+            its tokens that is divided by ``totals.budget`` or the number; ``pairs``: each pair does.
 
     Raises:
         ValueError: a loss of another shape than the unit asks for; broadcasting would weigh it wrongly.
@@ -33,6 +35,9 @@ def reduce_loss(value: Tensor, mask: Tensor, totals: Totals, mean_over: Unit) ->
         if value.ndim != 1:
             raise ValueError(f"a loss over pairs must be [P], got {list(value.shape)}.")
         return value.sum() / max(1, totals.pairs)
+    rows = mask.any(-1)
+    if mean_over != "tokens" and value.shape == rows.shape:
+        return value.where(rows, 0.0).sum() / max(1, totals.responses)
     if value.shape != mask.shape:
         raise ValueError(
             f"a loss over {mean_over} must be [B, T] = {list(mask.shape)}, got {list(value.shape)}."
@@ -40,7 +45,13 @@ def reduce_loss(value: Tensor, mask: Tensor, totals: Totals, mean_over: Unit) ->
     kept = value.where(mask, 0.0)
     if mean_over == "tokens":
         return kept.sum() / max(1, totals.tokens)
-    return (kept.sum(-1) / mask.sum(-1).clamp(min=1)).sum() / max(1, totals.responses)
+    return (kept.sum(-1) / _divisor(mask, totals, mean_over)).sum() / max(1, totals.responses)
+
+
+def _divisor(mask: Tensor, totals: Totals, mean_over: MeanOver) -> Tensor | int:
+    if mean_over == "responses":
+        return mask.sum(-1).clamp(min=1)
+    return mean_over if isinstance(mean_over, int) else totals.budget
 
 
 class Ranks(Protocol):
@@ -77,16 +88,19 @@ class Tally:
         Raises:
             ValueError: the shapes differ.
         """
-        if value.shape != where.shape:
-            raise ValueError(
-                f"metric {name}: value {list(value.shape)} and where {list(where.shape)} differ."
-            )
+        _check_shapes(name, value, where)
         _accumulate(self._sums, name, value.detach().double().where(where, 0.0).sum())
         _accumulate(self._weights, name, where.sum())
 
-    def largest(self, name: str, value: Tensor) -> None:
-        """Values whose largest over the whole step counts."""
-        peak = value.detach().double().max() if value.numel() else value.new_tensor(-torch.inf).double()
+    def largest(self, name: str, value: Tensor, where: Tensor) -> None:
+        """Values whose largest over the whole step counts; only those under ``where`` are looked at.
+
+        Raises:
+            ValueError: the shapes differ.
+        """
+        _check_shapes(name, value, where)
+        seen = value.detach().double()[where]
+        peak = seen.max() if seen.numel() else value.new_tensor(-torch.inf).double()
         self._peaks[name] = torch.maximum(self._peaks[name], peak) if name in self._peaks else peak
 
     def over(self, ranks: Ranks) -> dict[str, float]:
@@ -98,6 +112,11 @@ class Tally:
             name: value / weights.get(name, 1.0) for name, value in sums.items() if weights.get(name, 1.0)
         }
         return means | {name: peak for name, peak in peaks.items() if peak != -torch.inf}
+
+
+def _check_shapes(name: str, value: Tensor, where: Tensor) -> None:
+    if value.shape != where.shape:
+        raise ValueError(f"metric {name}: value {list(value.shape)} and where {list(where.shape)} differ.")
 
 
 def _accumulate(totals: dict[str, Tensor], name: str, value: Tensor) -> None:

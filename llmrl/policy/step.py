@@ -1,84 +1,218 @@
-"""One optimizer step of one rank: its micro-batches, the objective on each, one reduction, one update."""
+"""One step of one rank: its updates, the objective on each, one reduction, one optimizer step.
+
+An objective of scope ``token`` runs on each micro-batch, on scores that carry the gradient (one pass). An
+objective of scope ``step`` runs once on the scores of all rows of the update, which every rank gets to know;
+autograd then says how the loss changes with each score, and the scores are computed a second time,
+micro-batch by micro-batch, with that weight (two passes). Both give the same gradient of the same formula.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from llmrl.batches.batch import Batch, TokenScores, Totals
 from llmrl.batches.collate import Collated
-from llmrl.experience.correction import Correction
-from llmrl.objectives.contract import Loss, Max, Mean, Objective
+from llmrl.objectives.algorithm import Algorithm
+from llmrl.objectives.contract import Loss, Max, Mean, Scope
 from llmrl.policy.reduce import Tally, reduce_loss
 from llmrl.policy.watch import GradientWatch
 from llmrl.policy.zero import Zero
 
 Forward = Callable[[Collated], TokenScores]
+"""[M] scores of a micro-batch's targets."""
 
 
-def update(
-    zero: Zero,
-    watch: GradientWatch,
-    microbatches: Sequence[Collated],
-    *,
-    forward: Forward,
-    reference: Forward | None,
-    objective: Objective,
-    correction: Correction,
-    totals: Totals,
-    lr: float,
-) -> dict[str, float]:
-    """Accumulate the gradient of the whole step over this rank's micro-batches, then update once.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Update:
+    """What one optimizer update trains on."""
 
-    Every rank calls this with the same number of micro-batches. Each one's share of the loss has the
-    denominators of the whole step, so the shares of all micro-batches on all ranks add up. Where the loss
-    or a gradient is not finite, weights and optimizer states stay as they are: ``policy/skipped`` is 1.
-
-    Returns:
-        The step's metrics, reduced over all micro-batches and ranks.
-    """
-    tally = Tally()
-    finite = True
-    for collated in microbatches:
-        scores = forward(collated)
-        old = TokenScores(
-            logp=scores.logp.detach(), entropy=None if scores.entropy is None else scores.entropy.detach()
-        )
-        with torch.no_grad():
-            frozen = reference(collated) if reference else None
-        batch = collated.batch(old=old, reference=frozen)
-        log_ratio = torch.where(batch.mask, batch.old.logp - batch.sampled.logp, 0.0)
-        weight = correction(log_ratio)
-        loss = objective(scores, replace(batch, advantage=batch.advantage * weight))
-        share = reduce_loss(loss.value, batch.mask, totals, objective.mean_over)
-        finite = finite and math.isfinite(share.item())
-        zero.backward(share)
-        _count(tally, loss, batch, share=share)
-        if not objective.bundle.demonstrations:
-            _compare(tally, batch, log_ratio=log_ratio, weight=weight)
-    skip = not zero.all_agree(finite and watch.take())
-    norm = zero.step(lr=lr, skip=skip)
-    return tally.over(zero) | {"policy/grad_norm": norm, "policy/lr": lr, "policy/skipped": float(skip)}
+    microbatches: Sequence[Collated]
+    """This rank's share; every rank has equally many."""
+    whole: Collated | None
+    """All rows of all ranks, where the objective looks at all of them at once."""
+    totals: Totals
 
 
-def _count(tally: Tally, loss: Loss, batch: Batch, *, share: Tensor) -> None:
-    tally.add("policy/loss", share)
-    if batch.old.entropy is not None:
-        tally.mean("policy/entropy", batch.old.entropy, batch.mask)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Known:
+    """What is known of the step before its first update: flat columns, [N] over its trained tokens."""
+
+    old: TokenScores | None = None
+    """None where a single update makes ``old`` the current scores without their gradient."""
+    reference: TokenScores | None = None
+    advantage: Tensor | None = None
+    """What shaping made of the step's credit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Learner:
+    """The policy, and what it is trained by."""
+
+    zero: Zero
+    watch: GradientWatch
+    algorithm: Algorithm
+    scope: Scope
+    """The objective's own; ``step`` is right for every objective, and costs a forward pass."""
+    forward: Forward
+    reference: Forward | None
+    """The frozen model; None where nothing reads it."""
+
+    def needs_old(self, updates: int) -> bool:
+        """Whether the step is scored before its first update."""
+        compared = self.algorithm.online or "old" in self.algorithm.objective.reads
+        return self.scope == "step" or bool(self.algorithm.shaping) or (updates > 1 and compared)
+
+    def know(
+        self, microbatches: Sequence[Collated], everything: Collated | None, *, tokens: int, old: bool
+    ) -> Known:
+        """Score a step before its first update.
+
+        Args:
+            microbatches: this rank's share of all rows, each once.
+            everything: all rows; None where no shaping looks at them.
+            tokens: N, trained tokens of the step over all ranks.
+            old: whether the policy's own scores are wanted.
+        """
+        reference = self._scan(self.reference, microbatches, tokens) if self.reference else None
+        scores = self._scan(self.forward, microbatches, tokens) if old else None
+        known = Known(old=scores, reference=reference)
+        return known if everything is None else replace(known, advantage=self._shaped(everything, known))
+
+    def step(self, updates: Sequence[Update], known: Known, *, tokens: int, lr: float) -> dict[str, float]:
+        """All updates of a step.
+
+        Every rank calls this alike. Each micro-batch's share of the loss has the denominators of the whole
+        update, so the shares of all micro-batches on all ranks add up. Where the loss or a gradient is not
+        finite, weights and optimizer states stay as they are.
+
+        Returns:
+            The step's metrics, reduced over all updates, micro-batches and ranks; ``policy/skipped`` is the
+            number of updates that were not made.
+        """
+        tally, norms, skipped = Tally(), list[float](), 0
+        for number, update in enumerate(updates):
+            if self.scope == "token":
+                finite = self._one_pass(update, known, tally)
+            else:
+                current = known.old if number == 0 else self._scan(self.forward, update.microbatches, tokens)
+                assert current is not None  # promised by needs_old
+                finite = self._two_passes(update, current, known, tally)
+            skip = not self.zero.all_agree(finite and self.watch.take())
+            norms.append(self.zero.step(lr=lr, skip=skip))
+            skipped += skip
+        metrics = tally.over(self.zero)
+        metrics["policy/loss"] /= len(updates)
+        own = {"policy/grad_norm": sum(norms) / len(norms), "policy/lr": lr, "policy/skipped": float(skipped)}
+        return metrics | own
+
+    def _one_pass(self, update: Update, known: Known, tally: Tally) -> bool:
+        finite = True
+        for rows in update.microbatches:
+            scores = self.forward(rows)
+            share = self._share(rows, rows.scores(scores.logp, scores.entropy), update.totals, known, tally)
+            tally.add("policy/loss", share)
+            finite = finite and math.isfinite(share.item())
+            self.zero.backward(share)
+        return finite
+
+    def _two_passes(self, update: Update, current: TokenScores, known: Known, tally: Tally) -> bool:
+        assert update.whole is not None  # promised by whoever made the update
+        flat = [current.logp.detach().requires_grad_()]
+        if current.entropy is not None:
+            flat.append(current.entropy.detach().requires_grad_())
+        scores = update.whole.taken(TokenScores(logp=flat[0], entropy=flat[1] if flat[1:] else None))
+        share = self._share(update.whole, scores, update.totals, known, tally)
+        # Every rank has counted all of the loss.
+        tally.add("policy/loss", share / self.zero.ranks)
+        pulls = torch.autograd.grad(share, flat, allow_unused=True)
+        for rows in update.microbatches:
+            again = self.forward(rows)
+            self.zero.backward(_pulled(rows, (again.logp, again.entropy), pulls))
+        return math.isfinite(share.item())
+
+    def _share(
+        self, rows: Collated, current: TokenScores, totals: Totals, known: Known, tally: Tally
+    ) -> Tensor:
+        """The share of some rows in the loss of the update; everything worth knowing about it is counted."""
+        batch, log_ratio, weight = self._compared(rows, current, known)
+        loss = self.algorithm.objective(current, batch)
+        _count(tally, loss, current, batch)
+        if self.algorithm.online:
+            _compare(tally, batch.mask, log_ratio=log_ratio, weight=weight)
+        return reduce_loss(loss.value, batch.mask, totals, self.algorithm.objective.mean_over)
+
+    def _compared(self, rows: Collated, current: TokenScores, known: Known) -> tuple[Batch, Tensor, Tensor]:
+        """What the objective sees, with the difference of engine and trainer in its advantages."""
+        old = _detached(current) if known.old is None else rows.taken(known.old)
+        reference = None if known.reference is None else rows.taken(known.reference)
+        batch = rows.batch(old=old, reference=reference)
+        correction = self.algorithm.correction
+        log_ratio = torch.where(batch.mask, old.logp - batch.sampled.logp, 0.0)
+        weight = correction(log_ratio, batch.mask)
+        advantage = batch.advantage if known.advantage is None else rows.spread(known.advantage[rows.at])
+        anchor = batch.sampled.logp if correction.anchor == "sampled" else old.logp
+        return replace(batch, advantage=advantage * weight, old=replace(old, logp=anchor)), log_ratio, weight
+
+    def _shaped(self, everything: Collated, known: Known) -> Tensor:
+        """[N] advantages after every shaping, the same on every rank."""
+        assert known.old is not None  # promised by needs_old
+        reference = None if known.reference is None else everything.taken(known.reference)
+        batch = everything.batch(old=everything.taken(known.old), reference=reference)
+        for shape in self.algorithm.shaping:
+            batch = replace(batch, advantage=shape(batch))
+        flat = batch.advantage.new_zeros(everything.trained_tokens)
+        flat[everything.at] = batch.advantage.flatten()[everything.slots]
+        return flat
+
+    @torch.no_grad()
+    def _scan(self, forward: Forward, microbatches: Sequence[Collated], tokens: int) -> TokenScores:
+        """[N] scores of all trained tokens of the step, of which each rank computes its own."""
+        scored = [(rows.at, forward(rows)) for rows in microbatches]
+        flat = scored[0][1].logp.new_zeros(2, tokens)
+        for at, scores in scored:
+            flat[0, at] = scores.logp
+            if scores.entropy is not None:
+                flat[1, at] = scores.entropy
+        flat = self.zero.total(flat)
+        return TokenScores(logp=flat[0], entropy=None if scored[0][1].entropy is None else flat[1])
+
+
+def _pulled(rows: Collated, columns: Sequence[Tensor | None], pulls: Sequence[Tensor | None]) -> Tensor:
+    """A number whose gradient is that of the loss: each score times the loss's derivative by it."""
+    terms = [
+        (pull[rows.at] * column).sum()
+        for column, pull in zip(columns, pulls, strict=False)
+        if pull is not None and column is not None
+    ]
+    first = columns[0]
+    assert first is not None
+    return sum(terms, start=first.sum() * 0.0)
+
+
+def _detached(scores: TokenScores) -> TokenScores:
+    return TokenScores(
+        logp=scores.logp.detach(), entropy=None if scores.entropy is None else scores.entropy.detach()
+    )
+
+
+def _count(tally: Tally, loss: Loss, current: TokenScores, batch: Batch) -> None:
+    if current.entropy is not None:
+        tally.mean("policy/entropy", current.entropy, batch.mask)
     for name, metric in loss.metrics.items():
         match metric:
             case Mean(value=value, where=where):
                 tally.mean(f"objective/{name}", value, where)
-            case Max(value=value):
-                tally.largest(f"objective/{name}", value)
+            case Max(value=value, where=where):
+                tally.largest(f"objective/{name}", value, where)
 
 
-def _compare(tally: Tally, batch: Batch, *, log_ratio: Tensor, weight: Tensor) -> None:
+def _compare(tally: Tally, mask: Tensor, *, log_ratio: Tensor, weight: Tensor) -> None:
     """How far the engine that sampled is from the policy that trains; nobody sampled a demonstration."""
-    tally.mean("policy/kl_sampled", -log_ratio, batch.mask)
-    tally.mean("correction/mean", weight, batch.mask)
-    tally.mean("correction/capped_rate", (weight != log_ratio.exp()).float(), batch.mask)
+    tally.mean("policy/kl_sampled", -log_ratio, mask)
+    tally.mean("correction/mean", weight, mask)
+    tally.mean("correction/capped_rate", (weight != log_ratio.exp()).float(), mask)

@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmrl.batches.batch import TokenScores
-from llmrl.batches.collate import Collated, collate, row_lengths, totals
-from llmrl.batches.schedule import schedule
+from llmrl.batches.collate import Collated
+from llmrl.batches.step import Step
 from llmrl.experience.experience import Experience
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.policy.learning_rate import learning_rate
 from llmrl.policy.model import load_model, named_tensors, prepare_model, save_model
 from llmrl.policy.probe import probe_experience
 from llmrl.policy.scorer import Scorer
-from llmrl.policy.step import Forward, update
+from llmrl.policy.step import Forward, Learner, Update
 from llmrl.policy.watch import GradientWatch
 from llmrl.policy.zero import Meeting, Zero, join_group
+from llmrl.prompts.seeds import derive_seed, shuffled
 from llmrl.recipe.schema import Model, Stage
 from llmrl.registry import load_plugins
 from llmrl.weights.bundle import Probe, WeightBundle
@@ -33,8 +34,11 @@ from llmrl.weights.pack import pack
 class PolicyWorker:
     """Every method but ``open_meeting`` and ``prepare`` is called on all ranks alike, in the same order."""
 
-    def __init__(self, stage: Stage, device: str, rank: int, plugins: Sequence[str] = ()) -> None:
-        self._stage, self._device, self._rank, self._plugins = stage, device, rank, plugins
+    def __init__(
+        self, stage: Stage, device: str, rank: int, seed: int = 0, plugins: Sequence[str] = ()
+    ) -> None:
+        self._stage, self._device, self._rank = stage, device, rank
+        self._seed, self._plugins = seed, plugins
         self._meeting: Meeting | None = None
 
     def open_meeting(self, head: str) -> str:
@@ -64,38 +68,51 @@ class PolicyWorker:
         self._vocabulary = scorer.vocabulary
         self._watch = GradientWatch(scorer.model.get_input_embeddings())
         self._zero = Zero(scorer, stage, device=self._device)
-        self._reference = self._frozen() if "reference" in self._algorithm.objective.reads else None
-        # Demonstrations have no sampling temperature.
-        online = not self._algorithm.objective.bundle.demonstrations
-        self._temperature = stage.rollouts.temperature if online else 1.0
+        # What the dataset wrote has no sampling temperature.
+        self._temperature = stage.rollouts.temperature if self._algorithm.online else 1.0
+        reads = self._algorithm.reads
+        self._learner = Learner(
+            zero=self._zero,
+            watch=self._watch,
+            algorithm=self._algorithm,
+            scope=self._algorithm.objective.scope,
+            forward=self._forward(self._temperature),
+            reference=self._frozen() if "reference" in reads else None,
+        )
 
     def update(self, experiences: Sequence[Experience], step: int) -> dict[str, float]:
-        """One optimizer step; returns its metrics, reduced over all ranks, and this rank's own tokens."""
-        microbatches = self._share_of(experiences)
+        """One step; returns its metrics, reduced over all ranks, and this rank's own tokens."""
         self._zero.train(True)
-        counted = totals(experiences)
-        metrics = update(
-            self._zero,
-            self._watch,
-            microbatches,
-            forward=self._forward(self._temperature),
-            reference=self._reference,
-            objective=self._algorithm.objective,
-            correction=self._algorithm.correction,
-            totals=counted,
-            lr=learning_rate(self._stage.optimizer, step),
+        numbered = Step(
+            experiences,
+            budget=self._stage.rollouts.max_tokens,
+            noise_seed=derive_seed(self._seed, "noise", step) if "noise" in self._algorithm.reads else None,
         )
-        own = {f"policy/rank/{self._rank}": float(sum(m.trained_tokens for m in microbatches))}
-        return metrics | own | {"policy/tokens": float(counted.tokens)} | self._memory()
+        parts = self._parts(numbered.groups, step)
+        share = self._share_of(numbered, range(numbered.groups))
+        known = self._learner.know(
+            share,
+            self._whole(numbered, range(numbered.groups)) if self._algorithm.shaping else None,
+            tokens=numbered.tokens,
+            old=self._learner.needs_old(len(parts)),
+        )
+        updates = [self._update(numbered, part, share if len(parts) == 1 else None) for part in parts]
+        lr = learning_rate(self._stage.optimizer, step)
+        metrics = self._learner.step(updates, known, tokens=numbered.tokens, lr=lr)
+        own = {f"policy/rank/{self._rank}": float(sum(rows.trained_tokens for rows in share))}
+        return metrics | own | {"policy/tokens": float(numbered.tokens)} | self._memory()
 
     def score(self, experiences: Sequence[Experience], temperature: float) -> list[NDArray[np.float32]]:
         """[L] nats of each rollout's trained tokens under the present weights; each rank scores them all."""
         self._zero.train(False)
-        forward = self._forward(temperature)
-        rows = np.arange(sum(len(e.group.rollouts) for e in experiences))
+        forward, step = self._forward(temperature), Step(experiences)
         with torch.no_grad():
-            listed = [(c := collate(experiences, rows[i : i + 1]), forward(c)) for i in rows]
-        return [s.logp[0, : c.width].float().cpu().numpy() for c, s in listed]
+            listed = [
+                (rows := step.collate(step.rows([group])[row : row + 1]).to(self._zero.device), forward(rows))
+                for group, one in enumerate(experiences)
+                for row in range(len(one.group.rollouts))
+            ]
+        return [rows.spread(scores.logp)[0].float().cpu().numpy() for rows, scores in listed]
 
     def weights(self, version: int) -> WeightBundle | None:
         """A copy of all weights; ranks other than 0 only help to gather them."""
@@ -136,18 +153,43 @@ class PolicyWorker:
         largest = self._zero.largest(torch.tensor(list(peaks.values())))
         return {name: float(value) for name, value in zip(peaks, largest, strict=True)}
 
-    def _share_of(self, experiences: Sequence[Experience]) -> list[Collated]:
-        plan = schedule(
-            row_lengths(experiences),
+    def _parts(self, groups: int, step: int) -> list[list[int]]:
+        """The groups of each update: every one once an epoch, in parts drawn from (run, step, epoch)."""
+        table = self._stage.optimizer
+        count = min(table.minibatches, max(1, groups))
+        if count == 1:
+            return [list(range(groups))] * table.epochs
+        parts: list[list[int]] = []
+        for epoch in range(table.epochs):
+            seed = derive_seed(self._seed, "minibatches", step, epoch)
+            order = sorted(range(groups), key=lambda group: shuffled(group, size=groups, seed=seed))
+            parts += [sorted(order[part::count]) for part in range(count)]
+        return parts
+
+    def _update(self, step: Step, groups: Sequence[int], share: list[Collated] | None) -> Update:
+        looks_at_all = self._learner.scope == "step"
+        return Update(
+            microbatches=self._share_of(step, groups) if share is None else share,
+            whole=self._whole(step, groups) if looks_at_all else None,
+            totals=step.totals(groups),
+        )
+
+    def _whole(self, step: Step, groups: Sequence[int]) -> Collated:
+        return step.collate(step.rows(groups)).to(self._zero.device)
+
+    def _share_of(self, step: Step, groups: Sequence[int]) -> list[Collated]:
+        made = step.microbatches(
+            groups,
             ranks=self._stage.policy.ranks,
+            rank=self._rank,
             tokens_per_microbatch=self._stage.policy.tokens_per_microbatch,
         )
-        return [collate(experiences, rows).to(self._zero.device) for rows in plan.microbatches[self._rank]]
+        return [rows.to(self._zero.device) for rows in made]
 
     def _forward(self, temperature: float) -> Forward:
-        def forward(collated: Collated) -> TokenScores:
-            logp, entropy = self._zero(collated.inputs, temperature=temperature)
-            return collated.scores(logp, entropy)
+        def forward(rows: Collated) -> TokenScores:
+            logp, entropy = self._zero(rows.inputs, temperature=temperature)
+            return TokenScores(logp=logp, entropy=entropy)
 
         return forward
 
@@ -158,9 +200,9 @@ class PolicyWorker:
             .eval()
         )
 
-        def forward(collated: Collated) -> TokenScores:
-            logp, entropy = scorer(collated.inputs, temperature=self._temperature, entropy=False)
-            return collated.scores(logp, entropy)
+        def forward(rows: Collated) -> TokenScores:
+            logp, _ = scorer(rows.inputs, temperature=self._temperature, entropy=False)
+            return TokenScores(logp=logp)
 
         return forward
 

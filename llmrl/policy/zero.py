@@ -104,6 +104,11 @@ class Zero:
         )[0]
 
     @property
+    def ranks(self) -> int:
+        """How many ranks share the work."""
+        return dist.get_world_size()
+
+    @property
     def device(self) -> torch.device:
         """Where inputs belong."""
         return self._device
@@ -119,7 +124,7 @@ class Zero:
     def backward(self, share: Tensor) -> None:
         """Accumulate the gradient of one micro-batch's share of the loss."""
         # DeepSpeed averages over ranks; shares already have the whole step's denominators, so undo it here.
-        self._engine.backward(share * dist.get_world_size(), scale_wrt_gas=False)
+        self._engine.backward(share * self.ranks, scale_wrt_gas=False)
 
     def step(self, *, lr: float, skip: bool) -> float:
         """Reduce, clip and update; returns the global gradient norm before clipping."""

@@ -14,7 +14,7 @@ class Arithmetic:
     """What one stage amounts to. Tokens are upper bounds: every prompt and response at full length."""
 
     generates: bool
-    """False for demonstrations: nothing is sampled, and a response is the dataset's."""
+    """False for demonstrations and pairs: nothing is sampled, and a response is the dataset's."""
     steps: int
     prompts: int
     """Prompts of the stage."""
@@ -47,8 +47,10 @@ def stage_arithmetic(stage: Stage, *, rows: int | None = None) -> Arithmetic:
     Raises:
         RecipeError: an unknown objective, or an option that it refuses.
     """
-    generates = not bundle_of(stage).demonstrations
-    responses = stage.prompts.per_step * (stage.rollouts.per_prompt if generates else 1)
+    trains_on = bundle_of(stage).trains_on
+    generates = trains_on == "rollouts"
+    per_prompt = {"rollouts": stage.rollouts.per_prompt, "demonstrations": 1, "pairs": 2}[trains_on]
+    responses = stage.prompts.per_step * per_prompt
     longest = stage.prompts.max_tokens + stage.rollouts.max_tokens
     per_microbatch = max(stage.policy.tokens_per_microbatch // longest, 1)
     return Arithmetic(

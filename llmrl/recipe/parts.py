@@ -10,7 +10,8 @@ from llmrl.errors import RecipeError, shown
 from llmrl.experience.correction import correction
 from llmrl.experience.credit import credit
 from llmrl.experience.keep import keep
-from llmrl.objectives import Bundle
+from llmrl.experience.pairing import pairing
+from llmrl.objectives import Bundle, shaping
 from llmrl.objectives.algorithm import bundle_of, objective_of
 from llmrl.prompts.tasks import task
 from llmrl.recipe.draft import SAFE_NAME, SAFE_NAME_TEXT
@@ -20,25 +21,44 @@ from llmrl.report.trackers import check_trackers
 from llmrl.rewards import build_rewards
 from llmrl.rollouts.kinds import engine
 
-BUNDLED: Mapping[str, Registry[Any]] = {"credit": credit, "keep": keep, "correction": correction}
-"""Parts that an objective decides unless the recipe does, by their table."""
+Keys = tuple[str | int, ...]
+
+BUNDLED: Mapping[str, Registry[Any]] = {
+    "credit": credit,
+    "keep": keep,
+    "pairing": pairing,
+    "shaping": shaping,
+    "correction": correction,
+}
+"""Plugins that an objective chooses unless the recipe does, by their table."""
 
 
-def parts_of(bundle: Bundle) -> dict[str, Choice]:
-    """The parts of a bundle by their table."""
-    return {"credit": bundle.credit, "keep": bundle.keep, "correction": bundle.correction}
+def parts_of(bundle: Bundle) -> dict[Keys, Choice]:
+    """The plugins of a bundle by the keys of their table."""
+    single: dict[Keys, Choice] = {
+        ("credit",): bundle.credit,
+        ("keep",): bundle.keep,
+        ("pairing",): bundle.pairing,
+        ("correction",): bundle.correction,
+    }
+    return single | {("shaping", number): one for number, one in enumerate(bundle.shaping)}
 
 
-def plugins_of(stage: Stage) -> dict[tuple[str | int, ...], Any]:
+def _build(keys: Keys, choice: Choice) -> Any:
+    return BUNDLED[str(keys[0])].build(choice.name, choice.options, key=".".join(map(str, keys)))
+
+
+def plugins_of(stage: Stage) -> dict[Keys, Any]:
     """Every plugin that a stage gives options to, built, by the keys of its table.
 
     Raises:
         RecipeError: an unknown name, or an option that a plugin refuses.
     """
-    built: dict[tuple[str | int, ...], Any] = {("objective",): objective_of(stage)}
-    for key, choice in parts_of(bundle_of(stage)).items():
-        built[key,] = BUNDLED[key].build(choice.name, choice.options, key=key)
-    for name, reward in build_rewards(stage.rewards).items():
+    bundle = bundle_of(stage)
+    built: dict[Keys, Any] = {("objective",): objective_of(stage)}
+    for keys, choice in parts_of(bundle).items():
+        built[keys] = _build(keys, choice)
+    for name, reward in build_rewards(bundle.rewards).items():
         built["rewards", name] = reward
     for table, sources in (("prompts", stage.prompts.sources), ("evaluation", stage.evaluation.sources)):
         for index, source in enumerate(sources):
@@ -54,9 +74,9 @@ def part_problems(stage: Stage) -> list[str]:
     with _noted(problems):
         bundle = bundle_of(stage)
         problems.extend(_nothing_to_learn(stage, bundle))
-        for key, choice in parts_of(bundle).items():
+        for keys, choice in parts_of(bundle).items():
             with _noted(problems):
-                BUNDLED[key].build(choice.name, choice.options, key=key)
+                _build(keys, choice)
     for name, table in stage.rewards.items():
         if not SAFE_NAME.fullmatch(name):
             problems.append(f"rewards: expected names of {SAFE_NAME_TEXT}, got {shown(name)}.")
@@ -80,7 +100,7 @@ def _noted(problems: list[str]) -> Generator[None]:
 
 
 def _nothing_to_learn(stage: Stage, bundle: Bundle) -> Iterator[str]:
-    if bundle.demonstrations:
+    if bundle.trains_on != "rollouts":
         return
     if not any(reward.weight for reward in stage.rewards.values()):
         got = "all weights are 0" if stage.rewards else "there is none"

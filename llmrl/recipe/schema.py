@@ -114,6 +114,8 @@ class Rollouts(Table):
     """Softmax temperature of sampling; the trainer scores with the same one."""
     stop: tuple[str, ...] = ()
     """Texts that end a response, besides the end-of-sequence token."""
+    branches: Positive = 1
+    """Responses that share a conversation up to a turn drawn at random, and that alone train; 1: none do."""
 
 
 class Engines(Table):
@@ -172,11 +174,29 @@ class Choice(Table):
     """Options of the plugin; unknown ones are errors."""
 
 
+class Opponent(Table):
+    """Whoever answers the same prompts as the policy, for objectives that compare the two."""
+
+    kind: Literal["none", "reference", "mixture", "average"] = "none"
+    """``reference``: the frozen model; ``mixture``: policy and reference token by token, geometrically;
+    ``average``: the moving average of the policy's weights."""
+    per_prompt: Positive = 1
+    """Responses of the opponent to each prompt, besides the policy's ``rollouts.per_prompt``."""
+    mixture: Fraction = 0.25
+    """Weight of the reference in a ``mixture``."""
+    decay: Decay = 0.999
+    """Of the moving ``average``: the share of it that each weight version leaves in place."""
+
+
 class Optimizer(Table):
     """AdamW, its schedule, and when a stage ends."""
 
     steps: Positive
-    """Optimizer steps of this stage; each makes one weight version."""
+    """Steps of this stage; each trains on ``prompts.per_step`` groups and makes one weight version."""
+    minibatches: Positive = 1
+    """A step's groups in so many parts, with an update for each; ``old`` is the policy before the first."""
+    epochs: Positive = 1
+    """Times that a step's groups are gone through, in parts drawn anew each time."""
     lr: AboveZero = 1e-6
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -277,6 +297,8 @@ class Stage(Table):
     prompts: Prompts
     """What the policy is asked: where prompts come from, and how many make a step."""
     rollouts: Rollouts = Rollouts()
+    environment: Choice | None = None
+    """Whoever answers the policy, so that a response has several turns; by default nobody does."""
     engines: Engines = Engines()
     rewards: dict[str, Reward] = {}
     scoring: Scoring = Scoring()
@@ -284,6 +306,12 @@ class Stage(Table):
     """From rewards to advantages; by default what the objective's bundle says."""
     keep: Choice | None = None
     """Which groups are trained on; by default what the objective's bundle says."""
+    pairing: Choice | None = None
+    """Which responses of a group are compared; by default what the objective's bundle says."""
+    shaping: tuple[Choice, ...] | None = None
+    """What changes advantages once the policy has scored the step; by default what the bundle says."""
+    opponent: Opponent | None = None
+    """Whoever answers the same prompts for comparison; by default what the objective's bundle says."""
     correction: Choice | None = None
     """Weight for the difference between engine and trainer; by default what the objective's bundle says."""
     objective: Choice

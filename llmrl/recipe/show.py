@@ -17,7 +17,7 @@ from llmrl.objectives.algorithm import bundle_of
 from llmrl.prompts.example import source_name
 from llmrl.recipe.arithmetic import sentences
 from llmrl.recipe.load import Loaded
-from llmrl.recipe.parts import parts_of, plugins_of
+from llmrl.recipe.parts import plugins_of
 from llmrl.recipe.schema import Source, Stage
 from llmrl.recipe.tables import leaves
 
@@ -79,7 +79,8 @@ def stage_lines(loaded: Loaded, stage: Stage) -> list[Line]:
     lines: list[Line] = []
     for keys, value in leaves(_completed(stage)):
         key = ".".join(keys)
-        note = derived.get(key, derived.get(keys[0]))
+        tables = (".".join(keys[:depth]) for depth in range(len(keys), 0, -1))
+        note = next((derived[table] for table in tables if table in derived), None)
         origin = "derived" if note else loaded.origins.get(f"stages.{stage.name}.{key}", "default")
         if keys[-1] != "options":  # a plugin without any
             lines.append(Line(key=key, value=_toml(value), origin=origin, note=note or ""))
@@ -89,7 +90,16 @@ def stage_lines(loaded: Loaded, stage: Stage) -> list[Line]:
 def _completed(stage: Stage) -> dict[str, Any]:
     """The stage as nested tables: sources have names, and every plugin is chosen and has all its options."""
     tables = stage.model_dump()
-    tables |= {key: choice.model_dump() for key, choice in parts_of(bundle_of(stage)).items()}
+    bundle = bundle_of(stage)
+    tables |= {
+        "credit": bundle.credit.model_dump(),
+        "keep": bundle.keep.model_dump(),
+        "pairing": bundle.pairing.model_dump(),
+        "shaping": [one.model_dump() for one in bundle.shaping],
+        "correction": bundle.correction.model_dump(),
+        "opponent": bundle.opponent.model_dump(),
+        "rewards": {name: one.model_dump() for name, one in bundle.rewards.items()},
+    }
     for table, sources in _sources(stage).items():
         for index, source in enumerate(sources):
             tables[table]["sources"][index]["name"] = source_name(source)
@@ -103,7 +113,8 @@ def _completed(stage: Stage) -> dict[str, Any]:
 
 def _derived(stage: Stage) -> dict[str, str]:
     """What is filled in here, by key or by table, and what it follows from."""
-    given = {"credit": stage.credit, "keep": stage.keep, "correction": stage.correction}
+    given = stage.model_dump(include={"credit", "keep", "pairing", "shaping", "correction", "opponent"})
+    given |= {f"rewards.{name}": stage.rewards.get(name) for name in bundle_of(stage).rewards}
     notes = {key: f"objective '{stage.objective.name}'" for key, choice in given.items() if choice is None}
     for table, sources in _sources(stage).items():
         for index, source in enumerate(sources):

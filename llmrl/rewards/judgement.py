@@ -23,6 +23,10 @@ class Sample:
     finished: bool
     """False if the token budget cut the response off."""
     source: str = ""
+    max_tokens: int = 0
+    """The budget of the response in tokens."""
+    rivals: tuple[str, ...] = ()
+    """Responses to the same prompt that this one is compared with; only for rewards that read them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

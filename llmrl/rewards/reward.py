@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from llmrl.recipe.schema import Reward as RewardTable
 from llmrl.registry import Registry
@@ -36,6 +36,16 @@ class Reward(Protocol):
     def __call__(self, sample: Sample) -> float | None | Score:
         """The score of one response; None abstains."""
         ...
+
+
+@runtime_checkable
+class Comparing(Protocol):
+    """A reward that compares a response with its rivals: its score is the mean preference over them.
+
+    Rivals are the opponent's responses, or where there is no opponent all others of the group.
+    """
+
+    reads_rivals: ClassVar[Literal[True]]
 
 
 @runtime_checkable

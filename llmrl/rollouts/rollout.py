@@ -31,6 +31,8 @@ class Rollout:
     """``stop``: the policy ended it. ``length``: the token budget did. ``abort``: nobody finished it."""
     text: str
     """The response without special tokens; what rewards judge."""
+    opponent: bool = False
+    """True if the opponent wrote it, not the policy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

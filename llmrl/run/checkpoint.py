@@ -2,7 +2,7 @@
 
     checkpoints/step-000040/
         MANIFEST.json     size and sha256 of every other file; written last
-        state.json        step, ledger, fingerprint of the data, digest of the recipe
+        state.json        step, ledger, credit's memory, fingerprint of the data, digest of the recipe
         zero/, rng-*.npz  what each rank of the policy wrote
 
 There is no pointer to the latest: the newest folder whose manifest holds is the one to go on from.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.errors import CheckpointError
+from llmrl.experience.credit import Memory
 from llmrl.run.ledger import Snapshot
 
 MANIFEST = "MANIFEST.json"
@@ -35,6 +36,8 @@ class RunState:
     step: int
     """Optimizer steps taken, which is also the version of the weights."""
     ledger: Snapshot
+    memory: Memory
+    """What the credit remembers from step to step."""
     data: str
     """Fingerprint of the prompts; another dataset is refused."""
     recipe: str
@@ -61,6 +64,7 @@ class Checkpoints:
         fields = {
             "step": state.step,
             "ledger": state.ledger.to_json(),
+            "memory": state.memory,
             "data": state.data,
             "recipe": state.recipe,
         }
@@ -132,7 +136,11 @@ def read_state(path: Path) -> RunState:
     fields = json.loads((path / STATE).read_text(encoding="utf-8"))
     ledger = Snapshot.from_json(fields["ledger"])
     return RunState(
-        step=int(fields["step"]), ledger=ledger, data=str(fields["data"]), recipe=str(fields["recipe"])
+        step=int(fields["step"]),
+        ledger=ledger,
+        memory=fields["memory"],
+        data=str(fields["data"]),
+        recipe=str(fields["recipe"]),
     )
 
 

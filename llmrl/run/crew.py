@@ -64,7 +64,7 @@ async def hired(
         for index, need in enumerate(listed):
             is_engine = need.name.startswith("engine")
             rank = index - (stage.engines.count if engines else 0)
-            args = (stage, device, seed, plugins) if is_engine else (stage, device, rank, plugins)
+            args = (stage, device, seed, plugins) if is_engine else (stage, device, rank, seed, plugins)
             actor = spawn(
                 ENGINE if is_engine else RANK,
                 *args,

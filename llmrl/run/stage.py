@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmrl.experience.credit import Memory
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
@@ -54,7 +55,7 @@ class StagePlan:
     @property
     def online(self) -> bool:
         """Whether responses are generated to train on."""
-        return not self.algorithm.objective.bundle.demonstrations
+        return self.algorithm.online
 
     @property
     def digest(self) -> str:
@@ -119,6 +120,7 @@ async def run_stage(
                 fingerprint=plan.stream.fingerprint,
                 digest=plan.digest,
                 stop=stop,
+                memory=state.memory if state else Memory(),
             )
             await _train(plan, crew, trainer, pool, first=first)
         await crew.policy("export", folder / "model")

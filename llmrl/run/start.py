@@ -90,17 +90,21 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
     seed = recipe.run.seed
     evaluated = held_out(stage.evaluation, tokenizer, max_tokens=stage.prompts.max_tokens, seed=seed)
     algorithm = Algorithm.of(stage)
-    judged = bool(evaluated) or not algorithm.objective.bundle.demonstrations
+    judged = bool(evaluated) or algorithm.online
+    rewards = dict(algorithm.bundle.rewards)
     return StagePlan(
         stage=stage.model_copy(
-            update={"model": stage.model.model_copy(update={"path": str(path), "config": None})}
+            update={
+                "model": stage.model.model_copy(update={"path": str(path), "config": None}),
+                "rewards": rewards,
+            }
         ),
         build=build,
         tokenizer=tokenizer,
         stream=PromptStream(stage.prompts, tokenizer, seed=seed),
         evaluated=evaluated[: stage.evaluation.prompts],
         algorithm=algorithm,
-        scorer=Scorer(stage.rewards, stage.scoring, recipe.plugins) if judged else None,
+        scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,
         folder=recipe.stage_folder(index),
     )
 

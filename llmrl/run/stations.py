@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from llmrl.errors import WeightSyncError
 from llmrl.experience.experience import Experience
-from llmrl.experience.offline import demonstrate, imitate
+from llmrl.experience.offline import contrast, demonstrate, imitate
+from llmrl.experience.selection import selected
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
-from llmrl.rewards.judgement import Judgement, Sample
+from llmrl.rewards.judgement import Judgement
+from llmrl.rewards.samples import compares, samples_of
 from llmrl.rewards.scorer import Scorer
 from llmrl.rollouts.engine import Sampling
 from llmrl.rollouts.pool import EnginePool
@@ -60,7 +62,8 @@ class StageStations:
         """Responses to one draw, judged."""
         assert self.scorer is not None, "a stage that generates has rewards: promised by recipe.checks"
         group = await self.pool.generate(draw, sampling)
-        return group, await self.scorer.judge(_samples(group))
+        samples = samples_of(group, max_tokens=sampling.max_tokens, rivals=compares(self.stage.rewards))
+        return group, await self.scorer.judge(samples)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -83,6 +86,8 @@ class Online(StageStations):
 
     def refuse(self, judged: Judged, /) -> bool:
         reason = self.algorithm.keep(judged.group, judged.judgements)
+        if reason is None and self.algorithm.pairing(judged.group, judged.judgements) == ():
+            reason = "no pair"
         self.budget.spend(judged.judgements, reason)
         self.trainer.record.judged(judged, kept=reason is None)
         if reason is not None:
@@ -91,13 +96,18 @@ class Online(StageStations):
 
     def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
         self.budget.step_done()
-        rows = self.algorithm.credit([one.group for one in judged], [one.judgements for one in judged])
+        rows = self.algorithm.credit(
+            [one.group for one in judged], [one.judgements for one in judged], self.trainer.memory
+        )
         return [
-            Experience(
-                group=one.group,
-                judgements=one.judgements,
-                advantages=tuple(advantages),
-                lag=_lag(one.group, step, limit=self.stage.engines.max_lag),
+            selected(
+                Experience(
+                    group=one.group,
+                    judgements=one.judgements,
+                    advantages=tuple(advantages),
+                    lag=_lag(one.group, step, limit=self.stage.engines.max_lag),
+                ),
+                self.algorithm.pairing(one.group, one.judgements),
             )
             for one, advantages in zip(judged, rows, strict=True)
         ]
@@ -105,31 +115,17 @@ class Online(StageStations):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Offline(StageStations):
-    """Demonstrations instead of rollouts: nothing is generated or judged to train on."""
+    """The dataset's own responses instead of rollouts: nothing is generated or judged to train on."""
 
     async def obtain(self, ordinal: int) -> Judged:
-        return Judged(group=demonstrate(self.stream.at(ordinal)), judgements=())
+        make = demonstrate if self.algorithm.bundle.trains_on == "demonstrations" else contrast
+        return Judged(group=make(self.stream.at(ordinal)), judgements=())
 
     def refuse(self, _judged: Judged, /) -> bool:
         return False
 
     def credit(self, judged: Sequence[Judged], _step: int, /) -> list[Experience]:
         return [imitate(one.group) for one in judged]
-
-
-def _samples(group: RolloutGroup) -> list[Sample]:
-    prompt = group.prompt
-    return [
-        Sample(
-            prompt=prompt.text,
-            response=rollout.text,
-            answer=prompt.answer,
-            tokens=int(rollout.tokens.size),
-            finished=rollout.stop == "stop",
-            source=prompt.source,
-        )
-        for rollout in group.rollouts
-    ]
 
 
 def _lag(group: RolloutGroup, step: int, *, limit: int) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from llmrl.cluster.actor import Pending, share
 from llmrl.errors import Stopped, TrainingError
+from llmrl.experience.credit import Memory
 from llmrl.experience.experience import Experience
 from llmrl.recipe.schema import Stage
 from llmrl.run.checkpoint import Checkpoints, RunState
@@ -34,6 +35,8 @@ class Trainer:
     stop: StopRequest
     bundles: dict[int, Pending] = field(default_factory=dict[int, Pending])
     """Weights under way, by version."""
+    memory: Memory = field(default_factory=Memory)
+    """What the credit remembers from step to step."""
     bad_steps: int = 0
 
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
@@ -67,7 +70,13 @@ class Trainer:
         """A checkpoint of policy and ledger as they are now."""
         path = self.checkpoints.begin(step)
         await self.crew.policy("save", path)
-        state = RunState(step=step, ledger=self.ledger.snapshot(), data=self.fingerprint, recipe=self.digest)
+        state = RunState(
+            step=step,
+            ledger=self.ledger.snapshot(),
+            memory=self.memory,
+            data=self.fingerprint,
+            recipe=self.digest,
+        )
         self.checkpoints.commit(path, state)
 
     def _save_is_due(self, step: int) -> bool:

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmrl.batches.collate import Collated, collate, row_lengths
+from llmrl.batches.collate import Collated
+from llmrl.batches.step import Step
 from llmrl.batches.schedule import schedule
 from llmrl.experience.experience import Experience
 from llmrl.policy.model import load_model
@@ -77,9 +78,10 @@ def bare(model: Path) -> Generator[Run]:
         weight_decay=0.0,
         fused=True,
     )
-    lengths, budget = row_lengths(data), stage.policy.tokens_per_microbatch
+    step, budget = Step(data), stage.policy.tokens_per_microbatch
+    lengths = step.lengths
     plan = schedule(lengths, ranks=1, tokens_per_microbatch=budget).microbatches[0]
-    losses = [_loss_of(collate(data, rows), responses=lengths.size) for rows in plan]
+    losses = [_loss_of(step.collate(rows), responses=lengths.size) for rows in plan]
 
     def run() -> Callable[[], Outcome]:
         for loss in losses:
@@ -137,7 +139,7 @@ def rows(pairs: int) -> list[Row]:
         wanted = {"bare": (bare, model)} | {f"zero{n}": (ours, model, n) for n in ZERO_STAGES}
         with started(wanted) as sides:
             found = in_turns(sides, rounds=pairs)
-    tokens, rows = int(row_lengths(experiences()).sum()), []
+    tokens, rows = int(Step(experiences()).lengths.sum()), []
     rate = 2 * pairs * tokens / sum(found["bare"].seconds)
     for number in ZERO_STAGES:
         # Rounding differs (DeepSpeed's flat buffers), and each step starts from the last one's weights.

@@ -94,11 +94,28 @@ def test_a_loss_over_pairs_that_is_not_a_row_is_refused():
         reduce_loss(VALUE, MASK, TOTALS, "pairs")
 
 
+def test_sums_over_responses_are_divided_by_the_budget_or_a_number():
+    totals = Totals(tokens=4, responses=2, budget=5)
+
+    # Sums of the rows: 1 + 2 + 3 = 6, and 4.
+    assert reduce_loss(VALUE, MASK, totals, "budget").item() == pytest.approx((6 + 4) / 5 / 2)
+    assert reduce_loss(VALUE, MASK, totals, 1).item() == 5
+    assert reduce_loss(VALUE, MASK, totals, 16).item() == pytest.approx(10 / 16 / 2)
+
+
+def test_a_loss_per_response_counts_those_with_a_trained_token():
+    value = torch.tensor([1.0, 5.0, torch.nan])
+
+    assert reduce_loss(value, MASK, TOTALS, "responses").item() == 3
+    with pytest.raises(ValueError, match=r"a loss over tokens must be \[B, T\] = \[3, 3\], got \[3\]"):
+        reduce_loss(value, MASK, TOTALS, "tokens")
+
+
 def count(tally: Tally, rows: slice) -> None:
     tally.add("loss", VALUE[rows].where(MASK[rows], 0.0).sum() / 4)
     tally.mean("value", VALUE[rows], MASK[rows])
     tally.mean("rows", VALUE[rows, 0], MASK[rows].any(-1))
-    tally.largest("most", VALUE[rows].where(MASK[rows], 0.0))
+    tally.largest("most", VALUE[rows], MASK[rows])
 
 
 @pytest.mark.parametrize("split", [[3], [1, 3], [0, 2, 3], [1, 2, 3]], ids=str)
@@ -131,7 +148,7 @@ def test_a_mean_over_nothing_is_left_out():
     tally = Tally()
 
     tally.mean("value", torch.tensor([torch.nan]), torch.tensor([False]))
-    tally.largest("most", torch.zeros(0))
+    tally.largest("most", torch.tensor([torch.nan]), torch.tensor([False]))
 
     assert tally.over(Alone()) == {}
 

@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmrl.batches.collate import collate, row_lengths, totals
-from llmrl.batches.schedule import schedule
+from llmrl.batches.step import Step
 from llmrl.experience.experience import Experience
 from llmrl.objectives.contract import Unit
 from llmrl.policy.reduce import reduce_loss
@@ -47,14 +46,17 @@ def step(seed: int = 0) -> list[Experience]:
 
 def gradient(scorer: Scorer, experiences: list[Experience], unit: Unit, *, ranks: int, budget: int) -> Tensor:
     """Policy gradient plus a little entropy, over all micro-batches of all ranks."""
-    plan = schedule(row_lengths(experiences), ranks=ranks, tokens_per_microbatch=budget)
+    numbered, groups = Step(experiences), range(len(experiences))
     scorer.zero_grad()
-    for rows in (rows for rank in plan.microbatches for rows in rank):
-        made = collate(experiences, rows)
+    for made in (
+        made
+        for rank in range(ranks)
+        for made in numbered.microbatches(groups, ranks=ranks, rank=rank, tokens_per_microbatch=budget)
+    ):
         scores = made.scores(*scorer(made.inputs, temperature=0.8))
         assert scores.entropy is not None
         value = -scores.logp * made.advantage - 0.1 * scores.entropy
-        reduce_loss(value, made.mask, totals(experiences), unit).backward()
+        reduce_loss(value, made.mask, numbered.totals(groups), unit).backward()
     return torch.cat([p.grad.flatten() for p in scorer.parameters() if p.grad is not None])
 
 

@@ -1,0 +1,48 @@
+"""What the rewards get to see of a group: one sample per response."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llmrl.recipe.schema import Reward as RewardTable
+from llmrl.rewards.judgement import Sample
+from llmrl.rewards.reward import Comparing, build_rewards
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
+
+
+def compares(tables: Mapping[str, RewardTable]) -> bool:
+    """Whether any reward of a recipe compares responses with each other."""
+    return any(isinstance(one, Comparing) for one in build_rewards(tables).values())
+
+
+def samples_of(group: RolloutGroup, *, max_tokens: int, rivals: bool) -> list[Sample]:
+    """The samples of a group, in order.
+
+    Args:
+        max_tokens: the budget that the responses had.
+        rivals: whether each sample carries the texts that it is compared with.
+    """
+    prompt = group.prompt
+    return [
+        Sample(
+            prompt=prompt.text,
+            response=rollout.text,
+            answer=prompt.answer,
+            tokens=int(rollout.tokens.size),
+            finished=rollout.stop == "stop",
+            source=prompt.source,
+            max_tokens=max_tokens,
+            rivals=_rivals(group, rollout) if rivals else (),
+        )
+        for rollout in group.rollouts
+    ]
+
+
+def _rivals(group: RolloutGroup, rollout: Rollout) -> tuple[str, ...]:
+    """The other side's responses; where there is no other side, all other responses."""
+    two_sides = len({one.opponent for one in group.rollouts}) == 2
+    return tuple(
+        one.text
+        for one in group.rollouts
+        if (one.opponent != rollout.opponent if two_sides else one is not rollout)
+    )
