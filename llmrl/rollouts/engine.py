@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from llmrl.weights.bundle import WeightBundle
 
 engine: Registry[EngineKind] = Registry("engine", named_by="kind")
 
+Sampler = Literal["policy", "opponent"]
+"""Who answers: the weights that are trained, or whoever ``stage.opponent`` makes of them."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -25,6 +28,8 @@ class Sampling:
     per_prompt: int
     temperature: float
     max_tokens: int
+    opponents: int = 0
+    """Responses of the opponent, after the policy's ``per_prompt``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,6 +46,7 @@ class Request:
     """0 takes the likeliest token."""
     seed: int
     """Equal seeds and weights give equal tokens, whatever else the engine is doing."""
+    sampler: Sampler = "policy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,7 +68,7 @@ class Engine(Protocol):
         """One response.
 
         Raises:
-            EngineError: the request does not fit, or the engine is dead.
+            EngineError: the request does not fit, nobody is there to answer it, or the engine is dead.
         """
         ...
 

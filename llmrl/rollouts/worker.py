@@ -36,10 +36,14 @@ class RolloutWorker:
         self._engine = await kind.start(self._stage, device=self._device)
 
     async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
-        """All responses to one draw; equal draws and weights give equal ones, whichever engine answers."""
-        requests = [self._request(draw, sampling, sample) for sample in range(sampling.per_prompt)]
+        """The policy's responses to one draw, then the opponent's.
+
+        Equal draws and weights give equal ones, whichever engine answers.
+        """
+        samples = range(sampling.per_prompt + sampling.opponents)
+        requests = [self._request(draw, sampling, sample) for sample in samples]
         completions = await asyncio.gather(*(self._ready.generate(request) for request in requests))
-        rollouts = tuple(self._rollout(completion) for completion in completions)
+        rollouts = tuple(map(self._rollout, requests, completions))
         return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=rollouts)
 
     async def score(self, sequences: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
@@ -68,9 +72,10 @@ class RolloutWorker:
             max_tokens=min(sampling.max_tokens, self._stage.model.context_tokens - draw.prompt.tokens.size),
             temperature=sampling.temperature,
             seed=derive_seed(self._seed, sampling.purpose, draw.ordinal, draw.prompt.id, sample),
+            sampler="policy" if sample < sampling.per_prompt else "opponent",
         )
 
-    def _rollout(self, completion: Completion) -> Rollout:
+    def _rollout(self, request: Request, completion: Completion) -> Rollout:
         size = completion.tokens.size
         return Rollout(
             tokens=completion.tokens,
@@ -80,4 +85,5 @@ class RolloutWorker:
             turn=np.zeros(size, dtype=np.int32),
             stop=completion.stop,
             text=self._tokenizer.decode(completion.tokens),
+            opponent=request.sampler == "opponent",
         )
