@@ -7,7 +7,7 @@ the advantage and carries no gradient, so it is independent of an objective's ow
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from llmrl.registry import Registry
 
@@ -16,57 +16,104 @@ if TYPE_CHECKING:
 
 correction: Registry[Correction] = Registry("correction")
 
+Anchor = Literal["old", "sampled"]
+
+Level = Literal["token", "response", "mean"]
+"""``token``: each token has its own weight. ``response``: all have the product over the response's trained
+tokens. ``mean``: all have their geometric mean."""
+
 
 class Correction(Protocol):
     """A frozen dataclass whose fields are its options."""
 
-    def __call__(self, log_ratio: Tensor) -> Tensor:
-        """[B, T] weight from [B, T] ``old - sampled`` nats, which is 0 outside the mask."""
+    anchor: ClassVar[Anchor]
+    """What the objective's own ratio compares with: the trainer's ``old`` scores, or the engine's own."""
+
+    def __call__(self, log_ratio: Tensor, mask: Tensor, /) -> Tensor:
+        """[B, T] weights from [B, T] ``old - sampled`` nats, which are 0 outside the [B, T] mask.
+
+        Rows are whole, so a weight may depend on its response; never on other rows.
+        """
         ...
 
 
 @correction("none")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoCorrection:
+class NoCorrection(Correction):
     """Weight 1: the engine's samples are taken as the policy's own."""
 
-    def __call__(self, log_ratio: Tensor) -> Tensor:
+    anchor: ClassVar[Anchor] = "old"
+
+    def __call__(self, log_ratio: Tensor, _mask: Tensor) -> Tensor:
+        return log_ratio.new_ones(log_ratio.shape)
+
+
+@correction("bypass")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bypass(Correction):
+    """Weight 1, and the objective's own ratio is to the engine: a further weight would count it twice."""
+
+    anchor: ClassVar[Anchor] = "sampled"
+
+    def __call__(self, log_ratio: Tensor, _mask: Tensor) -> Tensor:
         return log_ratio.new_ones(log_ratio.shape)
 
 
 @correction("truncated")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Truncated:
-    """Importance weight of the token, cut off at ``cap``.
+class Truncated(Correction):
+    """The importance weight, cut off at ``cap`` (TIS; with ``cap`` 5 the clamp of decoupled PPO).
 
     Source: Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL training".
     """
 
     cap: float = 2.0
     """Largest weight."""
+    level: Level = "token"
+    """What has one weight."""
+
+    anchor: ClassVar[Anchor] = "old"
 
     def __post_init__(self) -> None:
         if not self.cap >= 1:  # nan is not
             raise ValueError(f"cap must be at least 1, got {self.cap}")
 
-    def __call__(self, log_ratio: Tensor) -> Tensor:
-        return log_ratio.clamp(-20, 20).exp().clamp(max=self.cap)
+    def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
+        return importance(log_ratio, mask, self.level).clamp(max=self.cap)
 
 
 @correction("masked")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Masked:
-    """Importance weight of the token, or 0 where it lies outside [low, high] (IcePop)."""
+class Masked(Correction):
+    """The importance weight, or 0 outside [low, high] (IcePop; with ``low`` 0 the mask of decoupled PPO).
+
+    What is left out still counts where losses are averaged, so nothing else weighs more for it. Source:
+    Ling team 2025, "Every step evolves", arXiv:2510.18855; per response: Liu et al. 2025, "When speed kills
+    stability".
+    """
 
     low: float = 0.5
-    """Below this the token is left out."""
+    """Below this nothing is learned."""
     high: float = 5.0
-    """Above this the token is left out."""
+    """Above this nothing is learned."""
+    level: Level = "token"
+    """What has one weight."""
+
+    anchor: ClassVar[Anchor] = "old"
 
     def __post_init__(self) -> None:
         if not 0 <= self.low < 1 < self.high:
             raise ValueError(f"low and high must lie on either side of 1, got {self.low} and {self.high}")
 
-    def __call__(self, log_ratio: Tensor) -> Tensor:
-        weight = log_ratio.clamp(-20, 20).exp()
+    def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
+        weight = importance(log_ratio, mask, self.level)
         return weight * ((weight >= self.low) & (weight <= self.high))
+
+
+def importance(log_ratio: Tensor, mask: Tensor, level: Level) -> Tensor:
+    """[B, T] weights: the token's own, or on all tokens of a response what its trained ones come to."""
+    if level != "token":
+        log_ratio = log_ratio.where(mask, 0.0).sum(-1, keepdim=True).expand_as(log_ratio)
+    if level == "mean":
+        log_ratio = log_ratio / mask.sum(-1, keepdim=True).clamp(min=1)
+    return log_ratio.clamp(-20, 20).exp()

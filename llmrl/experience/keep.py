@@ -1,20 +1,32 @@
-"""Keep: which judged groups are worth a place in the step."""
+"""Keep: which judged groups are worth a place in the step, and for how long others are looked for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
+from llmrl.experience.credit import part_of
 from llmrl.registry import Registry
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
 
 keep: Registry[Keep] = Registry("keep")
 
+Exhausted = Literal["stop", "train"]
+
 
 class Keep(Protocol):
-    """A frozen dataclass whose fields are its options."""
+    """A frozen dataclass whose fields are its options.
+
+    Inherit from this class; declare ``refills`` and ``when_exhausted`` only to make options of them.
+    """
+
+    refills: int = 10
+    """Times ``prompts.per_step`` groups that a step may refuse."""
+    when_exhausted: Exhausted = "stop"
+    """Then: end the run with the most frequent reason, or train on the groups that the step has; a step
+    without any ends the run in either case."""
 
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement], /) -> str | None:
         """None to train on the group, or the reason why not, in a few words that are counted."""
@@ -23,7 +35,7 @@ class Keep(Protocol):
 
 @keep("all")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeepAll:
+class KeepAll(Keep):
     """Every group that has at least one judged response."""
 
     def __call__(self, _group: RolloutGroup, judgements: Sequence[Judgement]) -> str | None:
@@ -32,9 +44,32 @@ class KeepAll:
 
 @keep("varied")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class KeepVaried:
-    """Groups whose rewards differ; the others have no gradient under group credit."""
+class KeepVaried(Keep):
+    """Groups whose rewards differ; the others have no gradient under group credit (DAPO's dynamic sampling).
 
-    def __call__(self, _group: RolloutGroup, judgements: Sequence[Judgement]) -> str | None:
-        rewards = {j.reward for j in judgements if j.reward is not None}
-        return None if len(rewards) > 1 else "rewards equal" if rewards else "nothing judged"
+    A group of one response, in which nothing can vary, is kept. Source: Yu et al. 2025, arXiv:2503.14476,
+    equation 11.
+    """
+
+    by: str | None = None
+    """Name of the reward that must differ, so that a penalty for length lets no group pass; by default the
+    total must."""
+    refills: int = 10
+    """Times ``prompts.per_step`` groups that a step may refuse."""
+    when_exhausted: Exhausted = "stop"
+    """Then: end the run, or train on the groups that the step has."""
+
+    def __post_init__(self) -> None:
+        if self.refills < 1:
+            raise ValueError(f"refills must be at least 1, got {self.refills}")
+
+    def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement]) -> str | None:
+        values = {self._value(j) for j in judgements} - {None}
+        if not values:
+            return "nothing judged"
+        return None if len(values) > 1 or len(group.rollouts) == 1 else "rewards equal"
+
+    def _value(self, judgement: Judgement) -> float | None:
+        if self.by is None or judgement.reward is None:
+            return judgement.reward
+        return part_of(judgement, self.by, key="keep.options.by")

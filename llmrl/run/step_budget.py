@@ -6,22 +6,29 @@ from collections import Counter
 from collections.abc import Sequence
 
 from llmrl.errors import RewardError
+from llmrl.experience.keep import Exhausted
 from llmrl.rewards.budget import ErrorBudget
 from llmrl.rewards.judgement import Judgement
-
-REFILLS = 20
-"""A step may refuse this many times the groups that it needs; a reward that never varies refuses them all."""
 
 
 class StepBudget:
     """Counts the groups that leave the queue, kept and refused alike."""
 
-    def __init__(self, *, per_step: int, max_error_rate: float) -> None:
-        self._per_step = per_step
+    def __init__(
+        self, *, per_step: int, max_error_rate: float, refills: int = 10, when_exhausted: Exhausted = "stop"
+    ) -> None:
+        """A budget that is new with every step; ``refills`` and ``when_exhausted`` are those of the keep."""
+        self._per_step, self._refills, self._when_exhausted = per_step, refills, when_exhausted
         self._errors = ErrorBudget(max_error_rate)
         self._judgements: list[Judgement] = []
         self._groups = 0
+        self._kept = 0
         self._reasons: Counter[str] = Counter()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the step has refused too many groups; if that ended no run, it trains on what it has."""
+        return self._reasons.total() > self._refills * self._per_step
 
     def spend(self, judgements: Sequence[Judgement], refused: str | None) -> None:
         """One more group.
@@ -32,22 +39,29 @@ class StepBudget:
 
         Raises:
             RewardError: among as many groups as a step has too many judgements failed, or the step
-                refused too many groups.
+                refused too many groups and has none, or may not be trained without the rest.
         """
         self._judgements.extend(judgements)
         self._groups += 1
         if self._groups % self._per_step == 0:
             self._errors.check(self._judgements)
             self._judgements.clear()
-        if refused is not None:
+        if refused is None:
+            self._kept += 1
+        else:
             self._reasons[refused] += 1
-        if self._reasons.total() > REFILLS * self._per_step:
-            reason, times = self._reasons.most_common(1)[0]
-            raise RewardError(
-                f"rewards: a step of {self._per_step} groups refused {self._reasons.total()} "
-                f"(most often, {times} times: {reason}); change the task's difficulty or choose another keep."
-            )
+        if self.exhausted and (self._when_exhausted == "stop" or not self._kept):
+            raise RewardError(self._verdict())
+
+    def _verdict(self) -> str:
+        reason, times = self._reasons.most_common(1)[0]
+        return (
+            f"rewards: a step of {self._per_step} groups kept {self._kept} and refused "
+            f"{self._reasons.total()} (most often, {times} times: {reason}); change the task's difficulty or "
+            f"choose another keep."
+        )
 
     def step_done(self) -> None:
-        """The step has all its groups."""
+        """The step has the groups that it trains on."""
+        self._kept = 0
         self._reasons.clear()
