@@ -9,6 +9,7 @@ import json
 import pickle
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,7 @@ def main(rank: int, ranks: int, folder: Path) -> None:
     for cell in cells:
         worker = PolicyWorker(Stage.model_validate(cell["stage"]), "cpu", rank)
         worker.load()
+        worker._learner = replace(worker._learner, scope=cell.get("scope", worker._learner.scope))
         metrics = worker.update(experiences, 0)
         bundle = worker.weights(1)
         if bundle is not None:

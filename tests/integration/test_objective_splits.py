@@ -1,0 +1,135 @@
+"""Every objective on the real learner: ranks, micro-batches and two passes instead of one change no gradient."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmrl.experience.experience import Experience
+from llmrl.objectives import objective
+from llmrl.prompts.prompt import Prompt
+from llmrl.recipe.schema import Choice, Model, Optimizer, Policy, Prompts, Rollouts, Source, Stage
+from llmrl.rewards.judgement import Judgement
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
+
+# With an epsilon far above any gradient AdamW moves each weight by lr / eps times its gradient, and two epochs
+# make a second update, in which ratios are not 1; clipping keeps the first one small.
+OPTIMIZER = Optimizer(steps=1, lr=300.0, eps=1e3, betas=(0.0, 0.0), max_grad_norm=1.0, epochs=2)
+WHOLE, SPLIT, TWO_PASSES = "whole", "split", "two passes"
+LAYOUTS = {WHOLE: (1, 1, 100_000, None), SPLIT: (2, 2, 192, None), TWO_PASSES: (2, 2, 192, "step")}
+"""Ranks, ZeRO stage, tokens per micro-batch, and a scope to force."""
+
+
+def rollout(rng: np.random.Generator, size: int) -> Rollout:
+    trained = rng.random(size) < 0.9
+    return Rollout(
+        tokens=rng.integers(3, 17, size, dtype=np.int32),
+        logp=np.where(trained, -2.8 + 0.3 * rng.normal(size=size), np.nan).astype(np.float32),
+        version=np.zeros(size, np.int32),
+        trained=trained,
+        turn=np.arange(size, dtype=np.int32) // 8,
+        stop="stop",
+        text="",
+    )
+
+
+def make_experiences() -> list[Experience]:
+    """Eight groups of three, an empty response among them; every group has two pairs."""
+    rng = np.random.default_rng(5)
+    experiences: list[Experience] = []
+    for ordinal in range(8):
+        tokens = rng.integers(3, 17, int(rng.integers(2, 12)), dtype=np.int32)
+        prompt = Prompt(id=f"p/{ordinal}", tokens=tokens, text="", answer=None, source="p")
+        rollouts = tuple(rollout(rng, int(rng.integers(0 if ordinal == 3 else 1, 40))) for _ in range(3))
+        rewards = rng.normal(size=3)
+        experiences.append(
+            Experience(
+                group=RolloutGroup(ordinal=ordinal, prompt=prompt, rollouts=rollouts),
+                judgements=tuple(Judgement(status="score", reward=float(r)) for r in rewards),
+                advantages=tuple(
+                    np.where(r.trained, reward, 0).astype(np.float32)
+                    for r, reward in zip(rollouts, rewards, strict=True)
+                ),
+                lag=0,
+                pairs=((0, 1), (2, 0)),
+            )
+        )
+    return experiences
+
+
+def cell(name: str, layout: str, model: Path) -> dict[str, object]:
+    ranks, zero, budget, scope = LAYOUTS[layout]
+    stage = Stage(
+        model=Model(path=str(model), context_tokens=64),
+        prompts=Prompts(sources=(Source(task="digit_sum"),)),
+        rollouts=Rollouts(temperature=0.8),
+        objective=Choice(name=name),
+        optimizer=OPTIMIZER,
+        policy=Policy(ranks=ranks, zero_stage=zero, tokens_per_microbatch=budget),  # type: ignore[arg-type]
+    )
+    forced = {} if scope is None else {"scope": scope}
+    return {"name": f"{name}-{layout}", "stage": stage.model_dump(mode="json"), **forced}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Every objective in every layout, one step each; all cells of a rank count share a process group."""
+    folder = tmp_path_factory.mktemp("splits")
+    (folder / "experiences.pickle").write_bytes(pickle.dumps(make_experiences()))
+    script = str(Path(__file__).with_name("gradient_rank.py"))
+    env = os.environ | {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo", "TORCH_COMPILE_DISABLE": "1"}
+    for ranks in (1, 2):
+        layouts = [layout for layout, (of_ranks, *_) in LAYOUTS.items() if of_ranks == ranks]
+        cells = [cell(name, layout, tiny_model) for name in objective.names for layout in layouts]
+        (folder / "cells.json").write_text(json.dumps(cells))
+        processes = [
+            subprocess.Popen([sys.executable, script, str(rank), str(ranks), str(folder)], env=env)
+            for rank in range(ranks)
+        ]
+        assert [p.wait(timeout=280) for p in processes] == [0] * ranks
+    return folder
+
+
+def weights(folder: Path, name: str, layout: str) -> np.ndarray:
+    stored = np.load(folder / f"{name}-{layout}.npz")
+    return np.concatenate([stored[key].ravel() for key in sorted(stored.files)]).astype(np.float64)
+
+
+@pytest.mark.parametrize("layout", [SPLIT, TWO_PASSES])
+@pytest.mark.parametrize("name", objective.names)
+def test_a_step_is_the_same_in_any_split_and_in_two_passes(
+    trained: Path, before: np.ndarray, name: str, layout: str
+) -> None:
+    moved = weights(trained, name, WHOLE) - before
+    ours = weights(trained, name, layout) - before
+
+    assert np.linalg.norm(moved) > 1e-6
+    assert np.linalg.norm(ours - moved) / np.linalg.norm(moved) < 1e-4
+
+
+@pytest.mark.parametrize("name", objective.names)
+def test_metrics_do_not_depend_on_the_split(trained: Path, name: str) -> None:
+    found = [json.loads((trained / f"{name}-{layout}.json").read_text()) for layout in LAYOUTS]
+
+    for one, other in pairwise(found):
+        shared = {key for key in one if key.split("/")[0] in {"objective", "correction"}} | {"policy/loss"}
+        assert {key: one[key] for key in shared} == pytest.approx(
+            {key: other[key] for key in shared}, rel=1e-3, abs=1e-5
+        )
+
+
+@pytest.fixture(scope="module")
+def before(tiny_model: Path) -> np.ndarray:
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415  imports torch and much else
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    named = {name: p.detach().numpy() for name, p in model.named_parameters()}
+    return np.concatenate([named[key].ravel() for key in sorted(named)]).astype(np.float64)
