@@ -16,17 +16,19 @@ def demonstrate(draw: Draw) -> RolloutGroup:
     Raises:
         DataError: the prompt's row has no response.
     """
-    tokens = draw.prompt.demonstration
+    tokens, turn = draw.prompt.demonstration, draw.prompt.demonstrated_turn
     if tokens is None:
         raise DataError(
             f"{draw.prompt.id}: no response to imitate; map one with prompts.sources.fields.response."
         )
+    if turn is None:
+        turn = np.zeros(tokens.size, dtype=np.int32)
     rollout = Rollout(
         tokens=tokens,
         logp=np.zeros(tokens.size, dtype=np.float32),
         version=np.zeros(tokens.size, dtype=np.int32),
-        trained=np.ones(tokens.size, dtype=np.bool_),
-        turn=np.zeros(tokens.size, dtype=np.int32),
+        trained=turn >= 0,
+        turn=turn.clip(min=0),
         stop="stop",
         text="",
     )
@@ -34,6 +36,6 @@ def demonstrate(draw: Draw) -> RolloutGroup:
 
 
 def imitate(group: RolloutGroup) -> Experience:
-    """Credit 1 for every token of a demonstration; it has no age, so its lag is 0."""
-    advantages = tuple(np.ones(r.tokens.size, dtype=np.float32) for r in group.rollouts)
+    """Credit 1 for every token of the policy in a demonstration; it has no age, so its lag is 0."""
+    advantages = tuple(r.trained.astype(np.float32) for r in group.rollouts)
     return Experience(group=group, judgements=(), advantages=advantages, lag=0)

@@ -7,8 +7,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmrl.errors import DataError, RecipeError, shown
 from llmrl.prompts.datasets import read_source
+from llmrl.prompts.demonstration import Demonstration, encode_demonstration
 from llmrl.prompts.example import Example, source_name
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.tasks import read_task
@@ -60,11 +64,15 @@ def fingerprint(collections: Sequence[Collection]) -> str:
     """sha256 over ids, tokens, answers and demonstrations: equal if and only if the rows are."""
     digest = hashlib.sha256()
     for prompt in (prompt for collection in collections for prompt in collection.prompts):
-        shown_to = b"" if prompt.demonstration is None else prompt.demonstration.astype("<i4").tobytes()
         answer = b"-" if prompt.answer is None else b"+" + prompt.answer.encode()
-        for part in (prompt.id.encode(), prompt.tokens.astype("<i4").tobytes(), answer, shown_to):
+        shown_to = (_bytes(prompt.demonstration), _bytes(prompt.demonstrated_turn))
+        for part in (prompt.id.encode(), _bytes(prompt.tokens), answer, *shown_to):
             digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
+
+
+def _bytes(ids: NDArray[np.int32] | None) -> bytes:
+    return b"" if ids is None else ids.astype("<i4").tobytes()
 
 
 def _collection(source: Source, tokenizer: Tokenizer, *, key: str, max_tokens: int, seed: int) -> Collection:
@@ -94,7 +102,7 @@ def _collection(source: Source, tokenizer: Tokenizer, *, key: str, max_tokens: i
 def _prompt(example: Example, tokenizer: Tokenizer) -> Prompt:
     try:
         tokens = tokenizer.encode_prompt(example.prompt)
-        demonstration = None if example.response is None else tokenizer.encode_response(example.response)
+        shown_to = _demonstration(example, tokenizer)
     except DataError as error:
         raise DataError(f"{example.id}: {error}") from error
     if not tokens.size:
@@ -105,5 +113,13 @@ def _prompt(example: Example, tokenizer: Tokenizer) -> Prompt:
         text=tokenizer.render(example.prompt),
         answer=example.answer,
         source=example.source,
-        demonstration=demonstration,
+        demonstration=None if shown_to is None else shown_to.tokens,
+        demonstrated_turn=None if shown_to is None else shown_to.turn,
+        messages=tokenizer.conversation(example.prompt),
     )
+
+
+def _demonstration(example: Example, tokenizer: Tokenizer) -> Demonstration | None:
+    if example.response is None:
+        return None
+    return encode_demonstration(tokenizer, example.prompt, (example.response, *example.then))

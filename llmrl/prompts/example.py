@@ -40,6 +40,8 @@ class Example:
     """A response to imitate, or None."""
     source: str
     """Name of the source in the recipe."""
+    then: tuple[str, ...] = ()
+    """How the conversation goes on after ``response``: a reply, a response, and so on."""
 
 
 def source_name(source: Source) -> str:

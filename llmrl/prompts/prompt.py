@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrl.prompts.example import Message
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompt:
@@ -24,6 +26,11 @@ class Prompt:
     """Name of the source in the recipe, for metrics by source."""
     demonstration: NDArray[np.int32] | None = None
     """[L] response token ids to imitate, the stop token included; None where the dataset has none."""
+    demonstrated_turn: NDArray[np.int32] | None = None
+    """[L] the policy's turn that each token of the demonstration belongs to, -1 where the other speaker has
+    the word; None if all of it is one turn."""
+    messages: tuple[Message, ...] = ()
+    """The conversation that ``text`` renders; plain text is one message of the user."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -29,6 +29,8 @@ class Problem:
     answer: str
     response: str
     """The working, then ``#`` and the answer."""
+    then: tuple[str, ...] = ()
+    """How the conversation goes on after ``response``: a reply, a response, and so on."""
 
 
 class Task(Protocol):
@@ -91,7 +93,14 @@ def _example(problem: Problem, source: str, row: int) -> Example:
         answer=problem.answer,
         response=problem.response,
         source=source,
+        then=problem.then,
     )
+
+
+def slip(share: float, number: int, place: int) -> int:
+    """By how much one step of a problem is wrong: 1 or 2 in ``share`` of all cases, else 0."""
+    chance, size = divmod(derive_seed("slip", number, place), 2)
+    return size + 1 if chance % 1_000_000 < share * 1_000_000 else 0
 
 
 @task("digit_sum")
@@ -126,7 +135,7 @@ class DigitSum:
         text = str(_first(self.digits_min) + number)
         total, steps = int(text[0]), list[str]()
         for place, digit in enumerate(text[1:]):
-            result = total + int(digit) + _slip(self.slips, number, place)
+            result = total + int(digit) + slip(self.slips, number, place)
             steps.append(f"{total}+{digit}={result}")
             total = result
         answer = str(sum(map(int, text)))
@@ -226,12 +235,6 @@ class Chain:
     def _result(self, total: int, sign: str, term: int) -> int:
         exact = {"+": total + term, "-": total - term, "*": total * term}[sign]
         return exact % self.modulo if self.modulo else exact
-
-
-def _slip(share: float, number: int, place: int) -> int:
-    """By how much one step of a problem is wrong: 1 or 2 in ``share`` of all cases, else 0."""
-    chance, size = divmod(derive_seed("slip", number, place), 2)
-    return size + 1 if chance % 1_000_000 < share * 1_000_000 else 0
 
 
 def _check_digits(fewest: int, most: int) -> None:

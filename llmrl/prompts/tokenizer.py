@@ -59,6 +59,11 @@ class Tokenizer:
         self._bos = _bos_ids(backend)
         self._special = _special_ids(backend)
 
+    @staticmethod
+    def conversation(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
+        """The messages of a prompt; plain text is one of the user."""
+        return (Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt)
+
     def render(self, prompt: str | Sequence[Message]) -> str:
         """The text that :meth:`encode_prompt` encodes, without the beginning-of-sequence token of plain text.
 
@@ -66,7 +71,7 @@ class Tokenizer:
             DataError: the chat template refuses the conversation, or ``model.chat`` is false.
         """
         if self._chat:
-            return self._render_chat(_conversation(prompt))
+            return self._render_chat(self.conversation(prompt))
         if not isinstance(prompt, str):
             raise DataError(
                 "the prompt is a conversation, but model.chat is false; "
@@ -83,14 +88,8 @@ class Tokenizer:
         """
         if not self._chat:
             return np.array([*self._bos, *self._encode_text(self.render(prompt))], dtype=np.int32)
-        marked, texts = self._marked(_conversation(prompt))
-        pieces = MARK.split(self._render_chat(marked))
-        # Every second piece is the number of a text that must not be read as the template's own.
-        encoded = (
-            self._encode_text(texts[int(piece)]) if place % 2 else self._encode(piece)
-            for place, piece in enumerate(pieces)
-        )
-        return np.fromiter(chain.from_iterable(encoded), dtype=np.int32)
+        marked, texts = self._marked(self.conversation(prompt))
+        return self._encode_marked(self._render_chat(marked), texts)
 
     def encode_response(self, text: str) -> NDArray[np.int32]:
         """[L] ids of a response to imitate, ended by the end-of-sequence token.
@@ -99,6 +98,28 @@ class Tokenizer:
             DataError: a character has no token.
         """
         return np.array([*self._encode_text(text), self._eos], dtype=np.int32)
+
+    def encode_reply(self, said: Sequence[Message], reply: str, *, after: int) -> NDArray[np.int32]:
+        """[K] ids between a turn of the policy and its next one; what was said before keeps its tokens.
+
+        Plain text has those of ``reply`` alone. In a conversation they are all that the template puts from
+        the end of the policy's turn, around and including ``reply``, to where its next turn begins.
+
+        Args:
+            said: the conversation so far; the policy's turn is its last message. Not read for plain text.
+            after: last id of that turn; an end of the turn that the policy wrote itself is not repeated.
+        Raises:
+            ModelError: the template renders what was said differently once the conversation goes on.
+            DataError: the template refuses the conversation, or a character has no token.
+        """
+        if not self._chat:
+            return np.array(self._encode_text(reply), dtype=np.int32)
+        marked, texts = self._marked([*said, Message(role="user", content=reply)])
+        rest = self._rest(marked, len(texts))
+        end = self._backend.convert_ids_to_tokens(after) if after in self.stop_ids else None
+        if isinstance(end, str) and rest.lstrip().startswith(end):
+            rest = rest.lstrip().removeprefix(end)
+        return self._encode_marked(rest, texts)
 
     def decode(self, ids: NDArray[np.int32] | Sequence[int]) -> str:
         """The text of ``ids`` without special tokens, spaces as they are."""
@@ -154,6 +175,34 @@ class Tokenizer:
                 content = f"{MARK_CHARACTER}{len(texts) - 1}{MARK_CHARACTER}"
             marked.append(Message(role=message.role, content=content))
         return marked, texts
+
+    def _rest(self, marked: Sequence[Message], free: int) -> str:
+        """What the template puts after the last but one of ``marked``, the policy's turn.
+
+        Args:
+            free: number of a mark that ``marked`` does not have.
+        """
+        *before, said, reply = marked
+        place = f"{MARK_CHARACTER}{free}{MARK_CHARACTER}"
+        stand_in = Message(role=said.role, content=place)
+        _, found, rest = self._render_chat([*before, stand_in, reply]).rpartition(place)
+        start, whole = self._render_chat(before), self._render_chat(marked)
+        kept = whole.removeprefix(start).removesuffix(rest).strip()
+        if not (found and whole.startswith(start) and kept == said.content.strip()):
+            raise ModelError(
+                f"the chat template of {shown(self._name)} renders {shown(said.content)} as {shown(kept)} "
+                f"once the conversation goes on, so its tokens would not be those that were sampled; "
+                f"use a template that keeps every turn as it was written."
+            )
+        return rest
+
+    def _encode_marked(self, text: str, texts: Sequence[str]) -> NDArray[np.int32]:
+        """[L] ids of rendered text; a mark stands for one of ``texts``, never read as the template's own."""
+        encoded = (
+            self._encode_text(texts[int(piece)]) if place % 2 else self._encode(piece)
+            for place, piece in enumerate(MARK.split(text))
+        )
+        return np.fromiter(chain.from_iterable(encoded), dtype=np.int32)
 
     def _is_ambiguous(self, content: str) -> bool:
         return MARK_CHARACTER in content or not self._special.isdisjoint(self._encode(content))
@@ -259,7 +308,3 @@ def _bos_ids(backend: PreTrainedTokenizerFast) -> list[int]:
 def _special_ids(backend: PreTrainedTokenizerFast) -> frozenset[int]:
     added = (number for number, token in backend.added_tokens_decoder.items() if token.special)
     return frozenset([*added, *backend.all_special_ids])
-
-
-def _conversation(prompt: str | Sequence[Message]) -> Sequence[Message]:
-    return [Message(role="user", content=prompt)] if isinstance(prompt, str) else prompt

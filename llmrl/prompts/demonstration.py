@@ -1,0 +1,46 @@
+"""A demonstrated conversation as token ids, and which of them are the policy's to imitate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.prompts.example import Message, Role
+from llmrl.prompts.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Demonstration:
+    """Everything that follows the prompt. Both arrays have the same length L."""
+
+    tokens: NDArray[np.int32]
+    """[L] ids; every turn of the policy ends with the end-of-sequence token."""
+    turn: NDArray[np.int32] | None
+    """[L] the policy's turn that a token belongs to, -1 in a reply; None where there is but one turn."""
+
+
+def encode_demonstration(
+    tokenizer: Tokenizer, prompt: str | Sequence[Message], turns: Sequence[str]
+) -> Demonstration:
+    """The ids that an engine and an environment would have made of the same words.
+
+    Args:
+        turns: a response, the reply to it, the response to that, and so on; the last one is a response.
+    Raises:
+        DataError: the template refuses the conversation, or a character has no token.
+        ModelError: the template renders what was said differently once the conversation goes on.
+    """
+    said, pieces = list(tokenizer.conversation(prompt)), list[NDArray[np.int32]]()
+    for place, text in enumerate(turns):
+        role: Role = "user" if place % 2 else "assistant"
+        if place % 2:
+            pieces.append(tokenizer.encode_reply(said, text, after=int(pieces[-1][-1])))
+        else:
+            pieces.append(tokenizer.encode_response(text))
+        said.append(Message(role=role, content=text))
+    owners = [-1 if place % 2 else place // 2 for place in range(len(pieces))]
+    turn = np.repeat(np.array(owners, dtype=np.int32), [piece.size for piece in pieces])
+    return Demonstration(tokens=np.concatenate(pieces), turn=turn if len(pieces) > 1 else None)
