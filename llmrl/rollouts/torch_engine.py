@@ -1,7 +1,8 @@
 """A small engine on plain torch: the same promises as vLLM's, for machines that cannot install it.
 
 Requests that wait are started together, left-padded, and decoded as one batch with a shared KV cache;
-new weights and new requests get in between two tokens and two batches respectively.
+new weights and new requests get in between two tokens and two batches respectively. It also plays the
+opponent, for which it keeps a second set of weights: the frozen reference or a moving average.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 
 from llmrl.errors import EngineError
 from llmrl.prompts.tokenizer import load_tokenizer
-from llmrl.recipe.schema import Stage
-from llmrl.rollouts.engine import Completion, Request
+from llmrl.recipe.schema import Opponent, Stage
+from llmrl.rollouts.engine import Completion, Request, Sampler
+from llmrl.rollouts.opponent import geometric_mixture, move_average
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
@@ -38,22 +40,27 @@ class _Answer:
 
 
 class TorchEngine:
-    """Owns one transformers model; a task of the event loop decodes while there is something to decode."""
+    """Owns its models; a task of the event loop decodes while there is something to decode."""
 
     def __init__(self, stage: Stage, *, device: str) -> None:
         self._stage, self._device = stage, torch.device(device)
         self._stop_ids = frozenset(load_tokenizer(stage.model).stop_ids)
         self._stored = stored_tensors(Path(str(stage.model.path)))
         dtype = torch.bfloat16 if stage.model.dtype == "bfloat16" else torch.float32
-        model: Any = AutoModelForCausalLM.from_pretrained(str(stage.model.path), dtype=dtype)
-        self._model: Any = model.to(self._device).eval()
+        self._model: Any = self._loaded(dtype)
+        self._opponent = stage.opponent or Opponent()
+        # An average in bfloat16 would not move: its steps are smaller than the distance of two numbers.
+        second = torch.float32 if self._opponent.kind == "average" else dtype
+        self._second: Any = None if self._opponent.kind == "none" else self._loaded(second)
         self._version = 0
         self._between_tokens = asyncio.Lock()
-        self._waiting: list[_Answer] = []
+        self._waiting: dict[Sampler, list[_Answer]] = {"policy": [], "opponent": []}
         self._decoder: asyncio.Task[None] | None = None
 
     async def generate(self, request: Request) -> Completion:
         """One response."""
+        if request.sampler == "opponent" and self._second is None:
+            raise EngineError(f"request {request.id} is for the opponent, but opponent.kind is 'none'")
         if (
             request.tokens.size + request.max_tokens > self._stage.model.context_tokens
             or request.max_tokens < 1
@@ -64,7 +71,7 @@ class TorchEngine:
             )
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         generator = torch.Generator().manual_seed(request.seed)
-        self._waiting.append(_Answer(request=request, future=future, generator=generator))
+        self._waiting[request.sampler].append(_Answer(request=request, future=future, generator=generator))
         if self._decoder is None or self._decoder.done():
             self._decoder = asyncio.create_task(self._decode())
         return await future
@@ -75,10 +82,10 @@ class TorchEngine:
             return await asyncio.to_thread(self._score, tokens)
 
     async def load(self, bundle: WeightBundle) -> None:
-        """Copy the tensors in place between two tokens."""
+        """Copy the tensors in place between two tokens; a moving average takes its step."""
         check_names(bundle, self._stored)
         async with self._between_tokens:
-            await asyncio.to_thread(self._copy, bundle)
+            await asyncio.to_thread(self._take, bundle)
             self._version = bundle.version
         check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
 
@@ -87,12 +94,17 @@ class TorchEngine:
         if self._decoder is not None:
             self._decoder.cancel()
 
+    def _loaded(self, dtype: torch.dtype) -> Any:
+        model: Any = AutoModelForCausalLM.from_pretrained(str(self._stage.model.path), dtype=dtype)
+        return model.to(self._device).eval()
+
     async def _decode(self) -> None:
-        while self._waiting:
+        while any(self._waiting.values()):
             # Let every request of the same moment join the batch.
             await asyncio.sleep(0)
+            waiting = max(self._waiting.values(), key=len)
             size = self._stage.engines.max_sequences
-            batch, self._waiting = self._waiting[:size], self._waiting[size:]
+            batch, waiting[:size] = waiting[:size], []
             try:
                 await self._answer(batch)
             except RuntimeError as error:
@@ -107,16 +119,31 @@ class TorchEngine:
         for row, answer in enumerate(batch):
             prompt = torch.as_tensor(answer.request.tokens, dtype=torch.long)
             ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = prompt, 1
-        cache = DynamicCache()
+        played = [(model, DynamicCache()) for model in self._models(batch[0].request.sampler)]
         while any(answer.stop is None for answer in batch):
             async with self._between_tokens:
-                ids = await asyncio.to_thread(self._next_tokens, batch, ids, seen, cache)
+                ids = await asyncio.to_thread(self._next_tokens, batch, ids, seen, played)
             seen = torch.cat([seen, torch.ones(len(batch), 1, dtype=torch.long)], dim=1)
 
+    def _models(self, sampler: Sampler) -> list[Any]:
+        """The models whose logits decide, together, what the sampler says next."""
+        if sampler == "policy":
+            return [self._model]
+        return [self._model, self._second] if self._opponent.kind == "mixture" else [self._second]
+
     @torch.inference_mode()
-    def _next_tokens(self, batch: list[_Answer], ids: Tensor, seen: Tensor, cache: DynamicCache) -> Tensor:
+    def _next_tokens(
+        self, batch: list[_Answer], ids: Tensor, seen: Tensor, played: list[tuple[Any, DynamicCache]]
+    ) -> Tensor:
+        voices = [self._next_logits(model, ids, seen, cache) for model, cache in played]
+        logits = voices[0]
+        if len(voices) == 2:
+            logits = geometric_mixture(voices[0], voices[1], weight=self._opponent.mixture)
+        return torch.tensor([[self._extend(answer, row)] for answer, row in zip(batch, logits, strict=True)])
+
+    def _next_logits(self, model: Any, ids: Tensor, seen: Tensor, cache: DynamicCache) -> Tensor:
         positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        logits = self._model(
+        logits = model(
             input_ids=ids.to(self._device),
             attention_mask=seen.to(self._device),
             position_ids=positions.to(self._device),
@@ -124,8 +151,7 @@ class TorchEngine:
             use_cache=True,
             logits_to_keep=1,
         ).logits[:, -1]
-        logits = logits.float().cpu()
-        return torch.tensor([[self._extend(answer, row)] for answer, row in zip(batch, logits, strict=True)])
+        return logits.float().cpu()
 
     def _extend(self, answer: _Answer, logits: Tensor) -> int:
         if answer.stop is not None:
@@ -152,11 +178,16 @@ class TorchEngine:
         )
 
     @torch.inference_mode()
-    def _copy(self, bundle: WeightBundle) -> None:
-        state = self._model.state_dict()
+    def _take(self, bundle: WeightBundle) -> None:
+        weights = self._model.state_dict()
+        averages: dict[str, Tensor] = self._second.state_dict() if self._opponent.kind == "average" else {}
         for spec in bundle.specs:
             flat = torch.from_numpy(bundle.data[spec.start : spec.stop])
-            state[spec.name].copy_(flat.view(getattr(torch, spec.dtype)).reshape(spec.shape))
+            weights[spec.name].copy_(flat.view(getattr(torch, spec.dtype)).reshape(spec.shape))
+            if averages:
+                versions = bundle.version - self._version
+                newest, decay = weights[spec.name], self._opponent.decay
+                move_average(averages[spec.name], newest, decay=decay, versions=versions)
 
 
 def _deliver(answer: _Answer) -> None:

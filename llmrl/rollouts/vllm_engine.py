@@ -52,7 +52,7 @@ class VllmEngine:
     async def generate(self, request: Request) -> Completion:
         """One response, its logprobs, and the version of each token as vLLM reports it."""
         if request.sampler == "opponent":
-            raise EngineError(f"request {request.id}: vLLM serves the policy only; use engines.kind = 'torch'")
+            raise EngineError(f"request {request.id}: vLLM has no opponent; use engines.kind = 'torch'")
         # Wait while weights change, so that the salt below is that of the weights that will be used.
         await self._door.wait()
         if self._broken:
