@@ -44,6 +44,10 @@ class Stations(Protocol):
         """Drop the group, with the reason on record, or let it into the step."""
         ...
 
+    def exhausted(self) -> bool:
+        """Whether the step has refused so many groups that it looks for no others in their place."""
+        ...
+
     def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
         """Advantages for a whole step."""
         ...
@@ -77,12 +81,15 @@ async def _run(stations: Stations, *, per_step: int, max_lag: int, first: int, l
 
         async def collect() -> list[Judged]:
             kept: list[Judged] = []
-            while len(kept) < per_step:
+            given_up = 0
+            while len(kept) + given_up < per_step:
                 judged = await (await queue.get())
-                if stations.refuse(judged):
-                    room.release()
-                else:
+                if not stations.refuse(judged):
                     kept.append(judged)
+                elif stations.exhausted():
+                    given_up += 1  # its room stays taken until the step is published, as if it were trained
+                else:
+                    room.release()
             return kept
 
         async def publish(version: int, before: asyncio.Task[None] | None) -> None:

@@ -147,7 +147,12 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
         "scorer": plan.scorer,
         "algorithm": plan.algorithm,
     }
-    budget = StepBudget(per_step=stage.prompts.per_step, max_error_rate=stage.scoring.max_error_rate)
+    budget = StepBudget(
+        per_step=stage.prompts.per_step,
+        max_error_rate=stage.scoring.max_error_rate,
+        refills=plan.algorithm.keep.refills,
+        when_exhausted=plan.algorithm.keep.when_exhausted,
+    )
     stations = Online(**shared, budget=budget) if plan.online else Offline(**shared)
     trainer.snapshot(first)
     await trainer.publish(first)

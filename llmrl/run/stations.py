@@ -94,6 +94,9 @@ class Online(StageStations):
             self.trainer.ledger.dropped(judged.group.ordinal, reason=reason)
         return reason is not None
 
+    def exhausted(self) -> bool:
+        return self.budget.exhausted
+
     def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
         self.budget.step_done()
         rows = self.algorithm.credit(
@@ -122,6 +125,9 @@ class Offline(StageStations):
         return Judged(group=make(self.stream.at(ordinal)), judgements=())
 
     def refuse(self, _judged: Judged, /) -> bool:
+        return False
+
+    def exhausted(self) -> bool:
         return False
 
     def credit(self, judged: Sequence[Judged], _step: int, /) -> list[Experience]:

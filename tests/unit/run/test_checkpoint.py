@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,16 @@ from llmrl.errors import CheckpointError
 from llmrl.run.checkpoint import Checkpoints, RunState, check_same_run, read_state, verify
 from llmrl.run.ledger import Snapshot
 
-STATE = RunState(step=3, ledger=Snapshot(cursor=9, unfinished=(7,)), data="d1", recipe="r1")
+STATE = RunState(
+    step=3, ledger=Snapshot(cursor=9, unfinished=(7,)), memory={"q": [0.5]}, data="d1", recipe="r1"
+)
 
 
 def saved(checkpoints: Checkpoints, step: int) -> Path:
     path = checkpoints.begin(step)
     (path / "zero").mkdir()
     (path / "zero" / "rank0.bin").write_bytes(bytes(range(256)) * 4)
-    return checkpoints.commit(path, RunState(step=step, ledger=STATE.ledger, data="d1", recipe="r1"))
+    return checkpoints.commit(path, replace(STATE, step=step))
 
 
 def test_what_is_committed_is_read_back(tmp_path: Path) -> None:

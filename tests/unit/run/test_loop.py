@@ -26,7 +26,9 @@ def group_at(ordinal: int) -> RolloutGroup:
 class Simulated:
     """Stations with random clocks that remember what they saw."""
 
-    def __init__(self, seed: int, *, drop_rate: float = 0.0, fail_at: int | None = None) -> None:
+    def __init__(
+        self, seed: int, *, drop_rate: float = 0.0, fail_at: int | None = None, patience: float = float("inf")
+    ) -> None:
         self.clock = random.Random(seed)
         self.drop_rate, self.fail_at = drop_rate, fail_at
         self.served, self.drawn = 0, 0
@@ -34,6 +36,8 @@ class Simulated:
         self.lags: list[int] = []
         self.trained: list[int] = []
         self.refused: list[int] = []
+        self.patience, self.refused_before = patience, 0
+        self.sizes: list[int] = []
         self.published: list[int] = []
         self.most_under_way = 0
 
@@ -58,7 +62,12 @@ class Simulated:
             self.refused.append(judged.group.ordinal)
         return refused
 
+    def exhausted(self) -> bool:
+        return len(self.refused) - self.refused_before > self.patience
+
     def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
+        self.refused_before = len(self.refused)
+        self.sizes.append(len(judged))
         self.lags += [step - self.dispatched_at[one.group.ordinal] for one in judged]
         return [imitate(one.group) for one in judged]
 
@@ -127,3 +136,15 @@ async def test_a_resumed_loop_starts_at_its_first_step() -> None:
 
     assert stations.published == [8, 9, 10]
     assert max(stations.lags) <= 1
+
+
+@pytest.mark.parametrize("max_lag", [0, 2])
+async def test_a_step_that_gives_up_trains_on_what_it_has_and_breaks_no_bound(max_lag: int) -> None:
+    stations = Simulated(3, drop_rate=0.8, patience=8)
+
+    await run_loop(stations, per_step=4, max_lag=max_lag, first=0, last=40)
+
+    assert len(set(stations.sizes)) > 2
+    assert max(stations.lags) == max_lag
+    consumed = stations.trained + stations.refused
+    assert sorted(consumed) == list(range(len(consumed)))
