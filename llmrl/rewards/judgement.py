@@ -25,6 +25,8 @@ class Sample:
     source: str = ""
     max_tokens: int = 0
     """The budget of the response in tokens."""
+    outcome: float | None = None
+    """What the environment says that the conversation was worth; None where it says nothing."""
     rivals: tuple[str, ...] = ()
     """Responses to the same prompt that this one is compared with; only for rewards that read them."""
 

@@ -30,6 +30,8 @@ class Sampling:
     max_tokens: int
     opponents: int = 0
     """Responses of the opponent, after the policy's ``per_prompt``."""
+    branches: int = 1
+    """Of the policy's responses, so many at a time share a conversation up to a random turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

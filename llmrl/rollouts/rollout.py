@@ -33,6 +33,8 @@ class Rollout:
     """The response without special tokens; what rewards judge."""
     opponent: bool = False
     """True if the opponent wrote it, not the policy."""
+    outcome: float | None = None
+    """What the environment says that the conversation was worth; None where it says nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

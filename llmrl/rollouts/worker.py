@@ -8,17 +8,23 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrl.prompts.example import Message
 from llmrl.prompts.prompt import Draw
 from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Stage
 from llmrl.registry import load_plugins
 from llmrl.rollouts import kinds as _kinds  # registers the built-in engines
+from llmrl.rollouts.branches import converse
+from llmrl.rollouts.conversation import Conversation
 from llmrl.rollouts.engine import Completion, Engine, Request, Sampling, engine
+from llmrl.rollouts.environments import Environment, environment
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
 
 del _kinds
+
+GREETING = (Message(role="user", content="a"), Message(role="assistant", content="b"))
 
 
 class RolloutWorker:
@@ -32,6 +38,7 @@ class RolloutWorker:
         """Load the model; the engine serves version 0 afterwards."""
         load_plugins(self._plugins)
         self._tokenizer = load_tokenizer(self._stage.model)
+        self._environment = self._ready_environment()
         kind = engine.build(self._stage.engines.kind, {}, key="engines")
         self._engine = await kind.start(self._stage, device=self._device)
 
@@ -40,10 +47,15 @@ class RolloutWorker:
 
         Equal draws and weights give equal ones, whichever engine answers.
         """
-        samples = range(sampling.per_prompt + sampling.opponents)
-        requests = [self._request(draw, sampling, sample) for sample in samples]
-        completions = await asyncio.gather(*(self._ready.generate(request) for request in requests))
-        rollouts = tuple(map(self._rollout, requests, completions))
+        if self._environment is None:
+            rollouts = await self._responses(draw, sampling)
+        else:
+            rollouts = await converse(
+                self._conversation(self._environment, draw, sampling),
+                per_prompt=sampling.per_prompt,
+                branches=sampling.branches,
+                opponents=sampling.opponents,
+            )
         return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=rollouts)
 
     async def score(self, sequences: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
@@ -65,13 +77,46 @@ class RolloutWorker:
         assert self._engine is not None, "start() comes first"
         return self._engine
 
+    def _ready_environment(self) -> Environment | None:
+        chosen = self._stage.environment
+        if chosen is None:
+            return None
+        if self._stage.model.chat:
+            # A template that cannot go on with any conversation is refused before the first one.
+            self._tokenizer.encode_reply(GREETING, "c", after=self._tokenizer.stop_ids[0])
+        return environment.build(chosen.name, chosen.options, key="environment")
+
+    async def _responses(self, draw: Draw, sampling: Sampling) -> tuple[Rollout, ...]:
+        samples = range(sampling.per_prompt + sampling.opponents)
+        requests = [self._request(draw, sampling, sample) for sample in samples]
+        completions = await asyncio.gather(*(self._ready.generate(request) for request in requests))
+        return tuple(map(self._rollout, requests, completions))
+
+    def _conversation(self, environment: Environment, draw: Draw, sampling: Sampling) -> Conversation:
+        return Conversation(
+            engine=self._ready,
+            tokenizer=self._tokenizer,
+            environment=environment,
+            prompt=draw.prompt,
+            name=f"{sampling.purpose}-{draw.ordinal}",
+            seeds=self._seeds(draw, sampling),
+            max_tokens=self._budget(draw, sampling),
+            temperature=sampling.temperature,
+        )
+
+    def _seeds(self, draw: Draw, sampling: Sampling) -> tuple[int | str, ...]:
+        return self._seed, sampling.purpose, draw.ordinal, draw.prompt.id
+
+    def _budget(self, draw: Draw, sampling: Sampling) -> int:
+        return min(sampling.max_tokens, self._stage.model.context_tokens - draw.prompt.tokens.size)
+
     def _request(self, draw: Draw, sampling: Sampling, sample: int) -> Request:
         return Request(
             id=f"{sampling.purpose}-{draw.ordinal}-{sample}",
             tokens=draw.prompt.tokens,
-            max_tokens=min(sampling.max_tokens, self._stage.model.context_tokens - draw.prompt.tokens.size),
+            max_tokens=self._budget(draw, sampling),
             temperature=sampling.temperature,
-            seed=derive_seed(self._seed, sampling.purpose, draw.ordinal, draw.prompt.id, sample),
+            seed=derive_seed(*self._seeds(draw, sampling), sample),
             sampler="policy" if sample < sampling.per_prompt else "opponent",
         )
 

@@ -1,0 +1,9 @@
+"""The environments that come with llmrl. Whoever needs one by name imports the registry from here."""
+
+from llmrl.rollouts.environment import Environment, Episode, Reply, Turn, environment
+from llmrl.rollouts.environments import guess_number as _guess_number
+from llmrl.rollouts.environments import running_sum as _running_sum
+
+__all__ = ["Environment", "Episode", "Reply", "Turn", "environment"]
+
+del _guess_number, _running_sum
