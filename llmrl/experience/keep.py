@@ -52,8 +52,8 @@ class KeepVaried(Keep):
     """
 
     by: str | None = None
-    """Name of the reward that must differ, so that a penalty for length lets no group pass; by default the
-    total must."""
+    """Name of the reward that must differ, or ``first`` for the recipe's first one, so that a penalty for
+    length lets no group pass; by default the total must."""
     refills: int = 10
     """Times ``prompts.per_step`` groups that a step may refuse."""
     when_exhausted: Exhausted = "stop"
@@ -72,4 +72,6 @@ class KeepVaried(Keep):
     def _value(self, judgement: Judgement) -> float | None:
         if self.by is None or judgement.reward is None:
             return judgement.reward
+        if self.by == "first" and "first" not in judgement.parts:
+            return next(iter(judgement.parts.values()), None)
         return part_of(judgement, self.by, key="keep.options.by")

@@ -17,22 +17,30 @@ class Overlong:
     Yu et al. 2025, "DAPO", arXiv:2503.14476, equation 13. Give it weight 1 and let no filter read it.
     """
 
-    max_tokens: int
-    """From this length on the penalty is -1; the buffer is part of it."""
-    buffer_tokens: int
-    """Length of the slope."""
+    max_tokens: int | None = None
+    """From this length on the penalty is -1; the buffer is part of it. By default the response's budget."""
+    buffer_tokens: int | None = None
+    """Length of the slope; by default a fifth of ``max_tokens``, as in the paper."""
 
     reads_answer: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.buffer_tokens <= self.max_tokens:
-            raise ValueError(
-                f"buffer_tokens must lie in 1 .. max_tokens = {self.max_tokens}, got {self.buffer_tokens}"
-            )
+        if self.max_tokens is not None:
+            self._slope(self.max_tokens)
+        elif self.buffer_tokens is not None and self.buffer_tokens < 1:
+            raise ValueError(f"buffer_tokens must be at least 1, got {self.buffer_tokens}")
 
     def __call__(self, sample: Sample) -> float:
-        into_buffer = sample.tokens - (self.max_tokens - self.buffer_tokens)
-        return -min(max(into_buffer, 0) / self.buffer_tokens, 1.0)
+        most = sample.max_tokens if self.max_tokens is None else self.max_tokens
+        slope = self._slope(most)
+        return -min(max(sample.tokens - (most - slope), 0) / slope, 1.0)
+
+    def _slope(self, most: int) -> int:
+        """Its length, where a response has at most so many tokens."""
+        slope = max(1, most // 5) if self.buffer_tokens is None else self.buffer_tokens
+        if not 0 < slope <= most:
+            raise ValueError(f"buffer_tokens must lie in 1 .. max_tokens = {most}, got {slope}")
+        return slope
 
 
 @reward("length")
