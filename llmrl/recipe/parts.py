@@ -19,6 +19,7 @@ from llmrl.recipe.schema import Choice, Stage
 from llmrl.registry import Registry
 from llmrl.report.trackers import check_trackers
 from llmrl.rewards import build_rewards
+from llmrl.rollouts.environments import environment
 from llmrl.rollouts.kinds import engine
 
 Keys = tuple[str | int, ...]
@@ -48,6 +49,10 @@ def _build(keys: Keys, choice: Choice) -> Any:
     return BUNDLED[str(keys[0])].build(choice.name, choice.options, key=".".join(map(str, keys)))
 
 
+def _build_environment(choice: Choice) -> Any:
+    return environment.build(choice.name, choice.options, key="environment")
+
+
 def plugins_of(stage: Stage) -> dict[Keys, Any]:
     """Every plugin that a stage gives options to, built, by the keys of its table.
 
@@ -58,6 +63,8 @@ def plugins_of(stage: Stage) -> dict[Keys, Any]:
     built: dict[Keys, Any] = {("objective",): objective_of(stage)}
     for keys, choice in parts_of(bundle).items():
         built[keys] = _build(keys, choice)
+    if stage.environment is not None:
+        built["environment",] = _build_environment(stage.environment)
     for name, reward in build_rewards(bundle.rewards).items():
         built["rewards", name] = reward
     for table, sources in (("prompts", stage.prompts.sources), ("evaluation", stage.evaluation.sources)):
@@ -77,6 +84,9 @@ def part_problems(stage: Stage) -> list[str]:
         for keys, choice in parts_of(bundle).items():
             with _noted(problems):
                 _build(keys, choice)
+    if stage.environment is not None:
+        with _noted(problems):
+            _build_environment(stage.environment)
     for name, table in stage.rewards.items():
         if not SAFE_NAME.fullmatch(name):
             problems.append(f"rewards: expected names of {SAFE_NAME_TEXT}, got {shown(name)}.")

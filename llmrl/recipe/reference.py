@@ -31,6 +31,9 @@ BOUNDS = {"exclusiveMinimum": ">", "minimum": ">=", "exclusiveMaximum": "<", "ma
 Spec = dict[str, Any]
 """One node of the schema's JSON form."""
 
+HELD = ("items", "additionalProperties")
+"""Where an array or a table of tables says what it holds."""
+
 
 def render_reference() -> str:
     """The whole page, in Markdown."""
@@ -47,7 +50,7 @@ def render_reference() -> str:
     )
     for key, spec in stage.items():
         if key != "name":
-            page.section(f"[{key}.<name>]" if "additionalProperties" in spec else f"[{key}]", spec)
+            page.section(_heading(key, spec), spec)
     return "\n\n".join([HEAD.rstrip(), *page.blocks]) + "\n"
 
 
@@ -73,15 +76,22 @@ class _Page:
         self.add(_keys(self._tables[name]))
         for key, inner in self._tables[name]["properties"].items():
             if _table_name(inner):
-                path = f"{heading.strip('[]')}.{key}"
-                self.section(f"[[{path}]]" if inner.get("type") == "array" else f"[{path}]", inner)
+                self.section(_heading(f"{heading.strip('[]')}.{key}", inner), inner)
+
+
+def _heading(key: str, spec: Spec) -> str:
+    """How a recipe file begins this table; an array has several."""
+    if "additionalProperties" in spec:
+        return f"[{key}.<name>]"
+    either: list[Spec] = [spec, *spec.get("anyOf", [])]
+    return f"[[{key}]]" if any(part.get("type") == "array" for part in either) else f"[{key}]"
 
 
 def _table_name(spec: Spec) -> str:
     """Name of the table that a key holds, directly or in an array, a dict or an Optional; empty if none."""
-    inside: list[Spec | bool] = [spec, *spec.get("anyOf", [])]
-    inside += [spec[key] for key in ("items", "additionalProperties") if key in spec]
-    names = [str(part["$ref"]) for part in inside if isinstance(part, dict) and "$ref" in part]
+    either: list[Spec] = [spec, *spec.get("anyOf", [])]
+    inner: list[Spec | bool] = [part[key] for part in either for key in HELD if key in part]
+    names = [str(part["$ref"]) for part in (*either, *inner) if isinstance(part, dict) and "$ref" in part]
     return names[0].rpartition("/")[2] if names else ""
 
 
@@ -90,7 +100,7 @@ def _keys(table: Spec) -> str:
     required = table.get("required", [])
     rows = [
         f"| `{key}` | {_type(spec)} | {'required' if key in required else _default(spec.get('default'))} | "
-        f"{str(spec.get('description', '')).replace('``', '`')} |"
+        f"{' '.join(str(spec.get('description', '')).replace('``', '`').split())} |"
         for key, spec in table["properties"].items()
     ]
     return "\n".join([*COLUMNS, *rows])

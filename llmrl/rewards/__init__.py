@@ -5,9 +5,10 @@ from llmrl.rewards import length as _length
 from llmrl.rewards import match as _match
 from llmrl.rewards import math as _math
 from llmrl.rewards import number as _number
+from llmrl.rewards import outcome as _outcome
 from llmrl.rewards.judgement import Judgement, Sample, Status
 from llmrl.rewards.reward import Formal, Heavy, Reward, Score, build_rewards, reward
 
 __all__ = ["Formal", "Heavy", "Judgement", "Reward", "Sample", "Score", "Status", "build_rewards", "reward"]
 
-del _format, _length, _match, _math, _number
+del _format, _length, _match, _math, _number, _outcome

@@ -32,6 +32,7 @@ def samples_of(group: RolloutGroup, *, max_tokens: int, rivals: bool) -> list[Sa
             finished=rollout.stop == "stop",
             source=prompt.source,
             max_tokens=max_tokens,
+            outcome=rollout.outcome,
             rivals=_rivals(group, rollout) if rivals else (),
         )
         for rollout in group.rollouts

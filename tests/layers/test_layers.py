@@ -25,11 +25,13 @@ recipe     | wording prompts:sources,parts,show            | rich:show
            | objectives:parts,arithmetic,show              |
            | rewards:parts experience:parts                |
            | rollouts.kinds:parts report.trackers:parts    |
+           | rollouts.environments:parts                   |
 prompts    | recipe.schema                                 | datasets:datasets transformers:tokenizer
            |                                               | tokenizers:tokenizer jinja2:tokenizer
 rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine torch:torch_engine
            | prompts.tokenizer weights.bundle              | transformers:torch_engine
            | weights.proof weights.shared_file             |
+           | prompts.example:conversation,worker           |
 rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math
 experience | recipe.schema prompts.prompt rollouts.rollout | torch:types
            | rewards.judgement                             |
