@@ -1,8 +1,9 @@
-"""Demonstrations become groups without any rollout: the dataset's responses, as if they had been sampled."""
+"""Offline data becomes groups without any rollout: the dataset's responses, as if they had been sampled."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmrl.errors import DataError
 from llmrl.experience.experience import Experience
@@ -16,26 +17,50 @@ def demonstrate(draw: Draw) -> RolloutGroup:
     Raises:
         DataError: the prompt's row has no response.
     """
-    tokens, turn = draw.prompt.demonstration, draw.prompt.demonstrated_turn
+    tokens = draw.prompt.demonstration
     if tokens is None:
         raise DataError(
             f"{draw.prompt.id}: no response to imitate; map one with prompts.sources.fields.response."
         )
-    if turn is None:
-        turn = np.zeros(tokens.size, dtype=np.int32)
-    rollout = Rollout(
-        tokens=tokens,
-        logp=np.zeros(tokens.size, dtype=np.float32),
-        version=np.zeros(tokens.size, dtype=np.int32),
-        trained=turn >= 0,
-        turn=turn.clip(min=0),
-        stop="stop",
-        text="",
-    )
+    rollout = _recorded(tokens, draw.prompt.demonstrated_turn)
     return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=(rollout,))
 
 
+def contrast(draw: Draw) -> RolloutGroup:
+    """A group of two: the chosen response in the dataset, then the rejected one.
+
+    Raises:
+        DataError: the prompt's row has no such pair.
+    """
+    chosen, rejected = draw.prompt.demonstration, draw.prompt.rejected
+    if chosen is None or rejected is None:
+        missing = "response" if chosen is None else "rejected"
+        raise DataError(
+            f"{draw.prompt.id}: no pair of a chosen and a rejected response; "
+            f"map the column of the missing one with prompts.sources.fields.{missing}."
+        )
+    rollouts = (_recorded(chosen, draw.prompt.demonstrated_turn), _recorded(rejected, None))
+    return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=rollouts)
+
+
 def imitate(group: RolloutGroup) -> Experience:
-    """Credit 1 for every token of the policy in a demonstration; it has no age, so its lag is 0."""
+    """Credit 1 for every token of the policy in a demonstration; of two, the first is preferred.
+
+    What is recorded has no age, so its lag is 0.
+    """
     advantages = tuple(r.trained.astype(np.float32) for r in group.rollouts)
-    return Experience(group=group, judgements=(), advantages=advantages, lag=0)
+    pairs = ((0, 1),) if len(group.rollouts) == 2 else ()
+    return Experience(group=group, judgements=(), advantages=advantages, lag=0, pairs=pairs)
+
+
+def _recorded(tokens: NDArray[np.int32], turn: NDArray[np.int32] | None) -> Rollout:
+    turns = np.zeros(tokens.size, dtype=np.int32) if turn is None else turn
+    return Rollout(
+        tokens=tokens,
+        logp=np.zeros(tokens.size, dtype=np.float32),
+        version=np.zeros(tokens.size, dtype=np.int32),
+        trained=turns >= 0,
+        turn=turns.clip(min=0),
+        stop="stop",
+        text="",
+    )

@@ -61,11 +61,11 @@ def collect(
 
 
 def fingerprint(collections: Sequence[Collection]) -> str:
-    """sha256 over ids, tokens, answers and demonstrations: equal if and only if the rows are."""
+    """sha256 over ids, tokens, answers and responses: equal if and only if the rows are."""
     digest = hashlib.sha256()
     for prompt in (prompt for collection in collections for prompt in collection.prompts):
         answer = b"-" if prompt.answer is None else b"+" + prompt.answer.encode()
-        shown_to = (_bytes(prompt.demonstration), _bytes(prompt.demonstrated_turn))
+        shown_to = map(_bytes, (prompt.demonstration, prompt.demonstrated_turn, prompt.rejected))
         for part in (prompt.id.encode(), _bytes(prompt.tokens), answer, *shown_to):
             digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
@@ -103,6 +103,7 @@ def _prompt(example: Example, tokenizer: Tokenizer) -> Prompt:
     try:
         tokens = tokenizer.encode_prompt(example.prompt)
         shown_to = _demonstration(example, tokenizer)
+        rejected = None if example.rejected is None else tokenizer.encode_response(example.rejected)
     except DataError as error:
         raise DataError(f"{example.id}: {error}") from error
     if not tokens.size:
@@ -114,6 +115,7 @@ def _prompt(example: Example, tokenizer: Tokenizer) -> Prompt:
         answer=example.answer,
         source=example.source,
         demonstration=None if shown_to is None else shown_to.tokens,
+        rejected=rejected,
         demonstrated_turn=None if shown_to is None else shown_to.turn,
         messages=tokenizer.conversation(example.prompt),
     )

@@ -15,6 +15,7 @@ from llmrl.errors import DataError, RecipeError, did_you_mean, shown
 from llmrl.prompts.example import Example, check_template, source_name, wrap
 from llmrl.prompts.fields import answer_of, check_fields, prompt_of, response_of
 from llmrl.prompts.files import TEXT_FORMATS, Record
+from llmrl.prompts.preference import preference_of
 from llmrl.recipe.schema import Source
 
 HUB_NAME = re.compile(r"(?P<path>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(:(?P<config>[\w.-]+))?")
@@ -48,13 +49,20 @@ def read_source(source: Source, *, key: str) -> list[Example]:
 
 
 def _example(record: Record, source: Source, *, id: str, key: str) -> Example:
-    return Example(
-        id=id,
-        prompt=prompt_of(record, source.fields, key=key),
-        answer=answer_of(record, source.fields, key=key),
-        response=response_of(record, source.fields, key=key),
-        source=source_name(source),
-    )
+    fields, name = source.fields, source_name(source)
+    answer = answer_of(record, fields, key=key)
+    pair = preference_of(record, fields, key=key)
+    if pair is not None:
+        return Example(
+            id=id,
+            prompt=pair.prompt,
+            answer=answer,
+            response=pair.chosen,
+            rejected=pair.rejected,
+            source=name,
+        )
+    prompt, response = prompt_of(record, fields, key=key), response_of(record, fields, key=key)
+    return Example(id=id, prompt=prompt, answer=answer, response=response, source=name)
 
 
 def _no_rows(source: Source, *, count: int, key: str) -> str:

@@ -40,6 +40,8 @@ class Example:
     """A response to imitate, or None."""
     source: str
     """Name of the source in the recipe."""
+    rejected: str | None = None
+    """A worse response than ``response``, or None."""
     then: tuple[str, ...] = ()
     """How the conversation goes on after ``response``: a reply, a response, and so on."""
 

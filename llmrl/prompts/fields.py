@@ -15,7 +15,8 @@ from llmrl.prompts.files import Record
 DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "prompt": ("prompt", "question", "messages", "problem"),
     "answer": ("answer", "solution"),
-    "response": ("response", "completion", "demonstration"),
+    "response": ("response", "completion", "demonstration", "chosen"),
+    "rejected": ("rejected",),
 }
 """Columns that are looked for, in this order, where the recipe names none."""
 
@@ -26,7 +27,7 @@ def check_fields(fields: Mapping[str, str], *, key: str) -> None:
     """Refuse a field map with an unknown name on its left.
 
     Raises:
-        RecipeError: a name besides prompt, messages, answer and response, or both prompt and messages.
+        RecipeError: a name besides prompt, messages, answer, response and rejected, or both of the first two.
     """
     known = [*DEFAULTS, "messages"]
     for name in fields:
@@ -44,14 +45,22 @@ def prompt_of(record: Record, fields: Mapping[str, str], *, key: str) -> str | t
     Raises:
         DataError: no such column, or a value that cannot be a prompt.
     """
-    role = "messages" if "messages" in fields else "prompt"
-    column = _column(record, fields, role, key=key)
+    column = _prompt_column(record, fields, key=key)
     if column is None:
         raise DataError(_no_prompt(record, key))
     place, value = f"{record.place}, field {shown(column)}", record.fields[column]
     if isinstance(value, list):
         return _conversation(cast("list[object]", value), place)
-    return _text(value, place)
+    return text_of(value, place)
+
+
+def has_prompt(record: Record, fields: Mapping[str, str], *, key: str) -> bool:
+    """Whether a row has a column for the prompt.
+
+    Raises:
+        DataError: the column that the recipe names is missing.
+    """
+    return _prompt_column(record, fields, key=key) is not None
 
 
 def answer_of(record: Record, fields: Mapping[str, str], *, key: str) -> str | None:
@@ -60,13 +69,13 @@ def answer_of(record: Record, fields: Mapping[str, str], *, key: str) -> str | N
     Raises:
         DataError: the column that the recipe names is missing, or the value is neither text nor a number.
     """
-    column = _column(record, fields, "answer", key=key)
+    column = column_of(record, fields, "answer", key=key)
     value = None if column is None else record.fields[column]
     if value is None:
         return None
     place = f"{record.place}, field {shown(column)}"
     if isinstance(value, str):
-        return _text(value, place)
+        return text_of(value, place)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise DataError(f"{place}: an answer must be text or a number, got {shown(value)}; write it as text.")
     if not math.isfinite(value):
@@ -82,12 +91,21 @@ def response_of(record: Record, fields: Mapping[str, str], *, key: str) -> str |
     Raises:
         DataError: the column that the recipe names is missing, or the value is not text.
     """
-    column = _column(record, fields, "response", key=key)
+    column = column_of(record, fields, "response", key=key)
     value = None if column is None else record.fields[column]
-    return None if value is None else _text(value, f"{record.place}, field {shown(column)}")
+    return None if value is None else text_of(value, f"{record.place}, field {shown(column)}")
 
 
-def _column(record: Record, fields: Mapping[str, str], role: str, *, key: str) -> str | None:
+def _prompt_column(record: Record, fields: Mapping[str, str], *, key: str) -> str | None:
+    return column_of(record, fields, "messages" if "messages" in fields else "prompt", key=key)
+
+
+def column_of(record: Record, fields: Mapping[str, str], role: str, *, key: str) -> str | None:
+    """The column that has ``role``: the one that the recipe names, or the first default that the row has.
+
+    Raises:
+        DataError: the column that the recipe names is missing.
+    """
     if role not in fields:
         return next((name for name in DEFAULTS[role] if name in record.fields), None)
     column = fields[role]
@@ -111,8 +129,12 @@ def _no_prompt(record: Record, key: str) -> str:
     )
 
 
-def _text(value: object, place: str, *, blank: bool = False) -> str:
-    """``value`` if it is text that can be encoded; ``blank`` allows white space only."""
+def text_of(value: object, place: str, *, blank: bool = False) -> str:
+    """``value`` if it is text that can be encoded; ``blank`` allows white space only.
+
+    Raises:
+        DataError: it is not, or has a character that no tokenizer can encode.
+    """
     if not isinstance(value, str):
         got = "null" if value is None else f"{type(value).__name__} {shown(value)}"
         raise DataError(f"{place}: must be text, got {got}; correct or remove the row.")
@@ -126,9 +148,14 @@ def _text(value: object, place: str, *, blank: bool = False) -> str:
     return value
 
 
-def _conversation(turns: list[object], place: str) -> tuple[Message, ...]:
+def messages_of(turns: list[object], place: str, *, last: Role) -> tuple[Message, ...]:
+    """The messages of a conversation, which should end with one of ``last``; the caller looks at that.
+
+    Raises:
+        DataError: there is none, one of them is malformed, or the system speaks late.
+    """
     if not turns:
-        raise DataError(f"{place}: the conversation is empty; it must end with a message from 'user'.")
+        raise DataError(f"{place}: the conversation is empty; it must end with a message from '{last}'.")
     messages = tuple(
         _message(turn, f"{place}, message {number}") for number, turn in enumerate(turns, start=1)
     )
@@ -139,6 +166,11 @@ def _conversation(turns: list[object], place: str) -> tuple[Message, ...]:
         raise DataError(
             f"{place}, message {late[0]}: only the first message may be from 'system'; move or remove it."
         )
+    return messages
+
+
+def _conversation(turns: list[object], place: str) -> tuple[Message, ...]:
+    messages = messages_of(turns, place, last="user")
     if messages[-1].role != "user":
         raise DataError(
             f"{place}: the last message must be from 'user', got '{messages[-1].role}'; "
@@ -159,5 +191,5 @@ def _message(turn: object, place: str) -> Message:
     role = parts["role"]
     if not isinstance(role, str) or role not in ROLES:
         raise DataError(f"{place}: no role {shown(role)}.{did_you_mean(str(role), ROLES)}")
-    content = _text(parts["content"], f"{place}, content", blank=role == "system")
+    content = text_of(parts["content"], f"{place}, content", blank=role == "system")
     return Message(role=cast("Role", role), content=content)

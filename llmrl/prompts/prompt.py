@@ -26,6 +26,8 @@ class Prompt:
     """Name of the source in the recipe, for metrics by source."""
     demonstration: NDArray[np.int32] | None = None
     """[L] response token ids to imitate, the stop token included; None where the dataset has none."""
+    rejected: NDArray[np.int32] | None = None
+    """[L] token ids of a response that is worse than the demonstration; None where the dataset has none."""
     demonstrated_turn: NDArray[np.int32] | None = None
     """[L] the policy's turn that each token of the demonstration belongs to, -1 where the other speaker has
     the word; None if all of it is one turn."""

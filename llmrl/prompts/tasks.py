@@ -6,6 +6,7 @@ so rows that ``skip`` and ``rows`` keep apart are distinct problems by construct
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Protocol
@@ -29,6 +30,8 @@ class Problem:
     answer: str
     response: str
     """The working, then ``#`` and the answer."""
+    rejected: str | None = None
+    """A working that is worse than ``response``, or None."""
     then: tuple[str, ...] = ()
     """How the conversation goes on after ``response``: a reply, a response, and so on."""
 
@@ -93,6 +96,7 @@ def _example(problem: Problem, source: str, row: int) -> Example:
         answer=problem.answer,
         response=problem.response,
         source=source,
+        rejected=problem.rejected,
         then=problem.then,
     )
 
@@ -101,6 +105,16 @@ def slip(share: float, number: int, place: int) -> int:
     """By how much one step of a problem is wrong: 1 or 2 in ``share`` of all cases, else 0."""
     chance, size = divmod(derive_seed("slip", number, place), 2)
     return size + 1 if chance % 1_000_000 < share * 1_000_000 else 0
+
+
+def digit_sum(text: str, slips: Sequence[int]) -> str:
+    """The working for the digits of ``text``, each step wrong by as much as ``slips`` says."""
+    total, steps = int(text[0]), list[str]()
+    for digit, wrong in zip(text[1:], slips, strict=True):
+        result = total + int(digit) + wrong
+        steps.append(f"{total}+{digit}={result}")
+        total = result
+    return f"{','.join(steps)}#{total}"
 
 
 @task("digit_sum")
@@ -133,13 +147,9 @@ class DigitSum:
 
     def make(self, number: int) -> Problem:
         text = str(_first(self.digits_min) + number)
-        total, steps = int(text[0]), list[str]()
-        for place, digit in enumerate(text[1:]):
-            result = total + int(digit) + slip(self.slips, number, place)
-            steps.append(f"{total}+{digit}={result}")
-            total = result
+        slips = [slip(self.slips, number, place) for place in range(len(text) - 1)]
         answer = str(sum(map(int, text)))
-        return Problem(prompt=f"{text}=", answer=answer, response=f"{','.join(steps)}#{total}")
+        return Problem(prompt=f"{text}=", answer=answer, response=digit_sum(text, slips))
 
 
 @task("addition")

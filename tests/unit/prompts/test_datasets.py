@@ -208,7 +208,7 @@ def test_gsm8k_works_as_it_is(shared: Path) -> None:
         (
             {"dataset": "rows.jsonl", "fields": {"promt": "q"}},
             "s.fields: no field named 'promt'. Did you mean 'prompt'? Known: answer, messages, "
-            "prompt, response.",
+            "prompt, rejected, response.",
         ),
         (
             {"dataset": "rows.jsonl", "fields": {"prompt": "q", "messages": "m"}},
