@@ -87,7 +87,7 @@ class KL(Shaping):
     def __call__(self, batch: Batch) -> Tensor:
         assert batch.reference is not None  # promised by reads
         price = self.weight * (batch.old.logp - batch.reference.logp).where(batch.mask, 0.0)
-        return batch.advantage - to_go(price, batch.mask, self.discount)
+        return (batch.advantage - to_go(price, batch.mask, self.discount)).to(batch.advantage.dtype)
 
 
 def to_go(values: Tensor, mask: Tensor, discount: float) -> Tensor:

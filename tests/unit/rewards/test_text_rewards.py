@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,23 @@ def test_overlong_is_equation_13_of_dapo() -> None:
     assert [reward(sample(tokens=tokens)) for tokens in lengths] == vector["outputs"]["paper"]
 
 
+def test_overlong_takes_the_budget_of_the_response_and_a_fifth_of_it_as_slope() -> None:
+    def of(reward: Overlong, tokens: int, budget: int) -> float:
+        return reward(replace(sample(tokens=tokens), max_tokens=budget))
+
+    assert [of(Overlong(), tokens, 20480) for tokens in (16384, 18432, 20480)] == [0.0, -0.5, -1.0]
+    assert [of(Overlong(buffer_tokens=10), tokens, 100) for tokens in (90, 95, 100)] == [0.0, -0.5, -1.0]
+    assert [of(Overlong(max_tokens=50), tokens, 100) for tokens in (40, 45, 50, 100)] == [
+        0.0,
+        -0.5,
+        -1.0,
+        -1.0,
+    ]
+    assert [of(Overlong(), tokens, 3) for tokens in (2, 3)] == [0.0, -1.0]
+    with pytest.raises(ValueError, match=r"buffer_tokens must lie in 1 \.\. max_tokens = 5, got 9"):
+        of(Overlong(buffer_tokens=9), 1, 5)
+
+
 def test_length_falls_from_1_to_0_over_the_budget() -> None:
     reward = Length(max_tokens=100, free_tokens=20)
 
@@ -99,6 +117,7 @@ def test_length_falls_from_1_to_0_over_the_budget() -> None:
             {"max_tokens": 5, "buffer_tokens": 6},
             r"buffer_tokens must lie in 1 \.\. max_tokens = 5, got 6",
         ),
+        ("overlong", {"buffer_tokens": 0}, "buffer_tokens must be at least 1, got 0"),
         (
             "length",
             {"max_tokens": 5, "free_tokens": 5},

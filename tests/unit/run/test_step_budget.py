@@ -6,7 +6,7 @@ import pytest
 
 from llmrl.errors import RewardError
 from llmrl.rewards.judgement import Judgement
-from llmrl.run.step_budget import REFILLS, StepBudget
+from llmrl.run.step_budget import StepBudget
 
 FAILED = Judgement(status="error", reward=None, note="rewards.answer raised KeyError")
 GOOD = Judgement(status="score", reward=1.0)
@@ -22,18 +22,42 @@ def test_a_reward_that_always_fails_ends_the_run_although_every_group_is_refused
 
 
 def test_a_reward_that_never_varies_ends_the_run() -> None:
-    budget = StepBudget(per_step=2, max_error_rate=0.1)
-    for _ in range(REFILLS * 2):
+    budget = StepBudget(per_step=2, max_error_rate=0.1, refills=10)
+    budget.spend([GOOD, GOOD], None)
+    for _ in range(20):
         budget.spend([GOOD, GOOD], "rewards equal")
 
     with pytest.raises(
-        RewardError, match=r"a step of 2 groups refused 41 \(most often, 41 times: rewards equal\)"
+        RewardError, match=r"a step of 2 groups kept 1 and refused 21 \(most often, 21 times: rewards equal\)"
     ):
         budget.spend([GOOD, GOOD], "rewards equal")
 
 
+def test_a_step_may_go_on_with_the_groups_that_it_has() -> None:
+    budget = StepBudget(per_step=2, max_error_rate=0.1, refills=1, when_exhausted="train")
+    budget.spend([GOOD, GOOD], None)
+    for _ in range(2):
+        budget.spend([GOOD, GOOD], "rewards equal")
+    assert not budget.exhausted
+
+    budget.spend([GOOD, GOOD], "rewards equal")
+
+    assert budget.exhausted
+    budget.step_done()
+    assert not budget.exhausted
+
+
+def test_a_step_without_any_group_ends_the_run_in_either_case() -> None:
+    budget = StepBudget(per_step=2, max_error_rate=0.1, refills=1, when_exhausted="train")
+    for _ in range(2):
+        budget.spend([GOOD, GOOD], "rewards equal")
+
+    with pytest.raises(RewardError, match="kept 0 and refused 3"):
+        budget.spend([GOOD, GOOD], "rewards equal")
+
+
 def test_refusals_are_forgiven_when_the_step_fills() -> None:
-    budget = StepBudget(per_step=2, max_error_rate=0.5)
-    for _ in range(10 * REFILLS):
+    budget = StepBudget(per_step=2, max_error_rate=0.5, refills=1)
+    for _ in range(20):
         budget.spend([GOOD, FAILED], "rewards equal")
         budget.step_done()
