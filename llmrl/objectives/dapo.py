@@ -13,7 +13,7 @@ from llmrl.recipe.schema import Choice, Reward
 @objective("dapo")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DAPO(GRPO):
-    """GRPO with clip-higher, token mean, dynamic sampling and a soft penalty for overlong responses.
+    """GRPO with clip-higher, token mean, dynamic sampling, and a soft penalty for overlong responses.
 
     Yu et al. 2025, "DAPO", arXiv:2503.14476, equation 8. The public recipe also sets ``dual_clip = 10``.
     """
@@ -23,5 +23,8 @@ class DAPO(GRPO):
 
     mean_over: MeanOver = "tokens"
     bundle: ClassVar[Bundle] = Bundle(
-        credit=Choice(name="group"), keep=Choice(name="varied"), rewards={"overlong": Reward(kind="overlong")}
+        credit=Choice(name="group"),
+        # By the recipe's own reward: with the penalty in it, a jitter of lengths would let every group pass.
+        keep=Choice(name="varied", options={"by": "first"}),
+        rewards={"overlong": Reward(kind="overlong")},
     )

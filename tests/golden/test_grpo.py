@@ -26,6 +26,7 @@ def batch_of(advantage: Rows, **columns: Any) -> Batch:
     credit = torch.tensor(advantage)
     rows = credit.shape[0]
     given: dict[str, Any] = {
+        "advantage": credit,
         "mask": torch.ones_like(credit, dtype=torch.bool),
         "reward": torch.zeros(rows),
         "group": torch.zeros(rows, dtype=torch.int64),
@@ -36,7 +37,7 @@ def batch_of(advantage: Rows, **columns: Any) -> Batch:
         "old": TokenScores(logp=torch.zeros_like(credit)),
         "noise": torch.zeros_like(credit),
     }
-    return Batch(**{**given, "advantage": credit, **columns})
+    return Batch(**(given | columns))
 
 
 def worked(name: str, options: dict[str, Any], ratio: Rows, batch: Batch) -> tuple[Loss, torch.Tensor]:
