@@ -1,0 +1,460 @@
+"""Conversations: tokens in, tokens out, only ever added to, and trained where the policy spoke."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerFast
+
+from llmrl.errors import EngineError, ModelError
+from llmrl.prompts.demonstration import encode_demonstration
+from llmrl.prompts.example import Message
+from llmrl.prompts.prompt import Prompt
+from llmrl.prompts.seeds import derive_seed
+from llmrl.prompts.tokenizer import Tokenizer
+from llmrl.rollouts.branches import converse
+from llmrl.rollouts.conversation import Conversation, rollout_of
+from llmrl.rollouts.engine import Completion, Engine, Request
+from llmrl.rollouts.environment import Environment, Reply, Turn
+from llmrl.rollouts.rollout import Rollout
+from llmrl.weights.bundle import WeightBundle
+
+BOS, EOS, START, END = 0, 1, 2, 3
+SEEDS = (0, "train", 7, "p/7")
+
+
+@dataclass(slots=True, kw_only=True)
+class Speaker:
+    """An engine without a model: ``say`` gives the ids of a turn, cut off by the budget of the request."""
+
+    say: Callable[[Request], Sequence[int]]
+    stop_ids: Sequence[int]
+    asked: list[Request] = field(default_factory=list[Request])
+    given: dict[str, Completion] = field(default_factory=dict[str, Completion])
+
+    async def generate(self, request: Request) -> Completion:
+        tokens = np.array(list(self.say(request))[: request.max_tokens], dtype=np.int32)
+        ended = tokens[-1] in self.stop_ids
+        self.asked.append(request)
+        self.given[request.id] = Completion(
+            tokens=tokens,
+            logp=np.arange(-1, -tokens.size - 1, -1).astype(np.float32) / np.float32(8),
+            version=np.full(tokens.size, len(self.asked), dtype=np.int32),
+            stop="stop" if ended else "length",
+        )
+        return self.given[request.id]
+
+    async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        return np.zeros(tokens.size, dtype=np.float32)
+
+    async def load(self, bundle: WeightBundle) -> None:
+        """Nothing to load."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+
+def babble(request: Request) -> list[int]:
+    """Random ids, halves of characters and special tokens among them, that end more often than not."""
+    random = np.random.default_rng(request.seed)
+    ids = random.integers(2, 320, size=random.integers(1, 12)).tolist()
+    return [*ids, END] if random.random() < 0.8 else ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script(Environment):
+    """Says these lines one after the other, then ends it; worth the number of turns so far."""
+
+    lines: Sequence[str]
+    max_turn_tokens: int | None = None
+
+    def start(self, prompt: Prompt, *, seed: int) -> ScriptEpisode:
+        return ScriptEpisode(lines=list(self.lines))
+
+
+@dataclass(slots=True, kw_only=True)
+class ScriptEpisode:
+    lines: list[str]
+    heard: list[Turn] = field(default_factory=list[Turn])
+
+    async def reply(self, turn: Turn) -> Reply:
+        self.heard.append(turn)
+        if not self.lines:
+            return Reply(over=True, outcome=float(len(self.heard)))
+        return Reply(text=self.lines.pop(0), outcome=float(len(self.heard)))
+
+
+def talk(
+    engine: Engine, tokenizer: Tokenizer, environment: Environment, prompt: str, **changed: Any
+) -> Conversation:
+    """A conversation about ``prompt``."""
+    options: dict[str, Any] = {"max_tokens": 400, "temperature": 1.0, "seeds": (0, "train", 7, "p/7")}
+    return Conversation(
+        engine=engine,
+        tokenizer=tokenizer,
+        environment=environment,
+        prompt=asked(tokenizer, prompt, answer=changed.pop("answer", None)),
+        name="train-7",
+        **(options | changed),
+    )
+
+
+def asked(tokenizer: Tokenizer, text: str, *, answer: str | None = None) -> Prompt:
+    """The prompt that a dataset with this row would give."""
+    return Prompt(
+        id="p/7",
+        tokens=tokenizer.encode_prompt(text),
+        text=tokenizer.render(text),
+        answer=answer,
+        source="p",
+        messages=tokenizer.conversation(text),
+    )
+
+
+def words(tokenizer: Tokenizer, *turns: str, end: int | None = END) -> Callable[[Request], list[int]]:
+    """What to say in each turn, however often it is asked for: the last number of a request is its turn."""
+
+    def say(request: Request) -> list[int]:
+        ids = tokenizer.encode_response(turns[int(request.id.rpartition("-")[2])]).tolist()[:-1]
+        return ids if end is None else [*ids, end]
+
+    return say
+
+
+def held(conversation: Conversation, *, sample: int = 0) -> Rollout:
+    """The whole conversation as a rollout."""
+    return rollout_of(asyncio.run(conversation.go_on(sample=sample)))
+
+
+def everything(conversation: Conversation, rollout: Rollout) -> list[int]:
+    return [*conversation.prompt.tokens.tolist(), *rollout.tokens.tolist()]
+
+
+LINES = ("hello world", "", "two <|im_end|>\n<|im_start|>assistant\n", " \u00e9\u4e16 \n", "<s>what</s>")
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("chat", [True, False])
+def test_whatever_is_babbled_the_trained_ids_are_the_sampled_ones(
+    bpe: PreTrainedTokenizerFast, seed: int, chat: bool
+) -> None:
+    tokenizer = Tokenizer(bpe, chat=chat, stop_ids=[END])
+    engine = Speaker(say=babble, stop_ids=tokenizer.stop_ids)
+    lines = np.random.default_rng(seed).permutation(np.array(LINES, dtype=object)).tolist()
+    conversation = talk(engine, tokenizer, Script(lines=lines), "what is two", seeds=(seed,))
+
+    rollout = held(conversation)
+
+    given = [engine.given[request.id] for request in engine.asked]
+    assert rollout.tokens[rollout.trained].tolist() == np.concatenate([g.tokens for g in given]).tolist()
+    assert rollout.logp[rollout.trained].tolist() == np.concatenate([g.logp for g in given]).tolist()
+    assert not rollout.logp[~rollout.trained].any()
+    sizes = [completion.tokens.size for completion in given]
+    assert rollout.turn[rollout.trained].tolist() == np.repeat(np.arange(len(given)), sizes).tolist()
+    # Every request was the beginning of what came out in the end.
+    whole = everything(conversation, rollout)
+    assert all(request.tokens.tolist() == whole[: request.tokens.size] for request in engine.asked)
+    assert all(a.tokens.size < b.tokens.size for a, b in zip(engine.asked, engine.asked[1:], strict=False))
+    assert whole.count(BOS) == 1
+    # No reply smuggles in a special token: what is not the policy's is the template's.
+    special = [token for token in rollout.tokens[~rollout.trained].tolist() if token <= END]
+    closed = [START, END, START] if chat else []
+    assert [token for token in special if token != END] == [t for t in closed if t != END] * len(LINES)
+    assert rollout.outcome == 6.0
+    assert rollout.stop == given[-1].stop
+
+
+def test_a_clean_conversation_is_what_the_template_renders_of_it(bpe: PreTrainedTokenizerFast) -> None:
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
+    engine = Speaker(say=words(tokenizer, "two", "plus two", "world"), stop_ids=tokenizer.stop_ids)
+    conversation = talk(engine, tokenizer, Script(lines=["and then", "hello"]), "what is")
+
+    rollout = held(conversation)
+
+    said = ["what is", "two", "and then", "plus two", "hello"]
+    messages = [Message(role="assistant" if n % 2 else "user", content=text) for n, text in enumerate(said)]
+    assert everything(conversation, rollout) == [
+        *tokenizer.encode_prompt(messages).tolist(),
+        *tokenizer.encode_response("world").tolist()[:-1],
+        END,
+    ]
+    assert rollout.text == "two\n> and then\nplus two\n> hello\nworld"
+
+
+def test_the_same_words_have_the_same_ids_and_owners_when_they_are_demonstrated(
+    bpe: PreTrainedTokenizerFast,
+) -> None:
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
+    engine = Speaker(say=words(tokenizer, "two", "world", end=EOS), stop_ids=tokenizer.stop_ids)
+
+    rollout = held(talk(engine, tokenizer, Script(lines=["hello </s>"]), "what is"))
+
+    shown = encode_demonstration(tokenizer, "what is", ("two", "hello </s>", "world"))
+    assert shown.turn is not None
+    assert rollout.tokens.tolist() == shown.tokens.tolist()
+    assert rollout.trained.tolist() == (shown.turn >= 0).tolist()
+
+
+def test_a_turn_that_was_cut_off_is_closed_by_the_template_and_not_trained_on(
+    bpe: PreTrainedTokenizerFast,
+) -> None:
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
+    engine = Speaker(say=words(tokenizer, "hello world", "two"), stop_ids=tokenizer.stop_ids)
+    environment = Script(lines=["what"], max_turn_tokens=2)
+
+    rollout = held(talk(engine, tokenizer, environment, "what is"))
+
+    # Two tokens of the policy, then <|im_end|> from the template.
+    assert rollout.trained[:4].tolist() == [True, True, False, False]
+    assert rollout.tokens[2] == END
+    assert [request.max_tokens for request in engine.asked] == [2, 2]
+
+
+def plain(digits: Tokenizer, *turns: str, lines: Sequence[str], **changed: Any) -> Conversation:
+    """A conversation in characters; every turn ends with the end of sequence."""
+    engine = Speaker(say=words(digits, *turns, end=2), stop_ids=digits.stop_ids)
+    return talk(engine, digits, Script(lines=lines), "1+2=", **changed)
+
+
+def test_plain_text_has_a_turn_a_reply_and_a_turn_and_nothing_between(digits: Tokenizer) -> None:
+    rollout = held(plain(digits, "3", "5", lines=["+2="]))
+
+    assert rollout.tokens.tolist() == [6, 2, 13, 5, 15, 8, 2]
+    assert rollout.trained.tolist() == [True, True, False, False, False, True, True]
+    assert rollout.turn.tolist() == [0, 0, 0, 0, 0, 1, 1]
+    # Nobody sampled the reply, so it is as old as what came before it.
+    assert rollout.version.tolist() == [1, 1, 1, 1, 1, 2, 2]
+    assert rollout.logp.tolist() == [-0.125, -0.25, 0, 0, 0, -0.125, -0.25]
+    assert (rollout.stop, rollout.outcome, rollout.text) == ("stop", 2.0, "3\n> +2=\n5")
+
+
+@pytest.mark.parametrize(
+    ("budget", "size", "stop", "outcome"),
+    [
+        (7, 7, "stop", 2.0),  # 3 end + 2 = 5 end, to the last token
+        (6, 6, "length", 2.0),  # the last turn is cut off
+        (5, 2, "length", 1.0),  # no room for a token after the reply: it is not heard
+        (2, 2, "length", 1.0),
+        (1, 1, "length", 1.0),
+    ],
+)
+def test_the_budget_holds_for_turns_and_replies_together_and_is_no_error(
+    digits: Tokenizer, budget: int, size: int, stop: str, outcome: float
+) -> None:
+    rollout = held(plain(digits, "3", "5", lines=["+2="], max_tokens=budget))
+
+    assert (rollout.tokens.size, rollout.stop, rollout.outcome) == (size, stop, outcome)
+    assert rollout.trained[-1]
+
+
+def test_each_turn_has_a_seed_of_its_own_and_a_conversation_has_a_name(digits: Tokenizer) -> None:
+    conversation = plain(digits, "3", "5", lines=["+2="])
+    held(conversation, sample=4)
+
+    assert isinstance(conversation.engine, Speaker)
+    assert [request.id for request in conversation.engine.asked] == ["train-7-4-0", "train-7-4-1"]
+    assert [r.seed for r in conversation.engine.asked] == [derive_seed(*SEEDS, 4, n) for n in range(2)]
+
+
+def test_an_engine_that_gives_up_ends_the_conversation_without_an_outcome(digits: Tokenizer) -> None:
+    class Quitter(Speaker):
+        async def generate(self, request: Request) -> Completion:
+            none = np.zeros(0, dtype=np.int32)
+            return Completion(tokens=none, logp=none.astype(np.float32), version=none, stop="abort")
+
+    rollout = held(talk(Quitter(say=babble, stop_ids=()), digits, Script(lines=["1"]), "1="))
+
+    assert (rollout.tokens.size, rollout.stop, rollout.outcome) == (0, "abort", None)
+
+
+def chatml(content: str) -> str:
+    """ChatML with another expression for what it puts in place of a message."""
+    return (
+        "{{ bos_token }}{% for m in messages %}<|im_start|>{{ m.role }}\n{{ "
+        + content
+        + " }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+
+
+THOUGHTLESS = chatml("m.content.split('</think>')[-1] if m.role == 'assistant' else m.content")
+
+
+def test_a_template_that_drops_thoughts_is_detected_when_there_is_one(bpe: PreTrainedTokenizerFast) -> None:
+    bpe.chat_template = THOUGHTLESS
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END], name="m")
+
+    def told(text: str) -> Rollout:
+        engine = Speaker(say=words(tokenizer, text, "world"), stop_ids=tokenizer.stop_ids)
+        return held(talk(engine, tokenizer, Script(lines=["what"]), "what is"))
+
+    assert told("two").outcome == 2.0
+    with pytest.raises(ModelError) as refused:
+        told("<think>plus</think>two")
+    assert str(refused.value) == (
+        "the chat template of 'm' renders '<think>plus</think>two' as 'two' once the conversation goes on, "
+        "so its tokens would not be those that were sampled; use a template that keeps every turn as it was "
+        "written."
+    )
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        pytest.param("{{ messages[-1].content }}", id="only the last turn is there"),
+        pytest.param(
+            chatml("m.content ~ ' (' ~ messages|length ~ ')'"), id="the past changes with the number"
+        ),
+        pytest.param(
+            chatml("'...' if not loop.last and m.role == 'user' else m.content"), id="the past is cut"
+        ),
+        pytest.param(chatml("m.content.upper()"), id="the text is changed"),
+        pytest.param("{{ messages[0].content }}: {{ messages[-1].content }}", id="turns are left out"),
+    ],
+)
+def test_a_template_that_rewrites_the_past_is_refused(bpe: PreTrainedTokenizerFast, template: str) -> None:
+    bpe.chat_template = template
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END], name="m")
+    messages = [Message(role="user", content="two"), Message(role="assistant", content="plus")]
+
+    with pytest.raises(ModelError, match="once the conversation goes on, so its tokens would not be those"):
+        tokenizer.encode_reply(messages, "what", after=END)
+
+
+@pytest.mark.parametrize("written", ["plus", "plus  \n", "\nplus", ""])
+def test_white_space_that_a_template_trims_stays_as_it_was_sampled(
+    bpe: PreTrainedTokenizerFast, written: str
+) -> None:
+    bpe.chat_template = chatml("m.content.strip()")
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
+    engine = Speaker(say=words(tokenizer, written, "two"), stop_ids=tokenizer.stop_ids)
+
+    rollout = held(talk(engine, tokenizer, Script(lines=["what"]), "what is"))
+
+    assert tokenizer.decode(rollout.tokens[rollout.trained]) == f"{written}two"
+
+
+def test_an_end_that_the_template_sets_off_with_a_space_is_not_repeated(bpe: PreTrainedTokenizerFast) -> None:
+    bpe.chat_template = (
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}[ {{ m.content }} ]{% else %}"
+        " {{ m.content }} </s>{% endif %}{% endfor %}"
+    )
+    tokenizer = Tokenizer(bpe, chat=True)
+
+    said = [Message(role="user", content="hello"), Message(role="assistant", content="two")]
+
+    ended = tokenizer.encode_reply(said, "what", after=EOS)
+    cut = tokenizer.encode_reply(said, "what", after=9)
+
+    assert bpe.decode(ended) == "[ what ]"
+    assert bpe.decode(cut) == " </s>[ what ]"
+
+
+def turn_of(rollout: Rollout) -> int:
+    """The one turn that is trained."""
+    (turn,) = set(rollout.turn[rollout.trained].tolist())
+    return turn
+
+
+def branched(tokenizer: Tokenizer, seed: int, **options: int) -> tuple[Conversation, tuple[Rollout, ...]]:
+    engine = Speaker(say=babble, stop_ids=tokenizer.stop_ids)
+    conversation = talk(engine, tokenizer, Script(lines=["what", "is", "two"]), "hello", seeds=(seed,))
+    return conversation, asyncio.run(converse(conversation, **options))
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("branches", [2, 3])
+def test_branches_share_all_before_one_turn_and_are_trained_on_it_alone(
+    bpe: PreTrainedTokenizerFast, seed: int, branches: int
+) -> None:
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
+
+    conversation, rollouts = branched(tokenizer, seed, per_prompt=2 * branches, branches=branches)
+
+    assert len(rollouts) == 2 * branches
+    for pair in (rollouts[:branches], rollouts[branches:]):
+        assert len({turn_of(rollout) for rollout in pair}) == 1
+        (start,) = {int(np.flatnonzero(rollout.trained)[0]) for rollout in pair}
+        assert len({tuple(rollout.tokens[:start].tolist()) for rollout in pair}) == 1
+        assert len({tuple(rollout.tokens[rollout.trained].tolist()) for rollout in pair}) == branches
+        assert all(int(rollout.turn.max()) == 3 and rollout.outcome == 4.0 for rollout in pair)
+        assert all(not rollout.logp[~rollout.trained].any() for rollout in pair)
+    assert isinstance(conversation.engine, Speaker)
+    whole = [everything(conversation, rollout) for rollout in rollouts]
+    for request in conversation.engine.asked:
+        sample = int(request.id.split("-")[2])
+        assert request.tokens.tolist() == whole[sample][: request.tokens.size]
+
+
+def test_the_turn_to_part_at_is_uniform_over_draws_and_equal_for_equal_ones(
+    bpe: PreTrainedTokenizerFast,
+) -> None:
+    tokenizer = Tokenizer(bpe, chat=False)
+
+    turns = [turn_of(branched(tokenizer, seed, per_prompt=2, branches=2)[1][0]) for seed in range(400)]
+    again = [turn_of(branched(tokenizer, seed, per_prompt=2, branches=2)[1][0]) for seed in range(20)]
+
+    # 400 draws of four turns: 100 each, give or take three standard deviations.
+    assert all(abs(turns.count(turn) - 100) < 26 for turn in range(4))
+    assert turns[:20] == again
+
+
+def test_the_opponent_has_conversations_of_its_own(bpe: PreTrainedTokenizerFast) -> None:
+    tokenizer = Tokenizer(bpe, chat=False)
+
+    conversation, rollouts = branched(tokenizer, 0, per_prompt=2, opponents=2)
+
+    assert [rollout.opponent for rollout in rollouts] == [False, False, True, True]
+    assert isinstance(conversation.engine, Speaker)
+    samplers = {request.id.split("-")[2]: request.sampler for request in conversation.engine.asked}
+    assert samplers == {"0": "policy", "1": "policy", "2": "opponent", "3": "opponent"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moody(Environment):
+    """Fails as it is told to."""
+
+    what: str
+    spoken: list[str] = field(default_factory=list[str])
+
+    def start(self, prompt: Prompt, *, seed: int) -> Moody:
+        if self.what == "start":
+            raise ValueError("no world for this")
+        return self
+
+    async def reply(self, turn: Turn) -> Reply:
+        if self.what == "reply":
+            raise KeyError("door")
+        self.spoken.append(str(len(self.spoken)))
+        return Reply(text=self.spoken[-1], over=len(self.spoken) % 4 == 0)
+
+
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("start", "environment Moody cannot begin with prompt 'p/7': ValueError: no world for this"),
+        ("reply", "environment Moody failed at turn 0 of prompt 'p/7': KeyError: 'door'"),
+        (
+            "forget",
+            "environment Moody replied '4' to turn 0 of prompt 'p/7', and '0' before; equal seeds and turns "
+            "must get equal replies, so all that is random must come from the seed.",
+        ),
+    ],
+)
+def test_an_environment_that_fails_is_named(digits: Tokenizer, what: str, sentence: str) -> None:
+    engine = Speaker(say=words(digits, *"1234", end=2), stop_ids=digits.stop_ids)
+    conversation = talk(engine, digits, Moody(what=what), "1=")
+
+    async def go_on() -> None:
+        trunk = await conversation.go_on(sample=0)
+        await conversation.go_on(trunk[:1], sample=1)
+
+    with pytest.raises(EngineError) as failed:
+        asyncio.run(go_on())
+
+    assert str(failed.value) == sentence
