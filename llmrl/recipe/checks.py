@@ -174,6 +174,11 @@ def _turns(stage: Stage) -> Sentences:
 
 def _optimizer(stage: Stage) -> Sentences:
     table = stage.optimizer
+    if table.minibatches > stage.prompts.per_step:
+        yield (
+            f"optimizer.minibatches: {table.minibatches} parts of prompts.per_step = "
+            f"{stage.prompts.per_step} groups cannot all have one; lower it."
+        )
     if table.warmup_steps > table.steps:
         yield f"optimizer.warmup_steps: {table.warmup_steps} exceeds optimizer.steps = {table.steps}."
     if table.schedule == "constant" and table.final_lr_fraction:

@@ -81,6 +81,7 @@ def part_problems(stage: Stage) -> list[str]:
     with _noted(problems):
         bundle = bundle_of(stage)
         problems.extend(_nothing_to_learn(stage, bundle))
+        problems.extend(_too_small_for_pairs(stage, bundle))
         for keys, choice in parts_of(bundle).items():
             with _noted(problems):
                 _build(keys, choice)
@@ -122,4 +123,13 @@ def _nothing_to_learn(stage: Stage, bundle: Bundle) -> Iterator[str]:
         yield (
             "rollouts.per_prompt: expected at least 2, because credit 'group' compares the responses "
             f"to one prompt, got {stage.rollouts.per_prompt}."
+        )
+
+
+def _too_small_for_pairs(stage: Stage, bundle: Bundle) -> Iterator[str]:
+    budget, context = stage.policy.tokens_per_microbatch, stage.model.context_tokens
+    if (bundle.trains_on == "pairs" or bundle.pairing.name != "none") and budget < 2 * context:
+        yield (
+            f"policy.tokens_per_microbatch: expected at least 2 * model.context_tokens = {2 * context}, "
+            f"as objective '{stage.objective.name}' reads the two responses of a pair together, got {budget}."
         )

@@ -18,7 +18,7 @@ MAX_DEPTH = 32
 
 Keys = tuple[str, ...]
 
-CHOICES = ("environment", "objective", "credit", "keep", "correction")
+CHOICES = ("environment", "objective", "credit", "keep", "pairing", "correction")
 CHOICE_REPLACES: Mapping[str, Keys] = {"name": ("options",)}
 REWARD_REPLACES: Mapping[str, Keys] = {"kind": ("options",)}
 SOURCE_REPLACES: Mapping[str, Keys] = {

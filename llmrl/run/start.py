@@ -97,6 +97,7 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
             update={
                 "model": stage.model.model_copy(update={"path": str(path), "config": None}),
                 "rewards": rewards,
+                "opponent": algorithm.bundle.opponent,
             }
         ),
         build=build,
