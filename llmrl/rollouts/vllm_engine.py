@@ -21,9 +21,10 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from llmrl.errors import EngineError, WeightSyncError
 from llmrl.prompts.tokenizer import load_tokenizer
-from llmrl.recipe.schema import Stage
+from llmrl.recipe.schema import Opponent, Stage
 from llmrl.rollouts.engine import Completion, Request
 from llmrl.rollouts.rollout import Stop
+from llmrl.rollouts.vllm_opponent import PROCESSOR, REFERENCE_WEIGHT
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
 from llmrl.weights.shared_file import BACKEND, shared_file
@@ -51,8 +52,6 @@ class VllmEngine:
 
     async def generate(self, request: Request) -> Completion:
         """One response, its logprobs, and the version of each token as vLLM reports it."""
-        if request.sampler == "opponent":
-            raise EngineError(f"request {request.id}: vLLM has no opponent; use engines.kind = 'torch'")
         # Wait while weights change, so that the salt below is that of the weights that will be used.
         await self._door.wait()
         if self._broken:
@@ -68,6 +67,7 @@ class VllmEngine:
             stop_token_ids=self._stop_ids,
             include_stop_str_in_output=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=self._opponent_arguments(request),
         )
         # The salt keeps a new request away from the KV cache of older weights.
         output = await self._run(request.id, request.tokens, sampling, salt=f"v{self._version}")
@@ -100,6 +100,17 @@ class VllmEngine:
         finally:
             self._door.set()
         check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
+
+    def _opponent_arguments(self, request: Request) -> dict[str, float] | None:
+        if request.sampler == "policy":
+            return None
+        weight = _reference_weight(self._stage)
+        if weight is None:
+            kind = (self._stage.opponent or Opponent()).kind
+            raise EngineError(
+                f"request {request.id} is for the opponent, but vLLM plays none of opponent.kind '{kind}'"
+            )
+        return {REFERENCE_WEIGHT: weight}
 
     async def _update(self, bundle: WeightBundle, path: Path) -> None:
         specs = [[s.name, list(s.shape), s.dtype, s.start, s.stop] for s in bundle.specs]
@@ -155,9 +166,16 @@ def _arguments(stage: Stage, device: str) -> AsyncEngineArgs:
         logprobs_mode="processed_logprobs",
         worker_extension_cls=WORKER_EXTENSION,
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        logits_processors=None if _reference_weight(stage) is None else [PROCESSOR],
         enable_log_requests=False,
         disable_log_stats=True,
     )
+
+
+def _reference_weight(stage: Stage) -> float | None:
+    """What the opponent's logits have of the reference; None without an opponent that vLLM can play."""
+    table = stage.opponent or Opponent()
+    return {"reference": 1.0, "mixture": table.mixture}.get(table.kind)
 
 
 def _completion(output: CompletionOutput) -> Completion:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,12 +16,14 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llmrl.errors import EngineError
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Engines, Model, Opponent, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts.engine import Completion, Engine, Request, Sampler, Sampling
+from llmrl.rollouts import kinds as _kinds
+from llmrl.rollouts.engine import Completion, Engine, Request, Sampler, Sampling, engine
 from llmrl.rollouts.opponent import geometric_mixture
-from llmrl.rollouts.torch_engine import TorchEngine
 from llmrl.rollouts.worker import RolloutWorker
 from llmrl.weights.bundle import Probe, WeightBundle
 from llmrl.weights.pack import pack
+
+del _kinds
 
 pytestmark = pytest.mark.asyncio
 
@@ -57,16 +60,18 @@ def bundle_of(model: PreTrainedModel, version: int) -> WeightBundle:
     return pack(model.named_parameters(), version=version, probe=probe)
 
 
-def request(name: str, sampler: Sampler, *, seed: int = 1) -> Request:
-    return Request(id=name, tokens=PROMPT, max_tokens=24, temperature=TEMPERATURE, seed=seed, sampler=sampler)
+def request(name: str, sampler: Sampler, *, seed: int = 1, tokens: int = 24) -> Request:
+    return Request(
+        id=name, tokens=PROMPT, max_tokens=tokens, temperature=TEMPERATURE, seed=seed, sampler=sampler
+    )
 
 
-def stage_of(folder: Path, opponent: Opponent | None) -> Stage:
+def stage_of(folder: Path, opponent: Opponent | None, kind: str = "torch") -> Stage:
     return Stage(
         model=Model(path=str(folder), context_tokens=256),
         prompts=Prompts(sources=(Source(task="digit_sum"),)),
         rollouts=Rollouts(temperature=TEMPERATURE),
-        engines=Engines(kind="torch", max_sequences=16),
+        engines=Engines(kind=kind, max_sequences=16, kv_cache_mib=64),
         objective=Choice(name="nash_md"),
         optimizer=Optimizer(steps=1),
         opponent=opponent,
@@ -74,10 +79,11 @@ def stage_of(folder: Path, opponent: Opponent | None) -> Stage:
 
 
 @asynccontextmanager
-async def serving(folder: Path, opponent: Opponent | None) -> AsyncIterator[Engine]:
-    engine = TorchEngine(stage_of(folder, opponent), device="cpu")
-    yield engine
-    await engine.close()
+async def serving(folder: Path, opponent: Opponent | None, kind: str = "torch") -> AsyncIterator[Engine]:
+    made = engine.build(kind, {}, key="engines")
+    served: Engine = await made.start(stage_of(folder, opponent, kind), device="cpu")
+    yield served
+    await served.close()
 
 
 def assert_sampled_from(logits: Logits, answer: Completion) -> None:
@@ -88,10 +94,10 @@ def assert_sampled_from(logits: Logits, answer: Completion) -> None:
 async def test_the_reference_answers_with_the_weights_of_the_start(tiny_model: Path) -> None:
     start, later = loaded(tiny_model), loaded(tiny_model, 1.1)
 
-    async with serving(tiny_model, Opponent(kind="reference")) as engine:
-        await engine.load(bundle_of(later, 1))
-        own = await engine.generate(request("own", "policy"))
-        other = await engine.generate(request("other", "opponent"))
+    async with serving(tiny_model, Opponent(kind="reference")) as served:
+        await served.load(bundle_of(later, 1))
+        own = await served.generate(request("own", "policy"))
+        other = await served.generate(request("other", "opponent"))
 
     assert_sampled_from(of_model(later), own)
     assert_sampled_from(of_model(start), other)
@@ -99,36 +105,42 @@ async def test_the_reference_answers_with_the_weights_of_the_start(tiny_model: P
     assert set(other.version) == {1}
 
 
-async def test_the_mixture_is_the_geometric_one_token_by_token(tiny_model: Path) -> None:
+@pytest.mark.parametrize("kind", ["torch", "vllm"])
+async def test_the_mixture_is_the_geometric_one_token_by_token(tiny_model: Path, kind: str) -> None:
     start, later = of_model(loaded(tiny_model)), of_model(loaded(tiny_model, 1.1))
 
-    async with serving(tiny_model, Opponent(kind="mixture", mixture=0.25)) as engine:
-        await engine.load(bundle_of(loaded(tiny_model, 1.1), 1))
-        answers = [await engine.generate(request(str(n), "opponent", seed=n)) for n in range(3)]
+    async with serving(tiny_model, Opponent(kind="mixture", mixture=0.25), kind) as served:
+        await served.load(bundle_of(loaded(tiny_model, 1.1), 1))
+        # Of different length and all at once, so that requests come and go in the engine's batch.
+        asked = [request(str(n), "opponent" if n % 2 else "policy", seed=n, tokens=8 + n) for n in range(12)]
+        answers = await asyncio.gather(*map(served.generate, asked))
 
-    for answer in answers:
-        assert_sampled_from(lambda ids: geometric_mixture(later(ids), start(ids), weight=0.25), answer)
+    for one, answer in zip(asked, answers, strict=True):
+        if one.sampler == "policy":
+            assert_sampled_from(later, answer)
+        else:
+            assert_sampled_from(lambda ids: geometric_mixture(later(ids), start(ids), weight=0.25), answer)
 
 
 @pytest.mark.parametrize(("weight", "factor"), [(0.0, 1.1), (1.0, 1.0)], ids=["self-play", "reference"])
 async def test_at_its_ends_the_mixture_is_the_policy_or_the_reference(
     tiny_model: Path, weight: float, factor: float
 ) -> None:
-    async with serving(tiny_model, Opponent(kind="mixture", mixture=weight)) as engine:
-        await engine.load(bundle_of(loaded(tiny_model, 1.1), 1))
-        answer = await engine.generate(request("one", "opponent"))
+    async with serving(tiny_model, Opponent(kind="mixture", mixture=weight)) as served:
+        await served.load(bundle_of(loaded(tiny_model, 1.1), 1))
+        answer = await served.generate(request("one", "opponent"))
 
     assert_sampled_from(of_model(loaded(tiny_model, factor)), answer)
 
 
 async def test_the_average_follows_the_policy_by_versions(tiny_model: Path) -> None:
     # Weights times 1.0, then 1.2 and 1.4: the average is 1.0, then 1.1 and 1.25.
-    async with serving(tiny_model, Opponent(kind="average", decay=0.5)) as engine:
-        await engine.load(bundle_of(loaded(tiny_model, 1.2), 1))
-        first = await engine.generate(request("first", "opponent"))
+    async with serving(tiny_model, Opponent(kind="average", decay=0.5)) as served:
+        await served.load(bundle_of(loaded(tiny_model, 1.2), 1))
+        first = await served.generate(request("first", "opponent"))
         for _ in range(2):  # a sync that is repeated moves nothing twice
-            await engine.load(bundle_of(loaded(tiny_model, 1.4), 2))
-        second = await engine.generate(request("second", "opponent"))
+            await served.load(bundle_of(loaded(tiny_model, 1.4), 2))
+        second = await served.generate(request("second", "opponent"))
 
     assert_sampled_from(of_model(loaded(tiny_model, 1.1)), first)
     assert_sampled_from(of_model(loaded(tiny_model, 1.25)), second)
@@ -153,8 +165,8 @@ async def test_a_group_has_the_policys_responses_and_then_the_opponents(tiny_mod
 
 
 async def test_who_asks_for_an_opponent_that_is_not_there_is_told(tiny_model: Path) -> None:
-    async with serving(tiny_model, None) as engine:
+    async with serving(tiny_model, None) as served:
         with pytest.raises(
             EngineError, match=r"request lost is for the opponent, but opponent\.kind is 'none'"
         ):
-            await engine.generate(request("lost", "opponent"))
+            await served.generate(request("lost", "opponent"))
