@@ -1,0 +1,156 @@
+"""Conversations on a real engine and a real model: what was sampled is what the model says of the whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+import torch
+from numpy.typing import NDArray
+from transformers import AutoModelForCausalLM
+
+from llmrl.prompts.prompt import Draw, Prompt
+from llmrl.prompts.seeds import derive_seed
+from llmrl.prompts.stream import PromptStream
+from llmrl.prompts.tokenizer import load_tokenizer
+from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
+from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
+from llmrl.rollouts.worker import RolloutWorker
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+TEMPERATURE = 0.7
+SUMS = Choice(name="running_sum", options={"turns": 3, "max_turn_tokens": 6})
+
+
+def stage_of(folder: Path, environment: Choice | None) -> Stage:
+    return Stage(
+        model=Model(path=str(folder), context_tokens=256),
+        prompts=Prompts(sources=(Source(task="running_sum", rows=50),)),
+        rollouts=Rollouts(temperature=TEMPERATURE, max_tokens=40),
+        engines=Engines(kind="torch", max_sequences=16),
+        environment=environment,
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+    )
+
+
+def sampling(per_prompt: int = 4, branches: int = 1, max_tokens: int = 40) -> Sampling:
+    return Sampling(
+        purpose="train",
+        per_prompt=per_prompt,
+        temperature=TEMPERATURE,
+        max_tokens=max_tokens,
+        branches=branches,
+    )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def talking(tiny_model: Path) -> AsyncIterator[RolloutWorker]:
+    worker = RolloutWorker(stage_of(tiny_model, SUMS), "cpu", 0)
+    await worker.start()
+    yield worker
+    await worker.close()
+
+
+@pytest.fixture(scope="module")
+def draws(tiny_model: Path) -> list[Draw]:
+    stage = stage_of(tiny_model, SUMS)
+    stream = PromptStream(stage.prompts, load_tokenizer(stage.model), seed=0)
+    return [stream.at(ordinal) for ordinal in range(4)]
+
+
+@torch.no_grad()
+def logp_of(folder: Path, prompt: Prompt, rollout: Rollout) -> NDArray[np.float32]:
+    """[L] nats of the response in one forward pass over everything that was said."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    ids = torch.as_tensor(np.concatenate([prompt.tokens, rollout.tokens]), dtype=torch.long)[None]
+    logp = (model(input_ids=ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
+    return logp.gather(-1, ids[0, 1:, None])[prompt.tokens.size - 1 :, 0].numpy()
+
+
+def ids_of(group: RolloutGroup) -> list[list[int]]:
+    return [rollout.tokens.tolist() for rollout in group.rollouts]
+
+
+async def test_the_logprobs_of_every_turn_are_those_of_one_pass_over_the_whole(
+    talking: RolloutWorker, draws: Sequence[Draw], tiny_model: Path
+) -> None:
+    groups = await asyncio.gather(*(talking.generate(draw, sampling()) for draw in draws))
+
+    for group in groups:
+        for rollout in group.rollouts:
+            expected = logp_of(tiny_model, group.prompt, rollout)
+            np.testing.assert_allclose(rollout.logp[rollout.trained], expected[rollout.trained], atol=1e-5)
+            assert not rollout.logp[~rollout.trained].any()
+            assert rollout.tokens.size <= 40
+            assert rollout.outcome in {0.0, 1 / 3, 2 / 3, 1.0}
+    assert {int(r.turn.max()) for group in groups for r in group.rollouts} == {2}
+
+
+async def test_a_draw_gives_the_same_conversations_alone_and_in_company(
+    talking: RolloutWorker, draws: Sequence[Draw]
+) -> None:
+    alone = await talking.generate(draws[1], sampling())
+    company = await asyncio.gather(*(talking.generate(draw, sampling()) for draw in draws))
+
+    assert ids_of(company[1]) == ids_of(alone)
+    assert len({tuple(ids) for group in company for ids in ids_of(group)}) == 16
+
+
+async def test_the_responses_to_a_draw_meet_the_same_user(
+    talking: RolloutWorker, draws: Sequence[Draw]
+) -> None:
+    group = await talking.generate(draws[0], sampling())
+
+    world = derive_seed(0, "train", 0, draws[0].prompt.id, "world")
+    added = [f"> +{derive_seed(world, turn) % 10}=" for turn in (1, 2)]
+    for rollout in group.rollouts:
+        assert [line for line in rollout.text.splitlines() if line.startswith("> ")] == added
+
+
+async def test_branches_part_at_one_turn_of_a_conversation_that_is_else_the_same(
+    talking: RolloutWorker, draws: Sequence[Draw]
+) -> None:
+    whole = await talking.generate(draws[0], sampling())
+    group = await talking.generate(draws[0], sampling(branches=2))
+
+    # The first of each pair is the conversation that would have been held anyway.
+    assert [ids_of(group)[0], ids_of(group)[2]] == [ids_of(whole)[0], ids_of(whole)[2]]
+    for one, other in (group.rollouts[:2], group.rollouts[2:]):
+        start = int(np.flatnonzero(one.trained)[0])
+        assert one.tokens[:start].tolist() == other.tokens[:start].tolist()
+        assert set(one.turn[one.trained]) == set(other.turn[other.trained])
+        assert one.tokens[start:].tolist() != other.tokens[start:].tolist()
+
+
+async def test_without_an_environment_a_response_is_what_it_always_was(
+    tiny_model: Path, draws: Sequence[Draw]
+) -> None:
+    worker = RolloutWorker(stage_of(tiny_model, None), "cpu", 0)
+    await worker.start()
+
+    group = await worker.generate(draws[0], sampling(per_prompt=2))
+    await worker.close()
+
+    assert [rollout.trained.all() for rollout in group.rollouts] == [True, True]
+    assert {int(turn) for rollout in group.rollouts for turn in rollout.turn} == {0}
+    assert [rollout.outcome for rollout in group.rollouts] == [None, None]
+    prompt = group.prompt
+    for rollout in group.rollouts:
+        np.testing.assert_allclose(rollout.logp, logp_of(tiny_model, prompt, rollout), atol=1e-5)
+
+
+async def test_a_budget_without_room_for_a_reply_ends_the_conversation(
+    talking: RolloutWorker, draws: Sequence[Draw]
+) -> None:
+    group = await talking.generate(draws[0], sampling(max_tokens=9))
+
+    assert all(rollout.tokens.size <= 9 for rollout in group.rollouts)
+    assert {rollout.stop for rollout in group.rollouts} == {"length"}
+    assert all(rollout.trained[-1] for rollout in group.rollouts)
