@@ -26,6 +26,7 @@ class XPO(DPO):
     """Weight of the log-likelihood of the reference's response, which is pushed down: exploration."""
 
     bundle: ClassVar[Bundle] = Bundle(
+        credit=Choice(name="reward"),  # one response of the policy is enough
         pairing=Choice(name="opponent"),
         correction=Choice(name="none"),
         opponent=Opponent(kind="reference"),

@@ -82,6 +82,7 @@ def part_problems(stage: Stage) -> list[str]:
         bundle = bundle_of(stage)
         problems.extend(_nothing_to_learn(stage, bundle))
         problems.extend(_too_small_for_pairs(stage, bundle))
+        problems.extend(_nobody_to_compare_with(stage, bundle))
         for keys, choice in parts_of(bundle).items():
             with _noted(problems):
                 _build(keys, choice)
@@ -132,4 +133,20 @@ def _too_small_for_pairs(stage: Stage, bundle: Bundle) -> Iterator[str]:
         yield (
             f"policy.tokens_per_microbatch: expected at least 2 * model.context_tokens = {2 * context}, "
             f"as objective '{stage.objective.name}' reads the two responses of a pair together, got {budget}."
+        )
+
+
+def _nobody_to_compare_with(stage: Stage, bundle: Bundle) -> Iterator[str]:
+    opponent, engines = bundle.opponent.kind, stage.engines
+    if opponent == "none" or engines.kind != "vllm":
+        return
+    if opponent == "average":
+        yield (
+            "engines.kind: expected 'torch' with opponent.kind = 'average', "
+            "as vLLM keeps no moving average of the weights, got 'vllm'."
+        )
+    elif engines.tensor_parallel > 1:
+        yield (
+            f"engines.tensor_parallel: expected 1 with opponent.kind = '{opponent}', "
+            f"whose reference is not sharded, got {engines.tensor_parallel}."
         )
