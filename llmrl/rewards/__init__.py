@@ -1,5 +1,6 @@
 """What a response is worth: the contract of a reward, the built-in rewards, and the processes they run in."""
 
+from llmrl.rewards import code as _code
 from llmrl.rewards import format as _format
 from llmrl.rewards import length as _length
 from llmrl.rewards import match as _match
@@ -11,4 +12,4 @@ from llmrl.rewards.reward import Formal, Heavy, Reward, Score, build_rewards, re
 
 __all__ = ["Formal", "Heavy", "Judgement", "Reward", "Sample", "Score", "Status", "build_rewards", "reward"]
 
-del _format, _length, _match, _math, _number, _outcome
+del _code, _format, _length, _match, _math, _number, _outcome

@@ -1,0 +1,108 @@
+"""``code``: does the program in a response pass its tests? It runs in a sandbox, and never anywhere else."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar, Literal
+
+from llmrl.rewards.judgement import Sample
+from llmrl.rewards.reward import Reward, Score, gold_of, reward
+from llmrl.rewards.sandbox import Docker, Fusion, Jails, Limits, Sandbox
+from llmrl.rewards.sandbox.task import Task, read_task
+
+_FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+
+
+@reward("code")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """1 if the code passes all tests of the gold answer, a JSON object: see docs/sandbox.md for its forms.
+
+    The code is the last block between three backticks, or the whole response without one.
+    """
+
+    isolation: Literal["kernel", "process", "docker", "fusion"] = "kernel"
+    """Namespaces and seccomp; seccomp and Landlock alone; a container; a SandboxFusion server."""
+    seconds: float = 6.0
+    """Time of all tests of a response together; keep it below ``scoring.deadline_s``."""
+    memory_mib: int = 1024
+    """Memory of the program."""
+    partial: bool = False
+    """The score is the share of the tests that pass."""
+    tolerance: float = 1e-6
+    """How far a number may be from an expected one with a fraction, relatively or absolutely."""
+    image: str = "python:3.11-slim"
+    """For ``docker``."""
+    url: str = ""
+    """For ``fusion``: the server, as ``http://sandbox:8080``."""
+
+    reads_answer: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.seconds <= 0 or self.memory_mib < 64 or self.tolerance < 0:
+            raise ValueError(
+                f"seconds must be above 0, memory_mib at least 64 and tolerance at least 0, "
+                f"got {self.seconds}, {self.memory_mib} and {self.tolerance}"
+            )
+        if (self.isolation == "fusion") != self.url.startswith(("http://", "https://")):
+            raise ValueError(
+                f"isolation 'fusion' needs the url of its server, and no other does; got {self.url!r}"
+            )
+
+    def __call__(self, sample: Sample) -> Score:
+        task = read_task(gold_of(sample))
+        return self.grade(task, code_in(sample.response))
+
+    def grade(self, task: Task, code: str) -> Score:
+        """Judge the code alone, as it stands."""
+        limits = Limits(seconds=self.seconds, memory_mib=self.memory_mib)
+        verdict = task.judge(task.program(code), self._sandbox(), limits, tolerance=self.tolerance)
+        right, tests = sum(verdict.passed), len(verdict.passed)
+        value = right / tests if self.partial else float(right == tests)
+        return Score(value, f"{right} of {tests} tests passed {verdict.note}".strip())
+
+    def bare(self) -> Reward:
+        """A row is right if its own solution passes; without one, if its tests can be read."""
+        return Solution(judge=self)
+
+    def warm_up(self) -> None:
+        """See whether the sandbox can be used here."""
+        self._sandbox().start()
+
+    def _sandbox(self) -> Sandbox:
+        return _sandbox(self.isolation, self.image, self.url)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """Judges the solution that a row has, in place of a response."""
+
+    judge: Code
+
+    reads_answer: ClassVar[bool] = True
+
+    def __call__(self, sample: Sample) -> Score:
+        task = read_task(gold_of(sample))
+        if task.solution is None:
+            return Score(1.0, "the row has no solution to check")
+        return self.judge.grade(task, task.solution)
+
+
+def code_in(response: str) -> str:
+    """The last fenced block of a response, without its fence; all of it if there is none."""
+    blocks = _FENCED.findall(response)
+    return blocks[-1] if blocks else response
+
+
+@cache
+def _sandbox(isolation: Literal["kernel", "process", "docker", "fusion"], image: str, url: str) -> Sandbox:
+    """One for all rewards of this process that ask for the same."""
+    match isolation:
+        case "docker":
+            return Docker(image=image)
+        case "fusion":
+            return Fusion(url=url)
+        case _:
+            return Jails(isolation)

@@ -1,0 +1,37 @@
+"""What this machine allows: for ``llmrl doctor``, and for whoever has to ask an administrator."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+
+from llmrl.errors import LlmrlError
+from llmrl.rewards.sandbox.jail import Isolation
+from llmrl.rewards.sandbox.jails import Jails
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Level:
+    """One level of isolation, tried."""
+
+    isolation: Isolation
+    refusal: str
+    """What is missing and what to do; empty if the level works."""
+
+
+def survey() -> tuple[Level, ...]:
+    """Try every level with an empty program, the strongest first; takes about half a second."""
+    return tuple(_tried(isolation) for isolation in ("kernel", "process"))
+
+
+def has_docker() -> bool:
+    """True if there is a command called docker; its daemon is not asked."""
+    return shutil.which("docker") is not None
+
+
+def _tried(isolation: Isolation) -> Level:
+    try:
+        with Jails(isolation):
+            return Level(isolation=isolation, refusal="")
+    except LlmrlError as error:
+        return Level(isolation=isolation, refusal=str(error))

@@ -1,0 +1,200 @@
+"""What code is asked to do: the tests of one row, in the forms that datasets have them, and how they are run.
+
+The gold answer is a JSON object whose keys say which form it has: ``inputs`` and ``outputs`` for programs
+that read and print, with ``fn_name`` for functions; ``test`` and ``entry_point`` as in HumanEval;
+``test_list`` as in MBPP.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, cast
+
+from llmrl.errors import RewardError, shown
+from llmrl.rewards.sandbox.compare import same_output, same_value
+from llmrl.rewards.sandbox.contract import Exam, Examiner, Limits, Run, Sandbox
+from llmrl.rewards.sandbox.plain import decode, encode
+
+_CALL = "from llmrl.rewards.sandbox.guest import call\ncall()"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """How many tests passed."""
+
+    passed: tuple[bool, ...]
+    """One for each test; those that were not reached have not passed."""
+    note: str = ""
+
+
+class Task(Protocol):
+    """The tests of one row."""
+
+    @property
+    def solution(self) -> str | None:
+        """A response that passes, if the row has one."""
+        ...
+
+    def program(self, code: str) -> str:
+        """The candidate's program, from the code of its response."""
+        ...
+
+    def judge(self, program: str, sandbox: Sandbox, limits: Limits, *, tolerance: float) -> Verdict:
+        """Run the tests; ``limits.seconds`` is the time of all together."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """A program that reads from standard input and prints; each pair is a run in a jail of its own."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    solution: str | None = None
+
+    def program(self, code: str) -> str:
+        return code
+
+    def judge(self, program: str, sandbox: Sandbox, limits: Limits, *, tolerance: float) -> Verdict:
+        until = time.monotonic() + limits.seconds
+        passed: list[bool] = []
+        note = ""
+        for given, wanted in zip(self.inputs, self.outputs, strict=True):
+            left = until - time.monotonic()
+            if left <= 0:
+                break
+            run = sandbox.run(program, stdin=given, limits=replace(limits, seconds=left))
+            passed.append(run.ending == "ended" and same_output(run.output, wanted, tolerance=tolerance))
+            note = note or ("" if passed[-1] else f"test {len(passed)}: {_reason(run)}")
+        return Verdict(passed=_padded(passed, len(self.inputs)), note=note)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calls:
+    """A function, or a method of a class ``Solution``; what it returns is compared here, outside."""
+
+    function: str
+    arguments: tuple[list[Any], ...]
+    outputs: tuple[Any, ...]
+    solution: str | None = None
+
+    def program(self, code: str) -> str:
+        return code
+
+    def judge(self, program: str, sandbox: Sandbox, limits: Limits, *, tolerance: float) -> Verdict:
+        calls = [[encode(argument) for argument in arguments] for arguments in self.arguments]
+        task = {"source": program, "function": self.function, "calls": calls}
+        run = sandbox.run(_CALL, stdin=json.dumps(task), limits=limits)
+        answered = zip(run.output.splitlines(), self.outputs, strict=False)
+        passed = [_agrees(line, wanted, tolerance) for line, wanted in answered]
+        return Verdict(passed=_padded(passed, len(calls)), note="" if all(passed) else _reason(run))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitTests:
+    """Assertions about functions; they run in a jail that the candidate never enters."""
+
+    exam: Exam
+    prompt: str = ""
+    """Text that the code goes on from, unless it defines the function anew."""
+    function: str = ""
+    solution: str | None = None
+
+    def program(self, code: str) -> str:
+        defined = self.function and _definition(self.function).search(code)
+        return f"{self.exam.setup}\n{code}" if defined or not self.prompt else self.prompt + code
+
+    def judge(self, program: str, sandbox: Sandbox, limits: Limits, *, tolerance: float) -> Verdict:  # noqa: ARG002
+        if not isinstance(sandbox, Examiner):
+            raise RewardError(
+                "rewards: assertions need a jail apart from the code that they test, which only "
+                "isolation = 'kernel' and 'process' have; use one of them, or inputs and outputs."
+            )
+        marks = sandbox.examine(program, self.exam, limits=limits)
+        return Verdict(passed=marks.passed, note=marks.note)
+
+
+def read_task(answer: str) -> Task:
+    """The tests in a gold answer.
+
+    Raises:
+        ValueError: it is no JSON object, or has the keys of none of the forms.
+    """
+    try:
+        row = json.loads(answer)
+    except ValueError:
+        row = None
+    if not isinstance(row, dict):
+        raise ValueError(f"the gold answer must be a JSON object with tests, got {shown(answer)}")
+    fields = cast("dict[str, Any]", row)
+    for keys, read in _FORMS:
+        if keys <= fields.keys():
+            return read(fields)
+    forms = " or ".join(" and ".join(sorted(keys)) for keys, _ in _FORMS)
+    raise ValueError(f"the gold answer has no tests: it needs {forms}, got {', '.join(sorted(fields))}")
+
+
+def _human_eval(row: dict[str, Any]) -> Task:
+    function, prompt = row["entry_point"], row.get("prompt", "")
+    start = _definition(function).search(prompt)
+    # What comes before the function, imports and helpers, the tests may use too.
+    setup = prompt[: start.start()] if start else ""
+    exam = Exam(setup=setup, tests=[f"{row['test']}\ncheck({function})"], functions=[function])
+    return UnitTests(exam=exam, prompt=prompt, function=function, solution=row.get("canonical_solution"))
+
+
+def _mbpp(row: dict[str, Any]) -> Task:
+    setup = "\n".join([*row.get("test_imports", ()), row.get("test_setup_code", "")])
+    return UnitTests(exam=Exam(setup=setup, tests=row["test_list"]), solution=row.get("code"))
+
+
+def _calls(row: dict[str, Any]) -> Task:
+    arguments, outputs = _same_number(row)
+    return Calls(function=row["fn_name"], arguments=arguments, outputs=outputs, solution=row.get("solution"))
+
+
+def _programs(row: dict[str, Any]) -> Task:
+    inputs, outputs = _same_number(row)
+    return Programs(inputs=inputs, outputs=outputs, solution=row.get("solution"))
+
+
+_FORMS = (
+    ({"test", "entry_point"}, _human_eval),
+    ({"test_list"}, _mbpp),
+    ({"inputs", "outputs", "fn_name"}, _calls),
+    ({"inputs", "outputs"}, _programs),
+)
+
+
+def _same_number(row: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+    inputs, outputs = tuple(row["inputs"]), tuple(row["outputs"])
+    if not inputs or len(inputs) != len(outputs):
+        got = f"{len(inputs)} and {len(outputs)}"
+        raise ValueError(f"the gold answer needs as many outputs as inputs, and at least one; got {got}")
+    return inputs, outputs
+
+
+def _definition(function: str) -> re.Pattern[str]:
+    return re.compile(rf"^(?:async )?def {re.escape(function)}\b", re.MULTILINE)
+
+
+def _agrees(line: str, wanted: Any, tolerance: float) -> bool:
+    """Whether a call returned what was wanted; whatever the line holds costs its test and nothing else."""
+    try:
+        return same_value(decode(json.loads(line)["value"]), wanted, tolerance=tolerance)
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return False
+
+
+def _padded(passed: list[bool], length: int) -> tuple[bool, ...]:
+    return (*passed, *(False,) * (length - len(passed)))
+
+
+def _reason(run: Run) -> str:
+    """Why a test may have failed: how the run ended, and the last line of what it complained about."""
+    if run.ending == "ended" and not run.errors.strip():
+        return "another answer is right"
+    return f"{run.ending} {run.errors.strip().rpartition(chr(10))[2]}".strip()

@@ -1,0 +1,147 @@
+"""No program gets out, hangs, stays, or passes a test without solving it; and the next verdict is right."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import time
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from llmrl.rewards.sandbox import Exam, Jails, Limits
+from llmrl.rewards.sandbox.task import Calls, UnitTests
+
+ATTACKS: dict[str, str] = {
+    name: table["code"]
+    for name, table in tomllib.loads((Path(__file__).parent / "attacks.toml").read_text()).items()
+}
+
+SECRET = "the-secret-of-the-world-outside"
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM, signal.SIGHUP)
+
+SECONDS = 0.3
+LIMITS = Limits(seconds=SECONDS, memory_mib=512)
+PATIENT = Limits(seconds=30, memory_mib=512)
+
+TESTS = ["assert solve(2, 3) == 5", "assert abs(solve(20, 30) - 50) < 1e-6", "assert solve(7, 1) in [8]"]
+EXAM = UnitTests(exam=Exam(setup="", tests=TESTS))
+CALLS = Calls(function="solve", arguments=([2, 3], [20, 30]), outputs=(5, 50))
+
+RIGHT = "def solve(a, b):\n    return a + b\n"
+WRONG = "def solve(a, b):\n    return a - b\n"
+MAIN = "\nprint(solve(*map(int, input().split())))\n"
+
+
+@dataclass(slots=True, kw_only=True)
+class World:
+    """What lies outside: a file, an environment, servers, and a process that could be signalled."""
+
+    canary: Path
+    tcp: socket.socket
+    unix: socket.socket
+    signals: list[int] = field(default_factory=list[int])
+
+    def aimed(self, attack: str) -> str:
+        """The attack with the addresses of this world in it."""
+        for name, value in (
+            ("CANARY", self.canary),
+            ("JUDGE", os.getpid()),
+            ("PORT", self.tcp.getsockname()[1]),
+            ("SOCKET", self.unix.getsockname()),
+        ):
+            attack = attack.replace(name, str(value))
+        return attack
+
+    def harm(self) -> list[str]:
+        """What has been done to it."""
+        found = [f"signal {number}" for number in self.signals]
+        file = self.canary.stat()
+        if self.canary.read_text() != SECRET or (file.st_nlink, file.st_mode & 0o777) != (1, 0o644):
+            found.append("the canary was touched")
+        if [path for path in self.canary.parent.iterdir() if path.name.startswith("canary.")]:
+            found.append("the canary was copied")
+        for server in (self.tcp, self.unix):
+            try:
+                server.accept()[0].close()
+                found.append("a connection")
+            except BlockingIOError:
+                pass
+        return found
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("outside")
+    canary = folder / "canary"
+    canary.write_text(SECRET)
+    canary.chmod(0o644)
+    for path in (folder, *folder.parents):
+        if path.stat().st_uid == os.getuid() and path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(str(folder / "socket"))
+        (folder / "socket").chmod(0o777)
+        unix.listen()
+        tcp.setblocking(False)
+        unix.setblocking(False)
+        made = World(canary=canary, tcp=tcp, unix=unix)
+        old = {number: signal.signal(number, lambda got, _: made.signals.append(got)) for number in SIGNALS}
+        yield made
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def children(pid: int) -> set[int]:
+    """All that a process has started and those have started, dead and unburied ones included."""
+    parents: dict[int, int] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+def assert_nothing_happened(jails: Jails, world: World, before: set[int]) -> None:
+    assert world.harm() == []
+    assert children(os.getpid()) - before == set()
+    assert EXAM.judge(RIGHT, jails, PATIENT, tolerance=0).passed == (True, True, True)
+    assert EXAM.judge(WRONG, jails, PATIENT, tolerance=0).passed == (False, False, False)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_on_assertions_fails_them(name: str, jails: Jails, world: World) -> None:
+    before, start = children(os.getpid()), time.monotonic()
+
+    verdict = EXAM.judge(world.aimed(ATTACKS[name]), jails, LIMITS, tolerance=1e-6)
+
+    assert time.monotonic() - start < SECONDS + 5
+    assert verdict.passed == (False, False, False)
+    assert SECRET not in verdict.note
+    assert_nothing_happened(jails, world, before)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_on_calls_and_output_fails_them(
+    name: str, all_jails: dict[str, Jails], world: World
+) -> None:
+    jails, attack = all_jails["kernel"], world.aimed(ATTACKS[name])
+    before = children(os.getpid())
+
+    calls = CALLS.judge(attack, jails, LIMITS, tolerance=1e-6)
+    run = jails.run(attack + MAIN, stdin="2 3\n", limits=LIMITS)
+
+    assert calls.passed == (False, False)
+    assert run.output.strip() != "5"
+    assert SECRET not in run.output + run.errors + calls.note
+    assert "typed" not in run.output
+    assert "wrote" not in run.output
+    assert_nothing_happened(jails, world, before)
