@@ -31,6 +31,7 @@ from llmrl.recipe.problems import table_at
 from llmrl.registry import Registry
 from llmrl.report.metrics import METRICS, metric
 from llmrl.rewards import reward
+from llmrl.rollouts.environments import environment
 from llmrl.rollouts.kinds import engine
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -72,6 +73,7 @@ REGISTRIES: dict[str, tuple[Registry, ...]] = {
     "docs/rewards.md": (reward,),
     "docs/credit.md": (credit, keep, correction),
     "docs/rollouts.md": (engine,),
+    "docs/conversations.md": (environment,),
     "docs/data.md": (task,),
 }
 
