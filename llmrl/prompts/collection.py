@@ -30,11 +30,17 @@ class Collection:
     prompts: tuple[Prompt, ...]
     """Never empty."""
     left_out: int
-    """Rows whose prompt is too long."""
+    """Rows whose prompt, or response, is too long."""
 
 
 def collect(
-    sources: Sequence[Source], tokenizer: Tokenizer, *, key: str, max_tokens: int, seed: int
+    sources: Sequence[Source],
+    tokenizer: Tokenizer,
+    *,
+    key: str,
+    max_tokens: int,
+    seed: int,
+    max_response_tokens: int | None = None,
 ) -> tuple[Collection, ...]:
     """Read, render and tokenize every source.
 
@@ -42,6 +48,8 @@ def collect(
         key: where the recipe has the sources, e.g. ``prompts.sources``.
         max_tokens: longer prompts are left out, counted and logged.
         seed: the run's; tasks order their problems by it.
+        max_response_tokens: where responses of the dataset are trained on, rows with a longer one are left
+            out too.
     Raises:
         RecipeError: a source is contradictory, or two have the same name.
         DataError: a source cannot be read, or nothing of it remains.
@@ -54,10 +62,20 @@ def collect(
                 f"{key}.{number}.name: {key}.{first} is called {shown(name)} too; "
                 "give each a name of its own."
             )
-    return tuple(
-        _collection(source, tokenizer, key=f"{key}.{number}", max_tokens=max_tokens, seed=seed)
-        for number, source in enumerate(sources)
-    )
+    found = list[Collection]()
+    for number, source in enumerate(sources):
+        table = f"{key}.{number}"
+        prompts = _prompts(source, tokenizer, key=table, seed=seed)
+        kept = _Limit(what="prompts", most=max_tokens, option="prompts.max_tokens").keep(
+            prompts, lengths=[prompt.tokens.size for prompt in prompts], key=table
+        )
+        if max_response_tokens is not None:
+            kept = _Limit(what="responses", most=max_response_tokens, option="rollouts.max_tokens").keep(
+                kept, lengths=[_longest_response(prompt) for prompt in kept], key=table
+            )
+        left_out = len(prompts) - len(kept)
+        found.append(Collection(source=names[number], prompts=tuple(kept), left_out=left_out))
+    return tuple(found)
 
 
 def fingerprint(collections: Sequence[Collection]) -> str:
@@ -75,28 +93,44 @@ def _bytes(ids: NDArray[np.int32] | None) -> bytes:
     return b"" if ids is None else ids.astype("<i4").tobytes()
 
 
-def _collection(source: Source, tokenizer: Tokenizer, *, key: str, max_tokens: int, seed: int) -> Collection:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Limit:
+    """How long the prompts or responses of a source may be."""
+
+    what: str
+    most: int
+    option: str
+    """The key of the recipe that says so."""
+
+    def keep(self, prompts: Sequence[Prompt], *, lengths: Sequence[int], key: str) -> Sequence[Prompt]:
+        """The prompts whose length is within the limit."""
+        kept = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= self.most]
+        if not kept:
+            raise DataError(
+                f"{key}: none of {len(prompts)} {self.what} has at most {self.most} tokens, "
+                f"the shortest has {min(lengths)}; raise {self.option}."
+            )
+        if len(kept) < len(prompts):
+            log.warning(
+                "%s: %d of %d %s are longer than %d tokens and left out.",
+                key,
+                len(prompts) - len(kept),
+                len(prompts),
+                self.what,
+                self.most,
+            )
+        return kept
+
+
+def _longest_response(prompt: Prompt) -> int:
+    return max(0 if one is None else one.size for one in (prompt.demonstration, prompt.rejected))
+
+
+def _prompts(source: Source, tokenizer: Tokenizer, *, key: str, seed: int) -> list[Prompt]:
     if (source.dataset is None) == (source.task is None):
         raise RecipeError(f"{key}: exactly one of dataset and task is needed; remove or add one.")
     examples = read_task(source, key=key, seed=seed) if source.task else read_source(source, key=key)
-    prompts = [_prompt(example, tokenizer) for example in examples]
-    kept = tuple(prompt for prompt in prompts if prompt.tokens.size <= max_tokens)
-    if not kept:
-        shortest = min(prompt.tokens.size for prompt in prompts)
-        raise DataError(
-            f"{key}: none of {len(prompts)} prompts has at most {max_tokens} tokens, "
-            f"the shortest has {shortest}; raise prompts.max_tokens."
-        )
-    left_out = len(prompts) - len(kept)
-    if left_out:
-        log.warning(
-            "%s: %d of %d prompts are longer than %d tokens and left out.",
-            key,
-            left_out,
-            len(prompts),
-            max_tokens,
-        )
-    return Collection(source=source_name(source), prompts=kept, left_out=left_out)
+    return [_prompt(example, tokenizer) for example in examples]
 
 
 def _prompt(example: Example, tokenizer: Tokenizer) -> Prompt:

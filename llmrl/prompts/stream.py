@@ -26,15 +26,26 @@ class PromptStream:
     weights 0.7 and 0.3; the k-th draw from a source is row k of its first epoch, and so on.
     """
 
-    def __init__(self, prompts: Prompts, tokenizer: Tokenizer, *, seed: int) -> None:
-        """Read every source of the table; ``seed`` is the run's.
+    def __init__(
+        self, prompts: Prompts, tokenizer: Tokenizer, *, seed: int, max_response_tokens: int | None = None
+    ) -> None:
+        """Read every source of the table.
 
+        Args:
+            seed: the run's.
+            max_response_tokens: where responses of the dataset are trained on, rows with a longer one are
+                left out too.
         Raises:
             RecipeError: a source is contradictory, or two have the same name.
             DataError: a source cannot be read, or all its prompts are too long.
         """
         self._collections = collect(
-            prompts.sources, tokenizer, key="prompts.sources", max_tokens=prompts.max_tokens, seed=seed
+            prompts.sources,
+            tokenizer,
+            key="prompts.sources",
+            max_tokens=prompts.max_tokens,
+            seed=seed,
+            max_response_tokens=max_response_tokens,
         )
         self._seed, self._shuffle = seed, prompts.shuffle
         self._shares = shares([source.weight for source in prompts.sources])

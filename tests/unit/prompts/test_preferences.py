@@ -168,6 +168,24 @@ def test_pairs_are_tokenized_and_part_of_the_fingerprint(tmp_path: Path, digits:
     assert seen[0][0] != seen[1][0]
 
 
+def test_pairs_with_a_response_that_is_too_long_are_left_out(tmp_path: Path, digits: Tokenizer) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [("2", "3"), ("2", "3333"), ("2222", "3"), ("2", "33")]
+    pairs = [{"prompt": "1+1=", "chosen": chosen, "rejected": rejected} for chosen, rejected in rows]
+    path.write_text("\n".join(map(json.dumps, pairs)))
+    given: Any = {"key": "s", "max_tokens": 16, "seed": 0}
+    sources = [Source(dataset=str(path))]
+
+    (found,) = collect(sources, digits, max_response_tokens=3, **given)  # two digits and the end
+
+    assert [prompt.id for prompt in found.prompts] == ["rows/0", "rows/3"]
+    assert found.left_out == 2
+    with pytest.raises(
+        DataError, match=r"s\.0: none of 4 responses has at most 1 tokens, the shortest has 2"
+    ):
+        collect(sources, digits, max_response_tokens=1, **given)
+
+
 def test_the_task_pairs_a_right_working_with_one_that_slips_once() -> None:
     made = DigitSumPairs(digits_min=4)
 
