@@ -52,7 +52,7 @@ class NashMD(Objective, Estimates):
             return Loss(value=-batch.advantage * current.logp)
         drift = (current.logp.detach() - batch.reference.logp).where(batch.mask, 0.0)
         charge = self.kl_weight * self._charged(drift)
-        metrics = {"reference_kl": Mean(value=drift, where=batch.mask)}
+        metrics = {"kl_reference": Mean(value=drift, where=batch.mask)}
         return Loss(value=(charge - batch.advantage) * current.logp, metrics=metrics)
 
     def _charged(self, drift: Tensor) -> Tensor:
