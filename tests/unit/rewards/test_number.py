@@ -29,7 +29,7 @@ FORMS = [
     ("1,234", "1234"),
     ("12,345,678", "12345678"),
     ("1,234.50", "2469/2"),
-    ("1,23", "23"),
+    ("1,23", "1.23"),
     ("1e3", "1000"),
     ("1.5e-2", "3/200"),
     ("9" * 64, "9" * 64),
@@ -40,7 +40,6 @@ FORMS = [
     ("x = - 3", "-3"),
     ("\u22123", "-3"),
     ("[-2]", "-2"),
-    ("10-5", "5"),
     ("covid-19", "19"),
     ("a well-known 5", "5"),
     # Money, percent, units.
@@ -96,7 +95,7 @@ FORMS = [
     ("A box of 5 x 3 = 15", "15"),
     ("2^10 = 1024", "1024"),
     ("1,234 + 5 = 1,239", "1239"),
-    ("on 12/25/2020", "2020"),
+    ("on 12/25/2020 she had 5", "5"),
     ("H2O and 5", "5"),
     ("#### Step 4\nThe total is 12", "12"),
     ("## 2. Sum\nThe total is 12", "12"),
@@ -108,7 +107,7 @@ def test_the_final_number_of_a_response(response: str, value: str) -> None:
     assert final_number(response) == Fraction(value)
 
 
-@pytest.mark.parametrize("response", ["", "no", "3/0", "9" * 65, r"\boxed{x^2}", "CO2", "\u0663"])
+@pytest.mark.parametrize("response", ["", "no", "3/0", "9" * 65, r"\boxed{x^2}", "CO2", "\u0663", "10-5"])
 def test_a_response_without_a_readable_number_scores_0_and_says_so(response: str) -> None:
     assert final_number(response) is None
 
