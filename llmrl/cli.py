@@ -1,13 +1,13 @@
-"""The command line: ``llmrl train | show | report | doctor``. A wrong recipe waits for no heavy import."""
+"""The command line: ``llmrl train | show | check | ...``. A wrong recipe waits for no heavy import."""
 
 from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from llmrl.recipe.checks import check_recipe
 from llmrl.recipe.load import Loaded, load_recipe
 from llmrl.recipe.reference import render_reference
 from llmrl.recipe.show import show, show_difference, show_json
+
+if TYPE_CHECKING:
+    from llmrl.check import Line
 
 WRONG_INPUT = (RecipeError, DataError, ModelError, PluginError, PlacementError)
 """Errors that the user can mend; everything else is the run's."""
@@ -32,6 +35,9 @@ Overrides = Annotated[
     typer.Argument(metavar="KEY=VALUE", help="Overrides, such as optimizer.lr=1e-4.", show_default=False),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Plugins = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="MODULE", help="Module to import first.")
+]
 
 app = typer.Typer(
     name="llmrl",
@@ -41,6 +47,12 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+
+
+check = typer.Typer(
+    name="check", help="Check objectives and test vectors.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(check)
 
 
 def main() -> None:
@@ -125,6 +137,44 @@ def show_command(
             Console().print(show(loaded))
 
 
+@check.command("objective")
+def check_objective(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", show_default=False)] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Options, such as clip_high=0.28.", show_default=False),
+    ] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Check every objective.")] = False,
+    plugin: Plugins = None,
+    leave_out: Annotated[
+        list[str] | None, typer.Option("--leave-out", metavar="CHECK", help="Leave out a check by name.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Prove an objective, built-in or your own, on gradients, masking, splits and extremes."""
+    with _clean_errors(debug=debug):
+        from llmrl.check import check_all, check_named  # noqa: PLC0415  imports torch
+
+        if every == (name is not None):
+            raise RecipeError("check objective needs the name of an objective, or --all.")
+        if name is None:
+            _print(check_all(plugins=plugin or []))
+        else:
+            _print(check_named(name, options or [], plugins=plugin or [], leave_out=leave_out or []))
+
+
+@check.command("vectors")
+def check_vectors(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", show_default=False)], *, debug: Debug = False
+) -> None:
+    """Compare the code that trains with every JSON test vector of a folder."""
+    with _clean_errors(debug=debug):
+        from llmrl import check  # noqa: PLC0415  imports torch
+
+        _print(check.check_vectors(folder))
+
+
 @app.command()
 def report(
     run_folder: Annotated[
@@ -148,6 +198,16 @@ def doctor(
     findings = diagnose(folder)
     Console().print(report_findings(findings))
     raise typer.Exit(1 if any(finding.status == "wrong" for finding in findings) else 0)
+
+
+def _print(lines: Iterable[Line]) -> None:
+    """Each line as soon as it is there; a fault in any of them is the exit status 1."""
+    good = True
+    for line in lines:
+        typer.echo(line.text)
+        good = good and line.good
+    if not good:
+        raise typer.Exit(1)
 
 
 def _checked(path: Path, overrides: list[str] | None) -> Loaded:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import product
-from typing import cast
 
 import torch
 from torch import Tensor
 
-from llmrl.batches.batch import Batch, TokenScores
+from llmrl.batches.batch import Batch, TokenScores, Totals
 from llmrl.objectives.contract import Estimates, Objective
 from llmrl.policy.reduce import reduce_loss
 from llmrl.testing.finding import Fault, LeftOut
 from llmrl.testing.tiny import compares
-from llmrl.testing.update import totals_of
 
 VOCABULARY, LENGTH = 4, 3
 
@@ -72,14 +70,15 @@ class World:
         )
 
     def expected_gradient(self, objective: Objective, reward: Tensor) -> Tensor:
-        """[contexts, V] of the loss, averaged over the policy's own responses."""
+        """[contexts, V] of the loss of one response, or pair, averaged over the policy's own."""
         batch, chances = self.batch(objective, reward), self.chances.detach()
         value = objective(self.current, batch).value
         if objective.mean_over == "pairs":
             weight = chances[batch.pairs].prod(-1)
         else:
             weight = chances if value.ndim == 1 else chances[:, None]
-        totals = replace(totals_of(batch, budget=batch.mask.shape[1]), pairs=1)
+        length = batch.mask.shape[1]
+        totals = Totals(tokens=length, responses=1, pairs=1, budget=length)
         loss = reduce_loss(value * weight, batch.mask, totals, objective.mean_over)
         return torch.autograd.grad(loss, self.theta)[0]
 
@@ -118,7 +117,7 @@ def estimates_what_it_says(objective: Objective, seed: int) -> None:
 
 def _worth(objective: Estimates, reward: Tensor, log_ratio: Tensor) -> Tensor:
     try:
-        worth = cast("Tensor | None", objective.worth(reward, log_ratio))
+        worth = objective.worth(reward, log_ratio)
     except ValueError as error:
         raise LeftOut(f"{error}.") from None
     if worth is None:

@@ -28,9 +28,9 @@ recipe     | wording prompts:sources,parts,show            | rich:show
            | rollouts.environments:parts                   |
 prompts    | recipe.schema                                 | datasets:datasets transformers:tokenizer
            |                                               | tokenizers:tokenizer jinja2:tokenizer
-rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine torch:torch_engine
-           | prompts.tokenizer weights.bundle              | transformers:torch_engine
-           | weights.proof weights.shared_file             |
+rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vllm_opponent
+           | prompts.tokenizer weights.bundle              | torch:torch_engine,vllm_opponent,types
+           | weights.proof weights.shared_file             | transformers:torch_engine,vllm_opponent
            | prompts.example:conversation,worker           |
 rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math
 experience | recipe.schema prompts.prompt rollouts.rollout | torch:types
@@ -51,9 +51,13 @@ run        | recipe prompts rollouts rewards experience    |
            | policy.folder:start batches:types             |
            | policy:types                                  |
 doctor     |                                               | packaging rich
-cli        | recipe run report doctor                      | typer rich
-testing    | recipe prompts rollouts rewards experience    | torch
-           | batches objectives                            |
+check      | objectives testing vectors                    |
+cli        | recipe run report doctor check                | typer rich
+testing    | experience batches objectives rewards.reward  | torch
+           | policy.reduce                                 |
+vectors    | experience batches objectives testing         | torch
+           | prompts.prompt rollouts.rollout               |
+           | rollouts.opponent rewards                     |
 """
 
 EVERYBODY = {"errors", "registry"}

@@ -1,0 +1,6 @@
+"""Test vectors: other people's inputs, losses and gradients, and what the code that trains makes of them."""
+
+from llmrl.vectors.check import Verdict, check_folder, check_vector
+from llmrl.vectors.vector import Vector, read_folder
+
+__all__ = ["Vector", "Verdict", "check_folder", "check_vector", "read_folder"]
