@@ -18,7 +18,7 @@ from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engine import Engine, Request, Sampling, engine
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker
 
@@ -132,12 +132,28 @@ async def test_branches_part_at_one_turn_of_a_conversation_that_is_else_the_same
 async def test_without_an_environment_a_response_is_what_it_always_was(
     tiny_model: Path, draws: Sequence[Draw]
 ) -> None:
-    worker = RolloutWorker(stage_of(tiny_model, None), "cpu", 0)
+    stage = stage_of(tiny_model, None)
+    worker = RolloutWorker(stage, "cpu", 0)
     await worker.start()
+    bare: Engine = await engine.build("torch", {}, key="engines").start(stage, device="cpu")
 
     group = await worker.generate(draws[0], sampling(per_prompt=2))
+    answers = [
+        await bare.generate(
+            Request(
+                id=f"bare-{sample}",
+                tokens=draws[0].prompt.tokens,
+                max_tokens=40,
+                temperature=TEMPERATURE,
+                seed=derive_seed(0, "train", 0, draws[0].prompt.id, sample),
+            )
+        )
+        for sample in range(2)
+    ]
     await worker.close()
+    await bare.close()
 
+    assert ids_of(group) == [answer.tokens.tolist() for answer in answers]
     assert [rollout.trained.all() for rollout in group.rollouts] == [True, True]
     assert {int(turn) for rollout in group.rollouts for turn in rollout.turn} == {0}
     assert [rollout.outcome for rollout in group.rollouts] == [None, None]
