@@ -71,6 +71,10 @@ class Code:
         """See whether the sandbox can be used here."""
         self._sandbox().start()
 
+    def close(self) -> None:
+        """End the sandbox; the next judgement starts it again. For tests: with its process it ends anyway."""
+        self._sandbox().close()
+
     def _sandbox(self) -> Sandbox:
         return _sandbox(self.isolation, self.image, self.url)
 

@@ -81,6 +81,10 @@ class Sandbox(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Leave nothing running; it may be started again."""
+        ...
+
     def run(self, program: str, *, stdin: str, limits: Limits) -> Run:
         """Run a Python program.
 

@@ -54,6 +54,9 @@ class Docker:
                 f"run docker pull {self.image}, or name another with the option image."
             )
 
+    def close(self) -> None:
+        """Nothing runs between two programs."""
+
     def run(self, program: str, *, stdin: str, limits: Limits) -> Run:
         """Run a program in a container of its own; it is gone afterwards."""
         if len(program.encode()) > LONGEST_PROGRAM:

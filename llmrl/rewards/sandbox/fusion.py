@@ -34,6 +34,9 @@ class Fusion:
         """
         self.run("", stdin="", limits=Limits())
 
+    def close(self) -> None:
+        """Nothing runs between two programs."""
+
     def run(self, program: str, *, stdin: str, limits: Limits) -> Run:
         """Run a program there.
 

@@ -21,7 +21,7 @@ class Level:
 
 def survey() -> tuple[Level, ...]:
     """Try every level with an empty program, the strongest first; takes about half a second."""
-    return tuple(_tried(isolation) for isolation in ("kernel", "process"))
+    return _tried("kernel"), _tried("process")
 
 
 def has_docker() -> bool:

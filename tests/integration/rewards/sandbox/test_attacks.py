@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import subprocess
+import sys
+import sysconfig
 import time
 import tomllib
 from collections.abc import Iterator
@@ -30,10 +34,10 @@ PATIENT = Limits(seconds=30, memory_mib=512)
 
 TESTS = ["assert solve(2, 3) == 5", "assert abs(solve(20, 30) - 50) < 1e-6", "assert solve(7, 1) in [8]"]
 EXAM = UnitTests(exam=Exam(setup="", tests=TESTS))
+NEXT = UnitTests(exam=Exam(setup="", tests=["assert solve(2, 3) == 5", "assert solve(2, 3) == 6"]))
 CALLS = Calls(function="solve", arguments=([2, 3], [20, 30]), outputs=(5, 50))
 
 RIGHT = "def solve(a, b):\n    return a + b\n"
-WRONG = "def solve(a, b):\n    return a - b\n"
 MAIN = "\nprint(solve(*map(int, input().split())))\n"
 
 
@@ -113,35 +117,75 @@ def children(pid: int) -> set[int]:
 def assert_nothing_happened(jails: Jails, world: World, before: set[int]) -> None:
     assert world.harm() == []
     assert children(os.getpid()) - before == set()
-    assert EXAM.judge(RIGHT, jails, PATIENT, tolerance=0).passed == (True, True, True)
-    assert EXAM.judge(WRONG, jails, PATIENT, tolerance=0).passed == (False, False, False)
+    assert NEXT.judge(RIGHT, jails, PATIENT, tolerance=0).passed == (True, False)
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_on_assertions_fails_them(name: str, jails: Jails, world: World) -> None:
-    before, start = children(os.getpid()), time.monotonic()
+def test_no_attack_passes_or_harms_anything(name: str, jails: Jails, world: World) -> None:
+    attack, before, start = world.aimed(ATTACKS[name]), children(os.getpid()), time.monotonic()
 
-    verdict = EXAM.judge(world.aimed(ATTACKS[name]), jails, LIMITS, tolerance=1e-6)
-
-    assert time.monotonic() - start < SECONDS + 5
-    assert verdict.passed == (False, False, False)
-    assert SECRET not in verdict.note
-    assert_nothing_happened(jails, world, before)
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_an_attack_on_calls_and_output_fails_them(
-    name: str, all_jails: dict[str, Jails], world: World
-) -> None:
-    jails, attack = all_jails["kernel"], world.aimed(ATTACKS[name])
-    before = children(os.getpid())
-
+    verdict = EXAM.judge(attack, jails, LIMITS, tolerance=1e-6)
     calls = CALLS.judge(attack, jails, LIMITS, tolerance=1e-6)
     run = jails.run(attack + MAIN, stdin="2 3\n", limits=LIMITS)
 
-    assert calls.passed == (False, False)
+    assert time.monotonic() - start < 3 * SECONDS + 5
+    assert (verdict.passed, calls.passed) == ((False, False, False), (False, False))
     assert run.output.strip() != "5"
-    assert SECRET not in run.output + run.errors + calls.note
+    assert SECRET not in run.output + run.errors + calls.note + verdict.note
     assert "typed" not in run.output
     assert "wrote" not in run.output
     assert_nothing_happened(jails, world, before)
+
+
+@pytest.mark.parametrize(
+    "name", ["exit-at-import", "os-exit-in-the-call", "exit-in-the-call", "always-equal-int"]
+)
+def test_the_same_attack_passes_where_code_and_tests_share_an_interpreter(name: str) -> None:
+    together = "\n".join([ATTACKS[name], *TESTS])
+
+    ended = subprocess.run([sys.executable, "-I", "-c", together], timeout=30, check=False)
+
+    assert ended.returncode == 0
+
+
+ORDINARY = """
+import json, sys
+from llmrl.rewards.sandbox import Exam, Jails, Limits
+from llmrl.rewards.sandbox.task import UnitTests
+task = json.load(sys.stdin)
+exam = UnitTests(exam=Exam(setup="", tests=task["tests"]))
+with Jails() as jails:
+    for program in task["programs"]:
+        for code, seconds in ((program, 0.2), (task["right"], 30)):
+            verdict = exam.judge(code, jails, Limits(seconds=seconds, memory_mib=512), tolerance=0)
+            print(json.dumps(verdict.passed))
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="these tests run as an ordinary user anyway")
+def test_an_ordinary_user_without_any_privilege_is_as_safe(world: World) -> None:
+    """Root has other ways into its jails, so the corpus is run once more as somebody else."""
+    python = Path(f"/usr/bin/python3.{sys.version_info.minor}")
+    if not python.exists():
+        pytest.skip(f"there is no {python}, which another user could execute")
+    task = {"tests": TESTS, "right": RIGHT, "programs": [world.aimed(attack) for attack in ATTACKS.values()]}
+    path = os.pathsep.join([str(Path(__file__).parents[4]), sysconfig.get_path("purelib")])
+
+    ended = subprocess.run(
+        [python, "-c", ORDINARY],
+        input=json.dumps(task),
+        env={"PYTHONPATH": path, "LLMRL_TEST_SECRET": SECRET},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        user=12345,
+        group=12345,
+        extra_groups=[],
+        cwd="/",
+        check=False,
+    )
+
+    assert (ended.returncode, SECRET in ended.stdout + ended.stderr) == (0, False), ended.stderr
+    verdicts = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert verdicts == [[False] * 3, [True] * 3] * len(ATTACKS)
+    assert world.harm() == []
