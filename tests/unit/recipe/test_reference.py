@@ -20,8 +20,8 @@ def test_a_row_says_type_default_and_meaning() -> None:
 
     assert "| `lr` | number > 0 | `1e-06` | Peak learning rate. |" in page
     assert (
-        "| `steps` | integer > 0 | required | Steps of this stage; each trains on `prompts.per_step` groups and "
-        "makes one weight version. |" in page
+        "| `steps` | integer > 0 | required | Steps of this stage; each trains on `prompts.per_step` groups "
+        "and makes one weight version. |" in page
     )
     assert '| `offload` | `"none"`, `"cpu"`, `"nvme"` | `"none"` |' in page
     assert "| `betas` | array of 2 x number >= 0 and < 1 | `[0.9, 0.95]` | Adam's decay rates. |" in page
