@@ -14,9 +14,11 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from llmrl.cli import app
 from llmrl.experience.correction import correction
@@ -325,6 +327,13 @@ def test_every_built_in_plugin_is_on_the_page_of_its_kind(
     assert [name for registry in registries for name in registry.names if name not in inline] == []
 
 
+def options_of(command: Any) -> set[str]:
+    """Those of a command, or of all commands in a group."""
+    own = {option for parameter in command.params for option in parameter.opts}
+    inner = command.commands.values() if isinstance(command, TyperGroup) else ()
+    return own.union(*(options_of(one) for one in inner))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_command_option_and_target_exists(page: Page) -> None:
     commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -332,8 +341,7 @@ def test_every_command_option_and_target_exists(page: Page) -> None:
     for line in page.code:
         for name, rest in re.findall(r"\bllmrl (\w+)([^|;]*)", line):
             assert name in commands, line
-            options = {option for parameter in commands[name].params for option in parameter.opts}
-            assert set(re.findall(r"(?<!\S)--[a-z]+", rest)) <= options, line
+            assert set(re.findall(r"(?<!\S)--[a-z-]+", rest)) <= options_of(commands[name]), line
         for target in re.findall(r"\bmake (\w+)", line):
             assert target in targets, line
 

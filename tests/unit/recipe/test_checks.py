@@ -22,6 +22,9 @@ def test_a_good_recipe_passes(good: Path, staged: Path) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("*.toml")), ids=lambda path: path.name)
 def test_every_shipped_recipe_passes(path: Path, monkeypatch: pytest.MonkeyPatch, shared: Path) -> None:
     monkeypatch.chdir(ROOT)
+    # Where each is started, its plugins are found: at the root, or beside it.
+    monkeypatch.syspath_prepend(path.parent)
+    monkeypatch.syspath_prepend(ROOT)
 
     check_recipe(load_recipe(path))
 
