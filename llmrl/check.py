@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llmrl.errors import RecipeError, did_you_mean, shown
 from llmrl.objectives.contract import objective
 from llmrl.registry import load_plugins
@@ -46,11 +48,14 @@ def check_named(
         if check not in CHECKS:
             raise RecipeError(f"no check named {shown(check)}.{did_you_mean(check, CHECKS)}")
     made = objective.build(name, dict(map(_setting, settings)), key="objective")
+    _one_thread()
+    begun = time.monotonic()
     findings = check_objective(made, leave_out=leave_out)
     for found in findings:
         text = f"{found.outcome:9} {found.check:22} {found.says}"
         yield Line(text=text.rstrip(), good=found.outcome != "failed")
-    yield _summary(1, int(any(found.outcome == "failed" for found in findings)))
+    wrong = any(found.outcome == "failed" for found in findings)
+    yield _summary(1, int(wrong), time.monotonic() - begun)
 
 
 def check_all(*, plugins: Sequence[str] = ()) -> Iterator[Line]:
@@ -60,7 +65,8 @@ def check_all(*, plugins: Sequence[str] = ()) -> Iterator[Line]:
         PluginError: a module cannot be imported.
     """
     load_plugins(plugins)
-    wrong = 0
+    _one_thread()
+    begun, wrong = time.monotonic(), 0
     for name in objective.names:
         started = time.monotonic()
         try:
@@ -70,7 +76,7 @@ def check_all(*, plugins: Sequence[str] = ()) -> Iterator[Line]:
         lines = list(_objective_lines(name, findings, time.monotonic() - started))
         wrong += len(lines) > 1
         yield from lines
-    yield _summary(len(objective.names), wrong)
+    yield _summary(len(objective.names), wrong, time.monotonic() - begun)
 
 
 def check_vectors(folder: Path) -> Iterator[Line]:
@@ -79,6 +85,7 @@ def check_vectors(folder: Path) -> Iterator[Line]:
     Raises:
         DataError: there are no vectors, or a file is none.
     """
+    _one_thread()
     counts = Counter[str]()
     for verdict in check_folder(folder):
         counts[verdict.outcome] += 1
@@ -96,11 +103,16 @@ def _objective_lines(name: str, findings: Sequence[Finding], seconds: float) -> 
             yield Line(text=f"    {found.check}: {found.says}", good=False)
 
 
-def _summary(checked: int, wrong: int) -> Line:
+def _summary(checked: int, wrong: int, seconds: float) -> Line:
     if wrong:
-        return Line(text=f"{wrong} of {checked} break the contract.", good=False)
+        return Line(text=f"{wrong} of {checked} break the contract ({seconds:.1f} s).", good=False)
     kept = "1 objective keeps" if checked == 1 else f"{checked} objectives keep"
-    return Line(text=f"{kept} the contract.")
+    return Line(text=f"{kept} the contract ({seconds:.1f} s).")
+
+
+def _one_thread() -> None:
+    """On tensors this small threads do nothing but wait for each other."""
+    torch.set_num_threads(1)
 
 
 def _vector_line(verdict: Verdict) -> str:

@@ -32,16 +32,18 @@ rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vl
            | prompts.tokenizer weights.bundle              | torch:torch_engine,vllm_opponent,types
            | weights.proof weights.shared_file             | transformers:torch_engine,vllm_opponent
            | prompts.example:conversation,worker           |
-rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math
+rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math jsonschema:json_schema
 experience | recipe.schema prompts.prompt rollouts.rollout | torch:types
            | rewards.judgement                             |
-batches    | recipe.schema prompts.prompt rollouts.rollout | torch
-           | rewards.judgement experience.experience       |
+batches    | recipe.schema prompts.prompt prompts.seeds    | torch
+           | rollouts.rollout rewards.judgement            |
+           | experience.experience                         |
 objectives | recipe.schema experience batches.batch:types  | torch:types
 policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zero peft:lora,model
            | prompts.tokenizer:model,folder experience     | transformers:model,folder,scorer,attention
            | batches objectives weights.bundle             | safetensors:model
            | weights.pack weights.proof:folder             | huggingface_hub:folder
+           | prompts.seeds                                 |
 weights    |                                               | torch:pack,receive vllm:receive
 cluster    | recipe.schema                                 | ray
 report     | recipe.schema prompts.prompt rollouts.rollout | rich:console accelerate:trackers
@@ -51,7 +53,7 @@ run        | recipe prompts rollouts rewards experience    |
            | policy.folder:start batches:types             |
            | policy:types                                  |
 doctor     |                                               | packaging rich
-check      | objectives testing vectors                    |
+check      | objectives testing vectors                    | torch
 cli        | recipe run report doctor check                | typer rich
 testing    | experience batches objectives rewards.reward  | torch
            | policy.reduce                                 |
