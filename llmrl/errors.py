@@ -87,7 +87,9 @@ class Stopped(LlmrlError):
 def did_you_mean(got: str, known: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the nearest known one, then all of them."""
     names = sorted(known)
-    nearest = difflib.get_close_matches(got, names, n=1, cutoff=0.6)
+    nearest = difflib.get_close_matches(got, names, n=3, cutoff=0.6)
+    # Letters in the wrong order are the likeliest slip.
+    nearest.sort(key=lambda name: sorted(name) != sorted(got))
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
     return f"{hint} Known: {', '.join(names) if names else 'none'}."
 

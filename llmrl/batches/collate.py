@@ -81,7 +81,7 @@ class Collated:
     sampled: Tensor
     """[B, T] float32 nats, as the engine reported them."""
     noise: Tensor | None
-    """[B, T] float32 in [0, 1); None where nobody reads it, and without rows."""
+    """[B, T] float32 in [0, 1); None where nobody reads it."""
 
     @property
     def width(self) -> int:
@@ -131,17 +131,20 @@ class Collated:
         return flat.view(self.mask.shape)
 
 
-def collate(rows: Sequence[Row], *, at: NDArray[np.int64], pairs: NDArray[np.int64]) -> Collated:
+def collate(
+    rows: Sequence[Row], *, at: NDArray[np.int64], pairs: NDArray[np.int64], noisy: bool = False
+) -> Collated:
     """The tensors of some rows.
 
     Args:
         rows: in the order that the columns have; none is legal.
         at: [M] places of their trained tokens among those of the step.
         pairs: [P, 2] which of the rows are compared.
+        noisy: whether the rows have noise.
     """
     pieces = list(rows) or [stand_in()]
     width = max(1, *(piece.mask.size for piece in pieces))
-    noise = [piece.noise for piece in pieces if piece.noise is not None]
+    noise = [piece.noise for piece in pieces if piece.noise is not None]  # the stand-in has none
     slots = [row * width + np.flatnonzero(piece.mask) for row, piece in enumerate(pieces)]
     return Collated(
         inputs=_inputs(pieces),
@@ -155,7 +158,7 @@ def collate(rows: Sequence[Row], *, at: NDArray[np.int64], pairs: NDArray[np.int
         pairs=torch.from_numpy(pairs.astype(np.int64).reshape(-1, 2)),
         opponent=torch.tensor([piece.opponent for piece in pieces]),
         sampled=_column([piece.sampled for piece in pieces], width, np.float32),
-        noise=_column(noise, width, np.float32) if len(noise) == len(pieces) else None,
+        noise=_column(noise or [np.zeros(1)], width, np.float32) if noisy else None,
     )
 
 

@@ -92,7 +92,7 @@ class Step:
             for e, r in (self._places[int(row)] for row in rows)
         ]
         at = _joined([_range(*self._starts[row : row + 2]) for row in rows])
-        return collate(made, at=at, pairs=self._pairs_among(rows))
+        return collate(made, at=at, pairs=self._pairs_among(rows), noisy=self._noise_seed is not None)
 
     def _pairs(self, group: int) -> list[tuple[int, int]]:
         first = int(self._first[group])

@@ -31,7 +31,12 @@ Advantages = list[list[NDArray[np.float32]]]
 
 
 class Credit(Protocol):
-    """A frozen dataclass whose fields are its options."""
+    """A frozen dataclass whose fields are its options; inherit from this class."""
+
+    @property
+    def fewest(self) -> int:
+        """Responses to a prompt that it needs in order to teach anything."""
+        return 1
 
     def __call__(self, groups: Sequence[RolloutGroup], judgements: Judged, memory: Memory, /) -> Advantages:
         """[L] advantages per rollout per group of a whole step; exactly 0 on tokens that are not trained.
@@ -79,7 +84,7 @@ def deviation(rewards: Scores) -> float:
 
 @credit("group")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GroupCredit:
+class GroupCredit(Credit):
     """The reward minus the group's mean, over a standard deviation (GRPO).
 
     Source: Shao et al. 2024, arXiv:2402.03300; ``scale = "none"`` is Dr.GRPO, arXiv:2503.20783.
@@ -97,6 +102,10 @@ class GroupCredit:
         if not 0 < self.eps < math.inf:
             raise ValueError(f"eps must be finite and above 0, got {self.eps}")
 
+    @property
+    def fewest(self) -> int:
+        return 2 if self.lone == "zero" else 1
+
     def __call__(self, groups: Sequence[RolloutGroup], judgements: Judged, _memory: Memory) -> Advantages:
         rewards = [rewards_of(group, js) for group, js in zip(groups, judgements, strict=True)]
         batch = deviation(np.concatenate([np.zeros(0), *rewards]))
@@ -113,11 +122,15 @@ class GroupCredit:
 
 @credit("leave_one_out")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeaveOneOut:
+class LeaveOneOut(Credit):
     """The reward minus the mean of the others' in the group; 0 for a response without others (RLOO).
 
     Source: Ahmadian et al. 2024, arXiv:2402.14740.
     """
+
+    @property
+    def fewest(self) -> int:
+        return 2
 
     def __call__(self, groups: Sequence[RolloutGroup], judgements: Judged, _memory: Memory) -> Advantages:
         return by_group(groups, judgements, self.compare)
@@ -129,7 +142,7 @@ class LeaveOneOut:
 
 @credit("reward")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RewardCredit:
+class RewardCredit(Credit):
     """The reward itself, compared with nothing (REINFORCE; with the shaping ``whiten`` REINFORCE++).
 
     Source: Hu et al. 2025, "REINFORCE++", arXiv:2501.03262.
@@ -157,7 +170,7 @@ class RewardCredit:
 
 @credit("maxrl")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaxRL:
+class MaxRL(Credit):
     """The reward minus the group's mean, over the mean: rare success counts more. For rewards 0 and 1."""
 
     eps: float = 1e-6
@@ -166,6 +179,10 @@ class MaxRL:
     def __post_init__(self) -> None:
         if not 0 < self.eps < math.inf:
             raise ValueError(f"eps must be finite and above 0, got {self.eps}")
+
+    @property
+    def fewest(self) -> int:
+        return 2
 
     def __call__(self, groups: Sequence[RolloutGroup], judgements: Judged, _memory: Memory) -> Advantages:
         return by_group(groups, judgements, self.compare)
@@ -186,11 +203,15 @@ class MaxRL:
 
 @credit("opo")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LengthBaseline:
+class LengthBaseline(Credit):
     """The reward minus the group's mean weighted by length: the baseline of least variance, nearly (OPO).
 
     Source: Hao et al. 2025, "On-Policy RL with Optimal Reward Baseline", arXiv:2505.23585.
     """
+
+    @property
+    def fewest(self) -> int:
+        return 2
 
     def __call__(self, groups: Sequence[RolloutGroup], judgements: Judged, _memory: Memory) -> Advantages:
         return [
@@ -206,7 +227,7 @@ class LengthBaseline:
 
 @credit("parts")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class Parts(Credit):
     """Each named reward compared within its group by itself, then their weighted sum (GDPO).
 
     A reward that hardly varies counts as much as one that does. Source: Liu et al. 2026, arXiv:2601.05242,
@@ -223,6 +244,10 @@ class Parts:
             raise ValueError(f"weights must name rewards and be finite, got {dict(self.weights)}")
         if not 0 < self.eps < math.inf:
             raise ValueError(f"eps must be finite and above 0, got {self.eps}")
+
+    @property
+    def fewest(self) -> int:
+        return 2
 
     def __call__(self, groups: Sequence[RolloutGroup], judgements: Judged, _memory: Memory) -> Advantages:
         return [

@@ -9,16 +9,17 @@ from llmrl.experience.pairing import Pairs
 
 
 def selected(experience: Experience, pairs: Pairs | None) -> Experience:
-    """Only the responses in a pair; without pairing, only those that the policy wrote."""
-    rollouts = experience.group.rollouts
+    """Only the responses in a pair; without pairing, those of the policy that the rewards could judge."""
     if pairs is None:
-        numbers = [number for number, one in enumerate(rollouts) if not one.opponent]
+        both = enumerate(zip(experience.group.rollouts, experience.judgements, strict=True))
+        numbers = [number for number, (one, j) in both if not one.opponent and j.reward is not None]
     else:
         numbers = sorted({number for pair in pairs for number in pair})
     place = {number: index for index, number in enumerate(numbers)}
+    rollouts = tuple(experience.group.rollouts[number] for number in numbers)
     return replace(
         experience,
-        group=replace(experience.group, rollouts=tuple(rollouts[number] for number in numbers)),
+        group=replace(experience.group, rollouts=rollouts),
         judgements=tuple(experience.judgements[number] for number in numbers),
         advantages=tuple(experience.advantages[number] for number in numbers),
         pairs=tuple((place[one], place[other]) for one, other in pairs or ()),

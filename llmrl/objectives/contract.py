@@ -130,8 +130,10 @@ class Objective(Protocol):
 class Estimates(Protocol):
     """An objective that says what its gradient estimates, so that exact enumeration can prove it."""
 
-    def worth(self, reward: Tensor, log_ratio: Tensor) -> Tensor:
+    def worth(self, reward: Tensor, log_ratio: Tensor) -> Tensor | None:
         """[B] worth of whole responses: the loss's gradient is that of minus its expectation, but for scale.
+
+        None if it estimates nothing known with these options.
 
         Args:
             reward: [B], what credit made advantages from.

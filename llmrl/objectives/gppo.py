@@ -57,9 +57,9 @@ class GPPO(GRPO):
         correct = batch.mask & (batch.reward >= self.positive_reward)[:, None]
         unlikelihood = (-current.logp).where(correct, 0.0)
         # The mean over all tokens that follows has this many too many.
-        scale = batch.mask.sum() / correct.sum().clamp(min=1)
+        nll = unlikelihood * batch.mask.sum() / correct.sum().clamp(min=1)
         return Loss(
-            value=loss.value + self.positive_weight * scale * unlikelihood,
+            value=loss.value + self.positive_weight * nll,
             metrics={**loss.metrics, "positive_nll": Mean(value=unlikelihood.detach(), where=correct)},
         )
 

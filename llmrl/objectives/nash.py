@@ -63,15 +63,9 @@ class NashMD(Objective, Estimates):
             return drift.sum(-1, keepdim=True).expand_as(drift)
         return drift.flip(-1).cumsum(-1).flip(-1)
 
-    def worth(self, reward: Tensor, log_ratio: Tensor) -> Tensor:
-        """The preference less the KL's price.
-
-        Raises:
-            ValueError: ``kl = "token"``, whose gradient is that of no expectation.
-        """
-        if self.kl == "token":
-            raise ValueError("kl = 'token' has the gradient of no expectation; use reward_to_go or sequence")
-        return reward - self.kl_weight * log_ratio
+    def worth(self, reward: Tensor, log_ratio: Tensor) -> Tensor | None:
+        """The preference less the KL's price; the token form's gradient is that of no expectation."""
+        return None if self.kl == "token" else reward - self.kl_weight * log_ratio
 
 
 @objective("nash_ema")

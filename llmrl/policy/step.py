@@ -215,4 +215,5 @@ def _compare(tally: Tally, mask: Tensor, *, log_ratio: Tensor, weight: Tensor) -
     """How far the engine that sampled is from the policy that trains; nobody sampled a demonstration."""
     tally.mean("policy/kl_sampled", -log_ratio, mask)
     tally.mean("correction/mean", weight, mask)
-    tally.mean("correction/capped_rate", (weight != log_ratio.exp()).float(), mask)
+    tally.largest("correction/largest", weight, mask)
+    tally.mean("correction/masked_rate", (weight == 0).float(), mask)

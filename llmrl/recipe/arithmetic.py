@@ -140,10 +140,17 @@ def _pace(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
         f"Lag at most {lag}: up to {_many(numbers.prompts_in_flight, 'prompt')} "
         f"({_many(numbers.prompts_in_flight * stage.rollouts.per_prompt, 'response')}) in flight."
     )
-    yield (
-        "One update for each batch: the ratio to the policy at the start of the step is exactly 1, "
-        "so a clip_fraction of 0 and a loss near 0 are expected."
-    )
+    updates = stage.optimizer.minibatches * stage.optimizer.epochs
+    if updates == 1:
+        yield (
+            "One update a step: the ratio to the policy at the start of the step is exactly 1, "
+            "so a clip_fraction of 0 and a loss near 0 are expected."
+        )
+    else:
+        yield (
+            f"{updates} updates a step ({_many(stage.optimizer.minibatches, 'minibatch')}, "
+            f"{_many(stage.optimizer.epochs, 'epoch')}); before the first, a forward pass for the old scores."
+        )
     if lag:
         yield "Engines generate while the policy trains, and no token older than that bound is trained on."
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from llmrl.errors import RecipeError, shown
 from llmrl.experience.correction import correction
-from llmrl.experience.credit import credit
+from llmrl.experience.credit import Credit, credit
 from llmrl.experience.keep import keep
 from llmrl.experience.pairing import pairing
 from llmrl.objectives import Bundle, shaping
@@ -120,10 +120,11 @@ def _nothing_to_learn(stage: Stage, bundle: Bundle) -> Iterator[str]:
             f"rewards: objective '{stage.objective.name}' needs a [rewards.<name>] "
             f"with a weight other than 0, and {got}."
         )
-    if bundle.credit.name == "group" and stage.rollouts.per_prompt < 2:
+    compares: Credit = _build(("credit",), bundle.credit)
+    if stage.rollouts.per_prompt < compares.fewest:
         yield (
-            "rollouts.per_prompt: expected at least 2, because credit 'group' compares the responses "
-            f"to one prompt, got {stage.rollouts.per_prompt}."
+            f"rollouts.per_prompt: expected at least {compares.fewest}, because credit "
+            f"'{bundle.credit.name}' compares the responses to one prompt, got {stage.rollouts.per_prompt}."
         )
 
 

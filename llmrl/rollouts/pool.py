@@ -22,12 +22,13 @@ class EnginePool:
     async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
         """All responses to one draw, from the least loaded engine."""
         index = min(range(len(self._engines)), key=self.under_way.__getitem__)
-        self.under_way[index] += sampling.per_prompt
+        responses = sampling.per_prompt + sampling.opponents
+        self.under_way[index] += responses
         try:
             return await self._engines[index](draw, sampling)
         finally:
-            self.under_way[index] -= sampling.per_prompt
-            self.answered[index] += sampling.per_prompt
+            self.under_way[index] -= responses
+            self.answered[index] += responses
 
     def take_answered(self) -> list[int]:
         """Responses of each engine since this was last asked."""

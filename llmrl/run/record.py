@@ -28,6 +28,8 @@ class _Window:
     responses: int = 0
     tokens: int = 0
     dropped: int = 0
+    kept: list[Judged] = field(default_factory=list[Judged])
+    """The groups of the step with all their responses, those that are not trained on included."""
     sync_s: float = 0.0
 
 
@@ -64,6 +66,8 @@ class Record:
         self.window.responses += len(judged.group.rollouts)
         self.window.tokens += sum(r.tokens.size for r in judged.group.rollouts)
         self.window.dropped += not kept
+        if kept:
+            self.window.kept.append(judged)
 
     def synced(self, seconds: float) -> None:
         """The engines have taken new weights."""
@@ -76,7 +80,7 @@ class Record:
         now = time.monotonic()
         window, self.window = self.window, _Window(began=now)
         whole_s = now - window.began
-        numbers = metrics | _rewards(experiences) | _rollouts(experiences)
+        numbers = metrics | _rewards(window.kept) | _rollouts(window.kept or experiences) | _lags(experiences)
         numbers |= {
             "groups/trained": len(experiences),
             "groups/dropped": window.dropped,
@@ -122,8 +126,8 @@ class Record:
         return self.earlier_s + now - self.began
 
 
-def _rewards(experiences: Sequence[Experience]) -> dict[str, float]:
-    judgements = [j for e in experiences for j in e.judgements]
+def _rewards(groups: Sequence[Judged]) -> dict[str, float]:
+    judgements = [j for one in groups for j in one.judgements]
     if not judgements:
         return {}
     rewards = np.array([j.reward for j in judgements if j.reward is not None])
@@ -134,7 +138,7 @@ def _rewards(experiences: Sequence[Experience]) -> dict[str, float]:
         "judgement/abstain_rate": sum(j.status == "abstain" for j in judgements) / len(judgements),
         "judgement/seconds": sum(j.seconds for j in judgements) / len(judgements),
     }
-    numbers |= {f"reward/source/{name}": value for name, value in _by_source(experiences).items()}
+    numbers |= {f"reward/source/{name}": value for name, value in _by_source(groups).items()}
     for name in {part for j in judgements for part in j.parts}:
         numbers[f"reward/part/{name}"] = float(
             np.mean([j.parts[name] for j in judgements if name in j.parts])
@@ -142,26 +146,28 @@ def _rewards(experiences: Sequence[Experience]) -> dict[str, float]:
     return numbers
 
 
-def _rollouts(experiences: Sequence[Experience]) -> dict[str, float]:
-    rollouts = [r for e in experiences for r in e.group.rollouts]
+def _rollouts(groups: Sequence[Judged] | Sequence[Experience]) -> dict[str, float]:
+    rollouts = [r for one in groups for r in one.group.rollouts]
     lengths = [r.tokens.size for r in rollouts]
     numbers = {"rollout/tokens_mean": float(np.mean(lengths)), "rollout/tokens_max": max(lengths)}
-    if not experiences[0].judgements:
+    if not groups[0].judgements:
         return numbers
+    return numbers | {"rollout/truncated_rate": sum(r.stop == "length" for r in rollouts) / len(rollouts)}
+
+
+def _lags(experiences: Sequence[Experience]) -> dict[str, float]:
+    if not experiences[0].judgements:
+        return {}
     lags = np.array([e.lag for e in experiences])
-    return numbers | {
-        "rollout/truncated_rate": sum(r.stop == "length" for r in rollouts) / len(rollouts),
-        "lag/mean": float(lags.mean()),
-        "lag/max": float(lags.max()),
-    }
+    return {"lag/mean": float(lags.mean()), "lag/max": float(lags.max())}
 
 
-def _by_source(experiences: Sequence[Experience]) -> dict[str, float]:
+def _by_source(groups: Sequence[Judged]) -> dict[str, float]:
     """Mean reward of each source, where there are several."""
     rewards: dict[str, list[float]] = {}
-    for e in experiences:
-        rewards.setdefault(e.group.prompt.source, []).extend(
-            j.reward for j in e.judgements if j.reward is not None
+    for one in groups:
+        rewards.setdefault(one.group.prompt.source, []).extend(
+            j.reward for j in one.judgements if j.reward is not None
         )
     return (
         {name: float(np.mean(values)) for name, values in rewards.items() if values}

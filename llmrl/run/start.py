@@ -102,7 +102,12 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
         ),
         build=build,
         tokenizer=tokenizer,
-        stream=PromptStream(stage.prompts, tokenizer, seed=seed),
+        stream=PromptStream(
+            stage.prompts,
+            tokenizer,
+            seed=seed,
+            max_response_tokens=None if algorithm.online else stage.rollouts.max_tokens,
+        ),
         evaluated=evaluated[: stage.evaluation.prompts],
         algorithm=algorithm,
         scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,

@@ -229,6 +229,9 @@ def test_noise_belongs_to_the_token_and_not_to_the_split():
     assert torch.equal(part[0], whole[1])
     assert (whole[0] != other[0]).all()
     assert Step(groups).collate(np.arange(3)).noise is None
+    nobody = Step(groups, noise_seed=7).collate(np.arange(0))
+    assert nobody.noise is not None
+    assert nobody.noise.shape == nobody.mask.shape
 
 
 def test_rewards_and_sides_stand_beside_their_rows():
@@ -279,4 +282,5 @@ def test_credit_of_another_length_is_refused():
 
 def test_credit_that_is_not_finite_is_refused():
     with pytest.raises(TrainingError, match="the credit of a trained token is not finite"):
-        Step([experience([1], rollout([5]), advantages=(np.array([np.inf], np.float32),))]).collate(np.array([0]))
+        endless = (np.array([np.inf], np.float32),)
+        Step([experience([1], rollout([5]), advantages=endless)]).collate(np.array([0]))

@@ -24,6 +24,8 @@ from llmrl.cli import app
 from llmrl.experience.correction import correction
 from llmrl.experience.credit import credit
 from llmrl.experience.keep import keep
+from llmrl.experience.pairing import pairing
+from llmrl.objectives import objective, shaping
 from llmrl.prompts.stream import PromptStream, held_out
 from llmrl.prompts.tasks import task
 from llmrl.prompts.tokenizer import load_tokenizer
@@ -73,7 +75,9 @@ OPEN_TABLES = {"options", "config", "environment", "fields"}
 
 REGISTRIES: dict[str, tuple[Registry, ...]] = {
     "docs/rewards.md": (reward,),
-    "docs/credit.md": (credit, keep, correction),
+    "docs/credit.md": (credit, keep, shaping, correction),
+    "docs/objectives.md": (objective,),
+    "docs/preferences.md": (pairing,),
     "docs/rollouts.md": (engine,),
     "docs/conversations.md": (environment,),
     "docs/data.md": (task,),
@@ -268,7 +272,10 @@ current = torch.tensor([[-1.0, -1.2]], requires_grad=True)
 batch = Batch(
     mask=torch.ones(1, 2, dtype=torch.bool),
     advantage=torch.tensor([[2.0, 2.0]]),
+    reward=torch.tensor([2.0]),
     group=torch.tensor([0]),
+    pairs=torch.zeros(0, 2, dtype=torch.int64),
+    opponent=torch.tensor([False]),
     turn=torch.zeros(1, 2, dtype=torch.int64),
     sampled=TokenScores(logp=torch.tensor([[-1.0, -1.0]])),
     old=TokenScores(logp=current.detach()),

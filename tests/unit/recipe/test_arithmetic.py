@@ -41,7 +41,7 @@ def test_the_sentences_of_an_asynchronous_stage(good: Path) -> None:
         "so at most 4 micro-batches a rank and step; no split changes a gradient.",
         "100 optimizer steps, each with 1 weight sync after it: 100 new weight versions.",
         "Lag at most 1: up to 64 prompts (512 responses) in flight.",
-        "One update for each batch: the ratio to the policy at the start of the step is exactly 1, "
+        "One update a step: the ratio to the policy at the start of the step is exactly 1, "
         "so a clip_fraction of 0 and a loss near 0 are expected.",
         "Engines generate while the policy trains, and no token older than that bound is trained on.",
         "100 steps x 32 = 3,200 prompts = 1.6 epochs of 2,000 rows.",

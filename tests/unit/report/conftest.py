@@ -176,7 +176,7 @@ def grpo_metrics(step: int, rng: np.random.Generator) -> dict[str, float]:
         "policy/skipped": 0.0,
         "policy/kl_sampled": abs(rng.normal(0, 2e-4)),
         "correction/mean": 1 + rng.normal(0, 1e-3),
-        "correction/capped_rate": 0.0,
+        "correction/masked_rate": 0.0,
         "objective/clip_fraction": rng.beta(2, 60),
         "time/step": wait + train + gather + sync + 0.02,
         "time/wait": wait,
