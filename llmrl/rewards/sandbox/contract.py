@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from llmrl.errors import RewardError, shown
+
 Ending = Literal["ended", "failed", "late", "overflow"]
 """It ended by itself; it failed or was killed; it took too long; it wrote too much."""
 
@@ -40,7 +42,7 @@ class Exam:
     """Tests that call functions of a candidate, and are not written by whom they test."""
 
     setup: str
-    """Program text that runs before the tests, in their jail."""
+    """Program text that runs before the tests, and before the candidate, in the jail of each."""
     tests: Sequence[str]
     """Program texts; one passes if it raises nothing."""
     functions: Sequence[str] = ()
@@ -92,3 +94,18 @@ class Sandbox(Protocol):
             RewardError: the sandbox itself failed; nothing is known of the program.
         """
         ...
+
+
+def try_out(sandbox: Sandbox, limits: Limits) -> None:
+    """Run a program whose output is known: a sandbox in which nothing works would fail every candidate.
+
+    Raises:
+        RewardError: it gave something else, or the sandbox failed.
+    """
+    run = sandbox.run("print(input(), 6 * 7)", stdin="ready", limits=limits)
+    if (run.ending, run.output) != ("ended", "ready 42\n"):
+        said = f"{shown(run.output)} and {shown(run.errors[-200:], 210)}"
+        raise RewardError(
+            f"rewards: the sandbox runs no Python: print(input(), 6 * 7) {run.ending} with {said}; "
+            f"look at its interpreter, or use another isolation."
+        )

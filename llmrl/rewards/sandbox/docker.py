@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from llmrl.errors import RewardError
-from llmrl.rewards.sandbox.contract import Ending, Limits, Run
+from llmrl.rewards.sandbox.contract import Ending, Limits, Run, try_out
 
 LONGEST_PROGRAM = 2**17 - 1
 """Bytes of an argument that Linux passes on."""
@@ -34,10 +34,10 @@ class Docker:
     """It must be there already: nothing is pulled."""
 
     def start(self) -> None:
-        """Look for docker and the image.
+        """Look for docker and the image, and try them out.
 
         Raises:
-            RewardError: one of them is missing.
+            RewardError: one of them is missing, or runs no Python.
         """
         if shutil.which("docker") is None:
             raise RewardError("rewards: isolation 'docker' needs docker; install it, or use 'kernel'.")
@@ -53,6 +53,7 @@ class Docker:
                 f"rewards: docker has no image '{self.image}' ({found.stderr.strip()}); "
                 f"run docker pull {self.image}, or name another with the option image."
             )
+        try_out(self, Limits(seconds=_CLIENT_S))
 
     def close(self) -> None:
         """Nothing runs between two programs."""

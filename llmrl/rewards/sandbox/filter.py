@@ -48,7 +48,7 @@ getegid:108:177 geteuid:107:175 getgid:104:176 getgroups:115:158 getpgid:121:155
 getppid:110:173 getrandom:318:278 getresgid:120:150 getresuid:118:148 getrlimit:97:163 getrusage:98:165
 getsid:124:156 gettid:186:178 getuid:102:174 sysinfo:99:179 uname:63:160
 """
-_SOMETIMES = (
+CONDITIONAL = (
     "clone:56:220 clone3:435:435 fcntl:72:25 ioctl:16:29 prlimit64:302:261 socketpair:53:199 tgkill:234:131"
 )
 
@@ -84,7 +84,7 @@ def program(pid: int) -> bytes:
     if machine not in _MACHINES:
         raise Refused(f"seccomp: the system calls of {machine} are unknown, only {' and '.join(_MACHINES)}")
     column, architecture = _MACHINES[machine]
-    always, sometimes = _numbers(ALLOWED, column), _numbers(_SOMETIMES, column)
+    always, sometimes = _numbers(ALLOWED, column), _numbers(CONDITIONAL, column)
     steps: list[_Instruction] = [
         (_LOAD, 0, 0, _ARCHITECTURE),
         (_EQUAL, 1, 0, architecture),

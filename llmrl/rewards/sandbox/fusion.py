@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llmrl.errors import RewardError, shown
-from llmrl.rewards.sandbox.contract import Ending, Limits, Run
+from llmrl.rewards.sandbox.contract import Ending, Limits, Run, try_out
 
 _SLACK_S = 10.0
 """For its queue and the network, on top of a program's own time."""
@@ -27,12 +27,12 @@ class Fusion:
     """Where it is, as ``http://sandbox:8080``."""
 
     def start(self) -> None:
-        """Run an empty program.
+        """Try it out.
 
         Raises:
             RewardError: the server does not answer, or cannot run it.
         """
-        self.run("", stdin="", limits=Limits())
+        try_out(self, Limits())
 
     def close(self) -> None:
         """Nothing runs between two programs."""

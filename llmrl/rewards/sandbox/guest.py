@@ -54,7 +54,8 @@ class Source(importlib.abc.InspectLoader):
     def run(self, name: str, known: dict[str, Any]) -> dict[str, Any]:
         """The names of the module after it has run, in addition to those that it knows from the start."""
         module = sys.modules[name] = ModuleType(name)
-        module.__dict__.update(known, __loader__=self)
+        module.__dict__.update({own: value for own, value in known.items() if not own.startswith("__")})
+        module.__loader__ = self
         self.exec_module(module)
         return module.__dict__
 
@@ -93,7 +94,7 @@ def serve() -> None:
     """Answer the calls of another jail until it is gone."""
     task = json.load(sys.stdin)
     os.dup2(2, 1)
-    names = Source(task["source"]).run("solution", {})
+    names = Source(task["source"]).run("solution", Source(task["setup"]).run("setup", {}))
     with open(ASKED, "rb") as asked, open(ANSWERED, "wb") as answered:
         while (ask := _receive(asked)) is not None:
             _send(answered, _answer(_find(names, ask["name"]), ask["arguments"], ask["keywords"]))

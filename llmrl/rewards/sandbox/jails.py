@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from llmrl.errors import DeadlineError, RewardError
-from llmrl.rewards.sandbox.contract import Ending, Exam, Limits, Marks, Run
+from llmrl.rewards.sandbox.contract import Ending, Exam, Limits, Marks, Run, try_out
 from llmrl.rewards.sandbox.jail import Isolation
 
 START_DEADLINE_S = 20.0
@@ -70,7 +70,7 @@ class Jails:
         self._launch()
         try:
             self._receive(time.monotonic() + START_DEADLINE_S)
-            self.run("", stdin="", limits=Limits(seconds=START_DEADLINE_S))
+            try_out(self, Limits(seconds=START_DEADLINE_S))
         except BaseException:
             self.close()
             raise
@@ -101,9 +101,10 @@ class Jails:
         """Run tests in one jail against a candidate in another; only the tests' word counts."""
         self.start()
         deadline = time.monotonic() + limits.seconds
+        code = {"setup": exam.setup, "source": candidate}
         task = {"setup": exam.setup, "tests": list(exam.tests), "functions": list(exam.functions)}
         with (
-            _files(json.dumps({"source": candidate}), "", "", _SERVE) as theirs,
+            _files(json.dumps(code), "", "", _SERVE) as theirs,
             _files(json.dumps(task), "", "", _EXAMINE) as ours,
         ):
             with ExitStack() as jails:

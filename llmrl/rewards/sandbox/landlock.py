@@ -6,14 +6,16 @@ import ctypes
 import os
 from collections.abc import Iterable
 
-from llmrl.rewards.sandbox.kernel import call
+from llmrl.rewards.sandbox.kernel import Refused, call
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _ASK_VERSION = 1
 _BELOW_PATH = 1
 _READ = 1 << 2 | 1 << 3
 """Files, and the names in folders."""
-_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15}
+_LEAST = 3
+"""Older ones cannot keep a file from being emptied."""
+_RIGHTS = {3: 15, 4: 15}
 """How many rights over files a version knows; from 5 on it is 16."""
 _TCP = 0x3
 """Bind and connect, from version 4 on."""
@@ -21,22 +23,15 @@ _SCOPES = 0x3
 """Abstract sockets and signals of others, from version 6 on."""
 
 
-def version() -> int:
-    """The kernel's version of Landlock.
-
-    Raises:
-        Refused: it has none.
-    """
-    return call("Landlock", _CREATE, None, 0, _ASK_VERSION)
-
-
 def only_read(folders: Iterable[str]) -> None:
     """Close every file that is not below ``folders`` to this process for good, and those for writing.
 
     Raises:
-        Refused: the kernel has no Landlock.
+        Refused: the kernel has no Landlock, or too old a version of it.
     """
-    has = version()
+    has = call("Landlock", _CREATE, None, 0, _ASK_VERSION)
+    if has < _LEAST:
+        raise Refused(f"Landlock: the kernel has version {has}, but {_LEAST} is needed (Linux 6.2)")
     size = 24 if has >= 6 else 16 if has >= 4 else 8
     closed = (ctypes.c_uint64 * 3)((1 << _RIGHTS.get(has, 16)) - 1, _TCP, _SCOPES)
     rules = call("landlock_create_ruleset", _CREATE, closed, size, 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 
 from llmrl.errors import LlmrlError
@@ -22,11 +21,6 @@ class Level:
 def survey() -> tuple[Level, ...]:
     """Try every level with an empty program, the strongest first; takes about half a second."""
     return _tried("kernel"), _tried("process")
-
-
-def has_docker() -> bool:
-    """True if there is a command called docker; its daemon is not asked."""
-    return shutil.which("docker") is not None
 
 
 def _tried(isolation: Isolation) -> Level:

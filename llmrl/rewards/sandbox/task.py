@@ -105,7 +105,7 @@ class UnitTests:
 
     def program(self, code: str) -> str:
         defined = self.function and _definition(self.function).search(code)
-        return f"{self.exam.setup}\n{code}" if defined or not self.prompt else self.prompt + code
+        return code if defined else self.prompt + code
 
     def judge(self, program: str, sandbox: Sandbox, limits: Limits, *, tolerance: float) -> Verdict:  # noqa: ARG002
         if not isinstance(sandbox, Examiner):

@@ -15,9 +15,8 @@ def all_jails() -> Generator[dict[str, Jails]]:
     """By their isolation; the environment around them has a secret."""
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("LLMRL_TEST_SECRET", "the-secret-of-the-world-outside")
-        allowed = [level.isolation for level in survey() if not level.refusal]
-        made: dict[str, Jails] = {level: stack.enter_context(Jails(level)) for level in allowed}
-        yield made
+        allowed = [level for level in survey() if not level.refusal]
+        yield {level.isolation: stack.enter_context(Jails(level.isolation)) for level in allowed}
 
 
 @pytest.fixture(params=["kernel", "process"])

@@ -246,16 +246,15 @@ def test_when_the_judge_is_killed_its_jails_go_with_it(isolation: str, all_jails
     assert gone_within(5, family)
 
 
-def denied(call: int, isolation: str) -> subprocess.CompletedProcess[str]:
-    """Start jails where a filter around the judge denies a system call, as containers do."""
+def denied(call: int, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script where a filter around the judge denies a system call, as containers do."""
     script = (
-        "import struct, sys\n"
-        "from llmrl.rewards.sandbox import Jails, kernel\n"
+        "import struct\n"
+        "from llmrl.rewards.sandbox import Jails, kernel, survey\n"
         f"steps = [(0x20, 0, 0, 0), (0x15, 0, 1, {call}), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]\n"
         "kernel.forbid_new_privileges()\n"
         "kernel.filter_calls(b''.join(struct.pack('=HBBI', *step) for step in steps))\n"
-        f"with Jails('{isolation}'): print('works')\n"
-    )
+    ) + script
     return subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=60, check=False
     )
@@ -273,7 +272,7 @@ UNSHARE, MOUNT_SETATTR, LANDLOCK = (272 if os.uname().machine == "x86_64" else 9
     ],
 )
 def test_a_missing_primitive_is_refused_by_its_name(call: int, isolation: str, primitive: str) -> None:
-    ended = denied(call, isolation)
+    ended = denied(call, f"with Jails('{isolation}'): print('works')")
 
     assert "works" not in ended.stdout
     assert primitive in ended.stderr
@@ -282,4 +281,14 @@ def test_a_missing_primitive_is_refused_by_its_name(call: int, isolation: str, p
 
 
 def test_where_namespaces_are_denied_the_weaker_level_works_if_it_is_named() -> None:
-    assert denied(UNSHARE, "process").stdout == "works\n"
+    assert denied(UNSHARE, "with Jails('process'): print('works')").stdout == "works\n"
+
+
+def test_a_survey_tries_every_level_and_says_what_is_missing() -> None:
+    script = "for level in survey(): print(level.isolation, level.refusal.partition(':')[2])"
+
+    kernel, process = denied(UNSHARE, script).stdout.splitlines()
+
+    assert kernel.startswith("kernel  this machine allows no sandbox of isolation 'kernel': ")
+    assert "namespace: Operation not permitted. Allow it (docs/sandbox.md says how)" in kernel
+    assert process == "process "
