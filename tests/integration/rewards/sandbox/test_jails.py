@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -292,3 +293,44 @@ def test_a_survey_tries_every_level_and_says_what_is_missing() -> None:
     assert kernel.startswith("kernel  this machine allows no sandbox of isolation 'kernel': ")
     assert "namespace: Operation not permitted. Allow it (docs/sandbox.md says how)" in kernel
     assert process == "process "
+
+
+def test_a_running_jail_is_what_the_docs_say(all_jails: dict[str, Jails]) -> None:
+    jails, ended = all_jails["kernel"], list[str]()
+    limits = Limits(seconds=3)
+    runner = threading.Thread(
+        target=lambda: ended.append(jails.run("import time\ntime.sleep(60)", stdin="", limits=limits).ending)
+    )
+    runner.start()
+    keeper = jails._process.pid  # type: ignore[union-attr]
+    end = time.monotonic() + 2.5
+    while not (found := [pid for pid in below(keeper) if jailed(pid)]) and time.monotonic() < end:
+        time.sleep(0.01)
+    (pid,) = found
+    status = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    shared = [
+        kind
+        for kind in ("user", "pid", "mnt", "net", "ipc", "uts", "cgroup")
+        if os.readlink(f"/proc/{pid}/ns/{kind}") == os.readlink(f"/proc/self/ns/{kind}")
+    ]
+    descriptors = sorted(path.name for path in Path(f"/proc/{pid}/fd").iterdir())
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    runner.join(10)
+
+    assert ended == ["late"]
+    assert shared == []
+    assert descriptors == ["0", "1", "2"]
+    assert environment.strip(b"\0") == b""
+    assert {int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")} == {0}
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert "0" not in status["Uid"].split()
+    assert status["NSpid"].split()[-1] == "1"
+
+
+def jailed(pid: int) -> bool:
+    """Whether a process has the filter on and sleeps, as its program does."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return "\nSeccomp:\t2\n" in status and "\nState:\tS" in status
