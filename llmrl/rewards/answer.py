@@ -11,6 +11,8 @@ from llmrl.rewards.boxed import OPENING, closing_brace
 
 TRIED = 3
 """Announcements that are looked at, last one first: a response full of open boxes must not take long."""
+LONGEST = 2000
+"""Characters of an announced answer that are read; a box with more holds none."""
 CLOSING = 4000
 """Characters at the end of a response in which an answer that nothing announces is looked for."""
 
@@ -22,7 +24,8 @@ _ANNOUNCEMENT = re.compile(
     | (?<!\#)\#{{4,}}+(?:{_DIGIT}|[ \t]*+[A-Za-z][ ]?=)     # "#### 72", but not the heading "#### Step 4"
     | (?<!\#)\#{{1,3}}+[ \t]*+(?=[-+$\\*]*+[ ]?[.0-9][0-9.,/]*+[^\w\n]*+$)
     | ^[ \t]*A:(?={_DIGIT}[^\n]{{0,40}}$)                                        # the A: of few-shot prompts
-    | (?<!to\s)\banswers?\b[^\n.]{{0,60}}?(?:\b(?:is|are|be|was|equals)(?=n't\b|\b)|[:=\u2192])["*]*+
+    | (?<!to\s)(?<!/)\banswer\b
+      (?:[^\n.]{{0,60}}?(?:\b(?:is|are|be|was|equals)(?=n't\b|\b)|[:\u2192])|\s*=)["*]*+
     | ^[^\w\n]{{0,12}}(?:final[ ])?answer[^\w\n]{{0,12}}$
     | \bans[.:=]
     | \u7b54\u6848(?:\u662f|\u4e3a|\u70ba|[:\uff1a])                             # Chinese: the answer is
@@ -31,8 +34,9 @@ _ANNOUNCEMENT = re.compile(
 )
 _CORRECTION = re.compile(
     r"""
-    \b(?:I|we)(?:'ve|\ have)?\s(?:\w+\s)?(?:made|miscalculated|misread|miscounted|forgot)
-    | \b(?:that|this|it)(?:'s|\ is|\ was)\s(?:\w+\s)?(?:wrong|incorrect|not\s(?:right|correct)|a\smistake)
+    \b(?:I|we)(?:'ve|\ have)?\s(?:\w+\s)?made\s(?:an?|some|the)\s(?:\w+\s)?(?:mistake|error|slip)
+    | \b(?:I|we)(?:'ve|\ have)?\s(?:\w+\s)?(?:miscalculated|misread|miscounted|forgot\sto)
+    | \b(?:that|this)(?:'s|\ is|\ was)\s(?:\w+\s)?(?:wrong|incorrect|not\s(?:right|correct)|a\smistake)
     | \b(?:oops|correction:|scratch\sthat|sorry,|my\sapologies|apologies)
     """,
     re.VERBOSE | re.IGNORECASE,
@@ -42,14 +46,20 @@ _NEXT_QUESTION = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _REFUSAL = re.compile(
-    r"\A\W*(?:not|n't)\b|\b(?:cannot|can't|can\snot|could\snot|couldn't|unable\sto|impossible\sto)\s(?:be\s)?(?:\w+\s)?"
-    r"(?:answer|determine|calculate|solve|find|compute|say|tell|know)|\bnot\senough\sinformation"
-    r"|\b(?:do\snot|don't)\sknow|\binsufficient\s(?:information|data)"
-    r"|\b(?:unknown|undetermined|unclear|indeterminate|undefined)\b",
-    re.IGNORECASE,
+    r"""
+    \A\W*(?:not|n't)\b
+    | \b(?:I|we|one|you)\s(?:\w+\s)?(?:cannot|can't|can\snot|could\snot|couldn't)\s
+      (?:\w+\s)?(?:answer|determine|calculate|solve|compute|say|tell|know)
+    | \b(?:cannot|can't|can\snot|could\snot|couldn't)\sbe\s
+      (?:\w+\s)?(?:answered|determined|calculated|solved|computed)
+    | \b(?:unable|impossible)\sto\s(?:answer|determine|calculate|solve|compute|say|tell|know)
+    | \bnot\senough\sinformation | \binsufficient\s(?:information|data) | \b(?:I|we)\s(?:do\snot|don't)\sknow
+    | (?:\A\W*|\b(?:is|are|remains?)\s)(?:unknown|undetermined|unclear|indeterminate|undefined)\b
+    """,
+    re.VERBOSE | re.IGNORECASE,
 )
-_LINE = re.compile(r"[^\n0-9A-Za-z]*[^\n]*")
 _BULLET = re.compile(r"\A\s*[-*\u2022\u2013]\s+")
+_LINE = re.compile(r"[^\n0-9A-Za-z]*[^\n]*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?=[\s*]|$)|\n")
 
 
@@ -140,7 +150,7 @@ def _claim(text: str, announcement: re.Match[str], *, finished: bool) -> Claim |
     if announcement["box"]:
         return _boxed(text, announcement.end(), finished=finished)
     if announcement["tag"]:
-        inside = text[announcement.end() :].partition("</answer>")[0]
+        inside = text[announcement.end() :][:LONGEST].partition("</answer>")[0]
         return Claim(text=inside, form="announced")
     return _spoken(text, announcement.end(), finished=finished)
 
@@ -148,8 +158,8 @@ def _claim(text: str, announcement: re.Match[str], *, finished: bool) -> Claim |
 def _boxed(text: str, start: int, *, finished: bool) -> Claim:
     end = closing_brace(text, start)
     if end is not None:
-        return Claim(text=text[start:end], form="box")
-    line = text[start:].partition("\n")[0]
+        return Claim(text=text[start:end] if end - start <= LONGEST else "", form="box")
+    line = text[start : start + LONGEST].partition("\n")[0]
     return Claim(text=line.rstrip("$ .*)\\"), form="box", cut=not finished)
 
 
@@ -163,6 +173,6 @@ def _spoken(text: str, start: int, *, finished: bool) -> Claim | None:
         if re.search(r"\w", line.group()):
             cut = not finished and line.end() == len(text)
             said = _BULLET.sub("", line.group()) if wrapped else line.group()
-            return Claim(text=said, form="announced", cut=cut)
+            return Claim(text=said[:LONGEST], form="announced", cut=cut)
         start, wrapped = line.end() + 1, True
     return None

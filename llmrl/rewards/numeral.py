@@ -34,6 +34,8 @@ _NUMBER = re.compile(
     re.VERBOSE,
 )
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_COUNTED = 10**6
+"""Scales from here on are units that answers are counted in."""
 _LETTERS = {"k": 10**3, "m": 10**6, "b": 10**9}
 _SUFFIX = re.compile(
     r"""
@@ -143,7 +145,9 @@ def _scaled(value: Fraction, suffix: re.Match[str], *, money: bool) -> tuple[Fra
     if suffix["dozen"]:
         return value * 12, frozenset({value})
     if suffix["word"]:
-        return value * _SCALES[suffix["word"]], frozenset()
+        scale = _SCALES[suffix["word"]]
+        # Who is asked for millions answers "3 million" or "3".
+        return value * scale, frozenset({value} if scale >= _COUNTED else ())
     letter = suffix["letter"] or (suffix["wealth"] if money else None)
     return value * _LETTERS[letter.lower()] if letter else value, frozenset()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llmrl.rewards.numeral import Numeral, numerals
 
-_UNIT = r"(?:[^\W\d_]+\.?[ ]?){0,4}"
+_UNIT = r"(?:[^\W\d_]+(?:[ ]?[./])?[ ]?){0,4}"
 _SHUT = r"[\s)\]}$%,]*"
 _OPEN = r"[\s($\[{]*"
 _ARITHMETIC = re.compile(
@@ -20,8 +20,8 @@ _EQUATION = re.compile(
     rf"{_OPEN}(?:about |approximately |~)?"
 )
 _HEDGE = re.compile(
-    rf"{_SHUT}{_UNIT}(?:\(?\b(?:or|and/or|to|through|versus|vs\.?)\b"
-    rf"(?: (?:maybe|perhaps|possibly|about))?|[-~\u2013]){_OPEN}",
+    rf"{_SHUT}(?:{_UNIT}\(?\b(?:or|and/or|versus|vs\.?)\b(?: (?:maybe|perhaps|possibly|about))?"
+    rf"|(?:[^\W\d_]+ )?(?:to|through)\b|[-~\u2013]){_OPEN}",
     re.IGNORECASE,
 )
 _LIST = re.compile(rf"[\s)$]*(?:(?:[^\W\d_]+[ ]?){{0,2}}\band\b|,|;|&){_OPEN}", re.IGNORECASE)
@@ -33,7 +33,7 @@ _COPULA = re.compile(
     re.IGNORECASE,
 )
 _ASIDE = re.compile(
-    r"\b(?:after|over|in|for|since|because|if|when|with|from|of|by|per|at|during|each|every|has|have|had)\b",
+    r"\b(?:after|over|in|for|since|because|if|when|with|from|of|by|per|at|during|each|every)\b",
     re.IGNORECASE,
 )
 _BOUND_BEFORE = re.compile(
@@ -55,6 +55,8 @@ class Result:
     start: int
     """Where the chain begins."""
     end: int
+    derived: bool
+    """It stands behind an equals sign."""
 
 
 def results(text: str, *, words: bool = False) -> list[Result]:
@@ -84,14 +86,17 @@ def stated(text: str, *, words: bool = False) -> Result | None:
 
 def concluding(text: str) -> Result | None:
     """The result that a sentence ends with, or that its last "is" introduces."""
-    every = results(text)
+    every = [result for result in results(text) if result.numeral is not None]
     if not every:
         return None
     at = _principal(text, every)
-    return None if _hedged(text, every, at, lists=False) else every[at]
+    return None if not every[at].derived and _hedged(text, every, at, lists=False) else every[at]
 
 
 def _principal(text: str, every: Sequence[Result]) -> int:
+    derived = [n for n, result in enumerate(every) if result.derived]
+    if derived:
+        return derived[-1]
     introduced = [n for n, result in enumerate(every) if _COPULA.search(text, 0, result.start)]
     return introduced[-1] if introduced else len(every) - 1
 
@@ -100,6 +105,8 @@ def _joins(text: str, first: Numeral, second: Numeral) -> bool:
     gap = text[first.end : second.start]
     if not gap.strip():
         return second.signed
+    if gap == "(":
+        return True  # 7(2) is a product
     return bool(_ARITHMETIC.fullmatch(gap) or _EQUATION.fullmatch(gap))
 
 
@@ -112,7 +119,8 @@ def _result(text: str, chain: Sequence[Numeral]) -> Result:
             sides[-1].append(numeral)
     single = [side[0] for side in sides if len(side) == 1 and _free(text, side[0])]
     start, end = chain[0].start, chain[-1].end
-    return Result(numeral=single[-1] if single else None, start=start, end=end)
+    numeral = single[-1] if single else None
+    return Result(numeral=numeral, start=start, end=end, derived=numeral is not None and len(sides) > 1)
 
 
 def _free(text: str, numeral: Numeral) -> bool:

@@ -196,7 +196,7 @@ def test_a_gold_answer_is_right_if_its_constraints_can_be_read() -> None:
         ),
         (
             '[{"name": "length_constraints:number_words", "num_words": 3, "relation": "above"}]',
-            "relation: Input should be 'at least', 'at most', 'less than', 'more than' or 'exacove'",
+            "relation: Input should be 'at least', 'at most', 'less than', 'more than' or 'exactly'",
         ),
         (
             '[{"name": "punctuation:no_comma", "count": 3}]',

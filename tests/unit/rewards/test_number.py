@@ -175,10 +175,37 @@ def test_every_gold_answer_of_gsm8k_grades_correct(split: str) -> None:
         pytest.skip(f"{path} is not there: the shared data of the project is not mounted")
     answers = [json.loads(line)["answer"] for line in path.read_text(encoding="utf-8").splitlines()]
 
-    wrong = [answer for answer in answers if Number()(sample(answer, answer)).value != 1.0]
-
     assert len(answers) == {"test": 1319, "train": 7473}[split]
-    assert wrong == []
+    assert [answer for answer in answers if Number()(sample(answer, answer)).value != 1.0] == []
+
+
+ENDINGS = [
+    "#### {}",
+    "A: {}",
+    "The answer is {}.",
+    "**Final Answer:** ${}$",
+    "Therefore, the answer is $\\boxed{{{}}}$.",
+    "<answer>{}</answer>",
+]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_real_solutions_are_graded_right_whatever_their_ending(ending: str) -> None:
+    path = GSM8K / "test.jsonl"
+    if not path.exists():
+        pytest.skip(f"{path} is not there: the shared data of the project is not mounted")
+    answers = [json.loads(line)["answer"] for line in path.read_text(encoding="utf-8").splitlines()]
+
+    misjudged = 0
+    for answer in answers:
+        body, _, gold = answer.rpartition("#### ")
+        right, wrong = (f"{body}{ending.format(claim)}" for claim in (gold, f"{gold_number(answer) + 1}"))
+        misjudged += (Number()(sample(right, answer)).value, Number()(sample(wrong, answer)).value) != (
+            1.0,
+            0.0,
+        )
+
+    assert misjudged == 0
 
 
 HOSTILE = {
@@ -193,6 +220,23 @@ HOSTILE = {
     "minus signs": "- " * 100_000,
     "fractions": "1/" * 100_000,
     "stars": "####" + "*" * 100_000,
+    "megabytes of digits": "The answer is " + "9" * 3_000_000,
+    "words": "The answer is " + "one hundred and " * 15_000,
+    "calculators": "<<" * 100_000,
+    "text": "\\text{" * 40_000,
+    "bold": "**1" * 60_000,
+    "italics": " *1" * 60_000,
+    "sentences": "1. " * 70_000,
+    "questions": "#### 1\n" + "Q " * 100_000,
+    "corrections": "#### 1\n" + "I have " * 30_000,
+    "groups": "#### 1" + " 234" * 50_000,
+    "full stops": "#### 1" + ".234" * 50_000,
+    "sums": "#### " + "1 + " * 50_000,
+    "equations": "The answer is " + "1 = " * 50_000,
+    "units": "The answer is " + "1 hour 1 " * 25_000,
+    "letters": "The answer is " + "a" * 200_000,
+    "fractions in LaTeX": r"\boxed{" + r"\frac{1}{2}" * 18_000 + "}",
+    "choices": "The answer is " + "5 or " * 40_000,
 }
 
 
