@@ -81,6 +81,7 @@ def bundle_of(stage: Stage) -> Bundle:
         shaping=own.shaping if stage.shaping is None else stage.shaping,
         correction=stage.correction or own.correction,
         opponent=stage.opponent or own.opponent,
+        branches=stage.rollouts.branches or own.branches,
         # The recipe's own come first, as the first one decides what evaluation counts as correct.
         rewards={**stage.rewards, **{k: v for k, v in own.rewards.items() if k not in stage.rewards}},
     )

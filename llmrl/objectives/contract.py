@@ -89,6 +89,8 @@ class Bundle:
     """Weight for the difference between engine and trainer."""
     opponent: Opponent = field(default_factory=Opponent)
     """Whoever answers the same prompts for comparison."""
+    branches: int = 1
+    """Conversations that share all turns before one; as ``rollouts.branches``."""
     rewards: Mapping[str, Reward] = field(default_factory=dict[str, Reward])
     """Rewards that belong to the method, added to the recipe's."""
 

@@ -8,7 +8,7 @@ in the authors' code, which multiplies the papers' loss by the square of ``eta``
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from llmrl.objectives.contract import Bundle, Loss, MeanOver, Objective, Reads, objective
@@ -63,3 +63,5 @@ class REFUEL(REBEL):
     Only the tokens of the branching turn are trained, and the reward is that of the whole conversation: what
     is regressed is the difference of two values to come. With every turn trained it would be REBEL.
     """
+
+    bundle: ClassVar[Bundle] = replace(REBEL.bundle, branches=2)

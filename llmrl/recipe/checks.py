@@ -67,7 +67,7 @@ def _stage_problems(recipe: Recipe, index: int, stage: Stage) -> Sentences:
     yield from source_problems(stage, alphabet=first.model.characters)
     yield from held_out_problems(stage, here | before)
     yield from part_problems(stage)
-    for problems in (_model, _lengths, _turns, _optimizer, _policy, _engines, _evaluation, _cluster):
+    for problems in (_model, _lengths, _optimizer, _policy, _engines, _evaluation, _cluster):
         yield from problems(stage)
 
 
@@ -151,25 +151,6 @@ def _lengths(stage: Stage) -> Sentences:
             f"policy.tokens_per_microbatch: expected at least model.context_tokens = {context}, "
             f"so that the longest response fits, got {stage.policy.tokens_per_microbatch}."
         )
-
-
-def _turns(stage: Stage) -> Sentences:
-    table = stage.rollouts
-    if table.per_prompt % table.branches:
-        yield (
-            f"rollouts.per_prompt: expected a multiple of rollouts.branches = {table.branches}, "
-            f"got {table.per_prompt}."
-        )
-    if stage.environment is not None:
-        return
-    if table.branches > 1:
-        yield (
-            f"rollouts.branches: {table.branches} responses can share the turns of a conversation only "
-            "where there is one; add [environment], or remove it."
-        )
-    for name, reward in stage.rewards.items():
-        if reward.kind == "outcome":
-            yield f"rewards.{name}.kind: 'outcome' is what an environment says; add [environment]."
 
 
 def _optimizer(stage: Stage) -> Sentences:

@@ -82,6 +82,7 @@ def part_problems(stage: Stage) -> list[str]:
         bundle = bundle_of(stage)
         problems.extend(_nothing_to_learn(stage, bundle))
         problems.extend(_too_small_for_pairs(stage, bundle))
+        problems.extend(_turns_that_cannot_be(stage, bundle))
         problems.extend(_nobody_to_compare_with(stage, bundle))
         for keys, choice in parts_of(bundle).items():
             with _noted(problems):
@@ -151,3 +152,22 @@ def _nobody_to_compare_with(stage: Stage, bundle: Bundle) -> Iterator[str]:
             f"engines.tensor_parallel: expected 1 with opponent.kind = '{opponent}', "
             f"whose reference is not sharded, got {engines.tensor_parallel}."
         )
+
+
+def _turns_that_cannot_be(stage: Stage, bundle: Bundle) -> Iterator[str]:
+    table = stage.rollouts
+    if table.per_prompt % bundle.branches:
+        yield (
+            f"rollouts.per_prompt: expected a multiple of rollouts.branches = {bundle.branches}, "
+            f"got {table.per_prompt}."
+        )
+    if stage.environment is not None:
+        return
+    if bundle.branches > 1:
+        yield (
+            f"rollouts.branches: {bundle.branches} responses can share the turns of a conversation only "
+            "where there is one; add [environment], or set it to 1."
+        )
+    for name, table in bundle.rewards.items():
+        if table.kind == "outcome":
+            yield f"rewards.{name}.kind: 'outcome' is what an environment says; add [environment]."

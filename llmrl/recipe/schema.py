@@ -114,8 +114,9 @@ class Rollouts(Table):
     """Softmax temperature of sampling; the trainer scores with the same one."""
     stop: tuple[str, ...] = ()
     """Texts that end a response, besides the end-of-sequence token."""
-    branches: Positive = 1
-    """Responses that share a conversation up to a turn drawn at random, and that alone train; 1: none do."""
+    branches: Positive | None = None
+    """Responses that share a conversation up to a turn drawn at random, and that alone train; 1: none do.
+    By default what the objective's bundle says."""
 
 
 class Engines(Table):

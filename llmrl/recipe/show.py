@@ -100,6 +100,7 @@ def _completed(stage: Stage) -> dict[str, Any]:
         "opponent": bundle.opponent.model_dump(),
         "rewards": {name: one.model_dump() for name, one in bundle.rewards.items()},
     }
+    tables["rollouts"]["branches"] = bundle.branches
     for table, sources in _sources(stage).items():
         for index, source in enumerate(sources):
             tables[table]["sources"][index]["name"] = source_name(source)
@@ -115,6 +116,7 @@ def _derived(stage: Stage) -> dict[str, str]:
     """What is filled in here, by key or by table, and what it follows from."""
     given = stage.model_dump(include={"credit", "keep", "pairing", "shaping", "correction", "opponent"})
     given |= {f"rewards.{name}": stage.rewards.get(name) for name in bundle_of(stage).rewards}
+    given["rollouts.branches"] = stage.rollouts.branches
     notes = {key: f"objective '{stage.objective.name}'" for key, choice in given.items() if choice is None}
     for table, sources in _sources(stage).items():
         for index, source in enumerate(sources):

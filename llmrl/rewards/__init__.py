@@ -11,9 +11,22 @@ from llmrl.rewards import math as _math
 from llmrl.rewards import number as _number
 from llmrl.rewards import outcome as _outcome
 from llmrl.rewards import sql as _sql
+from llmrl.rewards import versus as _versus
 from llmrl.rewards.judgement import Judgement, Sample, Status
-from llmrl.rewards.reward import Formal, Heavy, Reward, Score, build_rewards, reward
+from llmrl.rewards.reward import Comparing, Formal, Heavy, Reward, Score, build_rewards, reward
 
-__all__ = ["Formal", "Heavy", "Judgement", "Reward", "Sample", "Score", "Status", "build_rewards", "reward"]
+__all__ = [
+    "Comparing",
+    "Formal",
+    "Heavy",
+    "Judgement",
+    "Reward",
+    "Sample",
+    "Score",
+    "Status",
+    "build_rewards",
+    "reward",
+]
 
-del _choice, _code, _format, _instructions, _json_schema, _length, _match, _math, _number, _outcome, _sql
+del _choice, _code, _format, _instructions, _json_schema, _length
+del _match, _math, _number, _outcome, _sql, _versus

@@ -31,11 +31,12 @@ async def pass_gate(stage: Stage, stream: PromptStream, crew: Crew, pool: Engine
     responses = share([imitate(group) for group in groups])
     scored, *_ = await crew.policy("score", responses, temperature)
     plain, *_ = await crew.policy("score", responses, 1.0)
-    sampled = [rollout.logp for group in groups for rollout in group.rollouts]
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
     return check_parity(
         [
-            Comparison(sampled=a, trainer=b, trainer_plain=c)
-            for a, b, c in zip(sampled, scored, plain, strict=True)
+            # What the other speaker said has no logprob.
+            Comparison(sampled=one.logp[one.trained], trainer=a[one.trained], trainer_plain=b[one.trained])
+            for one, a, b in zip(rollouts, scored, plain, strict=True)
         ],
         dtype=stage.model.dtype,
         temperature=temperature,

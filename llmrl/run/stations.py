@@ -73,14 +73,14 @@ class Online(StageStations):
     budget: StepBudget
 
     async def obtain(self, ordinal: int) -> Judged:
-        rollouts, opponent = self.stage.rollouts, self.algorithm.bundle.opponent
+        rollouts, bundle = self.stage.rollouts, self.algorithm.bundle
         sampling = Sampling(
             purpose=self.stage.name,
             per_prompt=rollouts.per_prompt,
             temperature=rollouts.temperature,
             max_tokens=rollouts.max_tokens,
-            opponents=0 if opponent.kind == "none" else opponent.per_prompt,
-            branches=rollouts.branches,
+            opponents=0 if bundle.opponent.kind == "none" else bundle.opponent.per_prompt,
+            branches=bundle.branches,
         )
         group, judgements = await self.answer(self.stream.at(ordinal), sampling)
         self.trainer.ledger.generated(ordinal, version=group.oldest_version)
