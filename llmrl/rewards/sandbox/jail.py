@@ -58,9 +58,9 @@ def enter_namespaces(proc: int) -> None:
     Raises:
         Refused: the machine does not allow one of the primitives.
     """
-    if os.geteuid() == 0:
-        kernel.unshare(kernel.NEWNS, "mount namespace")
-    else:
+    if not _may_mount():
+        if os.geteuid() == 0:
+            _become_nobody()
         _enter_user_namespace(proc, kernel.NEWNS, inside=0)
     _build_root()
     if os.geteuid() == 0 and _is_real_root(proc):
@@ -88,6 +88,15 @@ def confine(isolation: Isolation, proc: int, bounds: Bounds) -> None:
     if isolation == "process":
         landlock.only_read(libraries())
     kernel.filter_calls(program(os.getpid()))
+
+
+def _may_mount() -> bool:
+    """Have a mount namespace if this is a root with all its powers; that of a container seldom is."""
+    try:
+        kernel.unshare(kernel.NEWNS, "mount namespace")
+    except kernel.Refused:
+        return False
+    return True
 
 
 def _build_root() -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -334,3 +335,28 @@ def jailed(pid: int) -> bool:
     except (FileNotFoundError, ProcessLookupError):
         return False
     return "\nSeccomp:\t2\n" in status and "\nState:\tS" in status
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give up a part of its powers")
+def test_root_without_the_power_to_mount_gets_jails_as_an_ordinary_user_does() -> None:
+    """As the root of a container is, whose interpreter everybody may read."""
+    python, setpriv = Path(f"/usr/bin/python3.{sys.version_info.minor}"), Path("/usr/bin/setpriv")
+    if not python.exists() or not setpriv.exists():
+        pytest.skip(f"there is no {python} or no {setpriv}")
+    script = (
+        "from llmrl.rewards.sandbox import Jails, Limits\n"
+        "with Jails() as jails: print(jails.run('print(input())', stdin='in', limits=Limits()).output)\n"
+    )
+    path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])
+
+    ended = subprocess.run(
+        [setpriv, "--bounding-set", "-sys_admin", "--inh-caps", "-sys_admin", python, "-c", script],
+        env={"PYTHONPATH": path},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert (ended.stdout, ended.stderr) == ("in\n\n", "")
