@@ -79,7 +79,7 @@ def _without_latex(text: str) -> str:
     text = _SHORT_FRACTION.sub(r" \1/\2", text)
     text = _UNIT_POWER.sub("", _DEGREES.sub(" degrees", text))
     text = re.sub(r"\\(?:cdot|times|ast)(?![A-Za-z])", "*", text)
-    text = re.sub(r"\\(?:approx|simeq|Rightarrow|implies|to|rightarrow|equiv)(?![A-Za-z])", "=", text)
+    text = re.sub(r"\\(?:approx|simeq|Rightarrow|implies|rightarrow|equiv)(?![A-Za-z])", "=", text)
     text = re.sub(r"\\div(?![A-Za-z])", "/", text)
     return re.sub(" {2,}", " ", _BLANK.sub(" ", text))
 

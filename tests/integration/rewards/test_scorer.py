@@ -158,12 +158,19 @@ async def test_an_abstention_is_no_score_and_no_error(hostile: Scorer) -> None:
     assert (hostile.abstentions, hostile.errors) == (1, 0)
 
 
-async def test_a_tower_of_powers_ends_at_the_deadline(scorer_of: MakeScorer) -> None:
+async def test_a_tower_of_powers_is_refused_and_endless_algebra_ends_at_the_deadline(
+    scorer_of: MakeScorer,
+) -> None:
     scorer = await scorer_of({"correct": {"kind": "math"}}, deadline_s=DEADLINE_S)
+    endless = sample(r"\boxed{(\sin x + \cos y)^{99}}", answer=r"\sin(x) + 7")
 
-    judgement = await judged_in_time(scorer, r"\boxed{9^{9^{9^{9}}}}")
+    refused = await judged_in_time(scorer, r"\boxed{9^{9^{9^{9}}}}")
+    start = time.monotonic()
+    (killed,) = await scorer.judge([endless])
 
-    assert (judgement.status, judgement.note) == ("error", f"rewards.correct {KILLED}")
+    assert time.monotonic() - start < DEADLINE_S + 1
+    assert (refused.status, refused.reward) == ("score", 0.0)
+    assert (killed.status, killed.note) == ("error", f"rewards.correct {KILLED}")
     (after,) = await scorer.judge([sample(r"\boxed{\frac{10}{2}}")])
     assert after.reward == 1.0
 

@@ -366,6 +366,7 @@ WRONG = [
     (r"\boxed{18 \text{ or } 17}", "18"),
     (r"\boxed{x=17, y=18}", "18"),
     (r"\boxed{\log 18}", "18"),
+    (r"\boxed{\lim_{x \to 18} f(x)}", "18"),
     (r"\boxed{18\text{ hours } 30\text{ minutes}}", "18"),
     (r"\boxed{\text{none}}", "18"),
     ("The answer is 18 or 17.", "18"),
