@@ -34,14 +34,16 @@ ENTRY_POINTS = "llmrl.plugins"
 class Registry(Generic[Plugin]):
     """The classes of one kind (objectives, rewards, ...) by the name that a recipe uses."""
 
-    def __init__(self, kind: str, *, named_by: str = "name") -> None:
+    def __init__(self, kind: str, *, named_by: str = "name", base: type | None = None) -> None:
         """An empty registry.
 
         Args:
             kind: what messages call a plugin of this registry.
             named_by: the key that holds a plugin's name in its table of the recipe, next to ``options``.
+            base: what every class must inherit from, as it has the defaults.
         """
         self.kind = kind
+        self._base = base
         self._named_by = named_by
         self._classes: dict[str, type[Any]] = {}
 
@@ -62,6 +64,11 @@ class Registry(Generic[Plugin]):
         if not dataclasses.is_dataclass(cls):
             raise PluginError(
                 f"{self.kind} '{name}': {cls.__qualname__} must be a dataclass, its fields are the options."
+            )
+        if self._base is not None and self._base not in cls.__mro__:
+            raise PluginError(
+                f"{self.kind} '{name}': {cls.__qualname__} must inherit from "
+                f"{self._base.__module__}.{self._base.__name__}."
             )
         taken = self._classes.get(name, cls)
         # A module that is imported anew, as a notebook does, makes its classes anew.

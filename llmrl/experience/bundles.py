@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrl.experience.credit import Advantages, Judged, Memory, Scores, on_tokens, rewards_of
+from llmrl.experience.credit import Advantages, Credit, Judged, Memory, Scores, on_tokens, rewards_of
 from llmrl.rollouts.rollout import RolloutGroup
 
 Order = Literal["arrival", "shuffled"]
@@ -29,7 +29,7 @@ class Bundle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BundleCredit(ABC):
+class BundleCredit(Credit):
     """Credit that compares papers, not responses; a subclass says what a paper is worth.
 
     The quantiles that papers are compared with are tracked over steps: they begin at those of the first

@@ -14,8 +14,6 @@ from llmrl.registry import Registry
 if TYPE_CHECKING:
     from torch import Tensor
 
-correction: Registry[Correction] = Registry("correction")
-
 Anchor = Literal["old", "sampled"]
 
 Level = Literal["token", "response", "mean"]
@@ -35,6 +33,9 @@ class Correction(Protocol):
         Rows are whole, so a weight may depend on its response; never on other rows.
         """
         ...
+
+
+correction: Registry[Correction] = Registry("correction", base=Correction)
 
 
 @correction("none")

@@ -15,8 +15,6 @@ from llmrl.registry import Registry
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
 
-credit: Registry[Credit] = Registry("credit")
-
 Memory = dict[str, Any]
 """What a credit wants to find again at the next step: JSON values, empty at first, kept in checkpoints."""
 
@@ -45,6 +43,9 @@ class Credit(Protocol):
         everywhere and its group is compared without it. What the opponent wrote takes no part either.
         """
         ...
+
+
+credit: Registry[Credit] = Registry("credit", base=Credit)
 
 
 def rewards_of(group: RolloutGroup, judgements: Sequence[Judgement]) -> Scores:

@@ -11,8 +11,6 @@ from llmrl.registry import Registry
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
 
-keep: Registry[Keep] = Registry("keep")
-
 Exhausted = Literal["stop", "train"]
 
 
@@ -31,6 +29,9 @@ class Keep(Protocol):
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement], /) -> str | None:
         """None to train on the group, or the reason why not, in a few words that are counted."""
         ...
+
+
+keep: Registry[Keep] = Registry("keep", base=Keep)
 
 
 @keep("all")

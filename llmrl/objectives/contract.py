@@ -37,8 +37,6 @@ Scope = Literal["token", "step"]
 TrainsOn = Literal["rollouts", "demonstrations", "pairs"]
 """Sampled responses; or the dataset's demonstrations, or its pairs of a chosen and a rejected response."""
 
-objective: Registry[Objective] = Registry("objective")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mean:
@@ -126,6 +124,9 @@ class Objective(Protocol):
             batch: everything else; carries no gradient.
         """
         ...
+
+
+objective: Registry[Objective] = Registry("objective", base=Objective)
 
 
 @runtime_checkable

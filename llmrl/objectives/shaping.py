@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from llmrl.batches.batch import Batch
 
-shaping: Registry[Shaping] = Registry("shaping")
-
 
 class Shaping(Protocol):
     """A frozen dataclass whose fields are its options; called once per step, whatever the split of the work.
@@ -35,6 +33,9 @@ class Shaping(Protocol):
         the shapings before this one made.
         """
         ...
+
+
+shaping: Registry[Shaping] = Registry("shaping", base=Shaping)
 
 
 @shaping("whiten")

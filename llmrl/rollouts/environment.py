@@ -8,8 +8,6 @@ from typing import Protocol
 from llmrl.prompts.prompt import Prompt
 from llmrl.registry import Registry
 
-environment: Registry[Environment] = Registry("environment")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
@@ -61,3 +59,6 @@ class Environment(Protocol):
                 are compared in the same world.
         """
         ...
+
+
+environment: Registry[Environment] = Registry("environment", base=Environment)

@@ -283,6 +283,6 @@ def test_options_that_make_no_sense_are_refused(name: str, options: dict[str, An
 def test_the_kl_by_token_claims_to_estimate_nothing() -> None:
     worth = NashMD(kl_weight=0.5).worth(torch.tensor([1.0]), torch.tensor([0.4]))
 
+    assert worth is not None
     assert worth.tolist() == pytest.approx([0.8])
-    with pytest.raises(ValueError, match="use reward_to_go or sequence"):
-        NashMD(kl="token").worth(torch.tensor([1.0]), torch.tensor([0.4]))
+    assert NashMD(kl="token").worth(torch.ones(1), torch.ones(1)) is None

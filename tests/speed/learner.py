@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from llmrl.batches.collate import Collated
-from llmrl.batches.step import Step
 from llmrl.batches.schedule import schedule
+from llmrl.batches.step import Step
 from llmrl.experience.experience import Experience
 from llmrl.policy.model import load_model
 from llmrl.policy.scorer import Scorer

@@ -155,3 +155,25 @@ def test_a_plugin_that_fails_shows_its_own_traceback(tmp_path: Path, monkeypatch
     )
     assert "    SIDES = 1 / 0" in trace
     assert "failing_shapes" not in sys.modules
+
+
+def test_a_class_that_does_not_inherit_what_has_the_defaults_is_refused() -> None:
+    registry = Registry[Base]("kind", base=Base)
+
+    @registry("good")
+    @dataclass(frozen=True)
+    class Good(Base):
+        pass
+
+    with pytest.raises(PluginError, match=r"kind 'bad': .*Bad must inherit from .*\.Base"):
+
+        @registry("bad")
+        @dataclass(frozen=True)
+        class Bad:
+            pass
+
+    assert registry.names == ("good",)
+
+
+class Base:
+    """What has the defaults."""

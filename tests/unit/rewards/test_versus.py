@@ -40,7 +40,5 @@ def test_it_is_among_the_rewards_that_get_rivals_and_checks_its_inner_reward() -
     assert isinstance(built, Comparing)
     with pytest.raises(RecipeError, match="no reward named 'nmuber'"):
         reward.build("versus", {"kind": "nmuber"}, key="rewards.better")
-    with pytest.raises(
-        RecipeError, match=r"rewards\.better\.options.*scale must be finite and above 0"
-    ):
+    with pytest.raises(RecipeError, match=r"rewards\.better\.options.*scale must be finite and above 0"):
         reward.build("versus", {"kind": "number", "scale": -1.0}, key="rewards.better")
