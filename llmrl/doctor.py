@@ -19,6 +19,8 @@ from packaging.specifiers import SpecifierSet
 from rich.table import Table
 from rich.text import Text
 
+from llmrl.rewards.sandbox import survey
+
 Status = Literal["ok", "note", "wrong"]
 STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 
@@ -63,6 +65,7 @@ def diagnose(folder: Path) -> list[Finding]:
         _compiler,
         _extension_locks,
         _ray_cluster,
+        _sandboxes,
     )
     if sys.platform != "linux":
         return [Finding(subject="system", found=sys.platform, status="wrong", advice="llmrl runs on Linux")]
@@ -247,3 +250,14 @@ def _name_of(process: Path) -> str:
         return (process / "comm").read_text().strip()
     except OSError:  # it has ended since it was listed
         return ""
+
+
+def _sandboxes() -> Iterator[Finding]:
+    """Only rewards that run code need one, so a machine without it is not wrong."""
+    for level in survey():
+        yield Finding(
+            subject=f"sandbox '{level.isolation}'",
+            found="refused" if level.refusal else "works",
+            status="note" if level.refusal else "ok",
+            advice=level.refusal,
+        )

@@ -82,6 +82,8 @@ def _prepare(setup: dict[str, Any]) -> dict[str, Reward]:
 def _warm_up(name: str, reward: Heavy) -> None:
     try:
         reward.warm_up()
+    except LlmrlError:
+        raise  # a refused sandbox says itself what is missing
     except Exception as error:
         raise PluginError(f"rewards.{name}: warm_up failed: {error}.\n{traceback.format_exc()}") from error
 

@@ -52,7 +52,7 @@ run        | recipe prompts rollouts rewards experience    |
            | objectives weights.bundle cluster report      |
            | policy.folder:start batches:types             |
            | policy:types                                  |
-doctor     |                                               | packaging rich
+doctor     | rewards.sandbox                               | packaging rich
 check      | objectives testing vectors                    | torch
 cli        | recipe run report doctor check                | typer rich
 testing    | experience batches objectives rewards.reward  | torch

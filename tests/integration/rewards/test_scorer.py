@@ -307,6 +307,13 @@ async def test_an_unknown_reward_stops_the_start(scorer_of: MakeScorer) -> None:
         await scorer_of({"correct": {"kind": "numbr"}})
 
 
+async def test_what_a_reward_needs_and_does_not_find_is_told_in_its_own_words(scorer_of: MakeScorer) -> None:
+    with pytest.raises(RewardError) as caught:
+        await scorer_of({"bad": {"kind": "refused"}}, "hostile_rewards")
+
+    assert str(caught.value) == "rewards: this machine has no user namespaces."
+
+
 def test_a_scorer_without_rewards_is_refused() -> None:
     with pytest.raises(RecipeError, match="rewards: the stage has none"):
         Scorer({}, Scoring(), ())

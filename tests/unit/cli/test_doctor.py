@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmrl.doctor import Finding, diagnose
+from llmrl.rewards.sandbox import survey
 
 
 def found(findings: list[Finding], subject: str) -> Finding:
@@ -123,3 +124,14 @@ def test_a_gpu_is_what_the_driver_says(
     finding = next(f for f in diagnose(tmp_path) if f.subject.startswith("GPU"))
 
     assert (finding.found, finding.status) == (text, status)
+
+
+def test_each_level_of_the_sandbox_is_tried_and_a_refusal_says_what_to_do(
+    tmp_path: Path, extensions: Path
+) -> None:
+    findings = diagnose(tmp_path)
+
+    for level in survey():
+        finding = found(findings, f"sandbox '{level.isolation}'")
+        assert finding.found == ("refused" if level.refusal else "works")
+        assert (finding.status, finding.advice) == ("note" if level.refusal else "ok", level.refusal)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from llmrl.errors import RewardError
 from llmrl.rewards import Sample, Score, reward
 
 
@@ -119,3 +120,17 @@ class Hostile:
     def _note(self, pid: int) -> None:
         with self.pids.open("a") as file:
             file.write(f"{pid}\n")
+
+
+@reward("refused")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """What it needs is not there, and it says so."""
+
+    reads_answer: ClassVar[bool] = False
+
+    def warm_up(self) -> None:
+        raise RewardError("rewards: this machine has no user namespaces.")
+
+    def __call__(self, sample: Sample) -> float:
+        return 0.0
