@@ -158,6 +158,8 @@ class Scoring(Table):
     """Scorer processes."""
     deadline_s: AboveZero = 10.0
     """Longest time for one response; then its scorer is killed and the judgement is an error."""
+    concurrency: Positive = 16
+    """Responses that rewards with an ``async`` call judge at once in a process; others take one at a time."""
     memory_mib: Positive | None = None
     """MiB that rewards may allocate in a process once it is ready; more is an error. By default no limit."""
     max_error_rate: Fraction = 0.1

@@ -1,29 +1,32 @@
 """The process in which rewards run: ``python -m llmrl.rewards.child``, killed without mercy and replaced.
 
 It reads JSON lines on stdin and answers on stdout. First the setup, answered by the names of the rewards that
-read the gold answer; then one line for each sample, answered by one line for each of its parts, so that the
-parent always knows which part is running.
+read the gold answer, and of those that are awaited. Then a line for each sample, or where rewards are awaited
+one for all, answered by one line for each part, so that the parent always knows which parts are under way.
 """
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import json
 import os
 import resource
 import signal
 import sys
+import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
 from llmrl.errors import LlmrlError, PluginError
 from llmrl.recipe.schema import Reward as RewardTable
 from llmrl.registry import load_plugins
 from llmrl.rewards.judgement import Sample
-from llmrl.rewards.part import evaluate
-from llmrl.rewards.reward import Formal, Heavy, Reward, build_rewards
+from llmrl.rewards.part import Part, evaluate, evaluate_awaited
+from llmrl.rewards.reward import Formal, Heavy, Reward, build_rewards, is_awaited
 
 
 def main() -> None:
@@ -39,8 +42,9 @@ def main() -> None:
         return
     _limit_memory(setup["memory_mib"])
     gold = {name: _bare(reward) for name, reward in rewards.items() if reward.reads_answer}
-    _reply(replies, {"reads_answer": list(gold)})
-    _serve(asks, replies, {False: rewards, True: gold})
+    awaited = [[name for name, one in judges.items() if is_awaited(one)] for judges in (rewards, gold)]
+    _reply(replies, {"reads_answer": list(gold), "awaited": awaited})
+    _Desk(replies, {False: list(rewards.values()), True: list(gold.values())}).serve(asks)
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
@@ -104,16 +108,52 @@ def _bare(reward: Reward) -> Reward:
     return reward.bare() if isinstance(reward, Formal) else reward
 
 
-def _serve(asks: BinaryIO, replies: int, choices: Mapping[bool, Mapping[str, Reward]]) -> None:
-    own = os.getpid()
-    for line in asks:
-        ask = json.loads(line)
-        sample = Sample(**ask["sample"])
-        for reward in choices[ask["gold"]].values():
-            part = evaluate(reward, sample)
-            if os.getpid() != own:
-                os._exit(0)  # a reward forked and returned twice: only the original answers
-            _reply(replies, [part.status, part.value, part.note, part.seconds])
+@dataclass(frozen=True, slots=True)
+class _Desk:
+    """Where samples come in and verdicts go out."""
+
+    replies: int
+    rewards: dict[bool, list[Reward]]
+    """All of them, and under True those that grade gold answers."""
+    own: int = field(default_factory=os.getpid)
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
+    """Lives as long as the process, so that a reward may keep its connections."""
+
+    def serve(self, asks: BinaryIO) -> None:
+        for line in asks:
+            ask = json.loads(line)
+            rewards = self.rewards[ask["gold"]]
+            if "samples" in ask:
+                self.loop.run_until_complete(self._judge_together(rewards, ask))
+            else:
+                self._judge(rewards, ask["at"], Sample(**ask["sample"]))
+
+    def _judge(self, rewards: Sequence[Reward], at: int, sample: Sample) -> None:
+        for reward in rewards:
+            if not is_awaited(reward):
+                self._answer(at, evaluate(reward, sample))
+
+    async def _judge_together(self, rewards: Sequence[Reward], ask: dict[str, Any]) -> None:
+        samples: list[dict[str, Any]] = ask["samples"]
+        waiting = iter(enumerate(samples))
+
+        async def take_turns() -> None:
+            for at, sample in waiting:  # one iterator for all: whoever is done takes the next
+                await self._judge_awaited(rewards, at, Sample(**sample), ask["deadline_s"])
+
+        await asyncio.gather(*(take_turns() for _ in range(ask["at_once"])))
+
+    async def _judge_awaited(self, rewards: Sequence[Reward], at: int, sample: Sample, within: float) -> None:
+        due = time.perf_counter() + within
+        for reward in rewards:
+            if is_awaited(reward):
+                left = due - time.perf_counter()
+                self._answer(at, await evaluate_awaited(reward, sample, seconds=left, deadline_s=within))
+
+    def _answer(self, at: int, part: Part) -> None:
+        if os.getpid() != self.own:
+            os._exit(0)  # a reward forked and returned twice: only the original answers
+        _reply(self.replies, [at, part.status, part.value, part.note, part.seconds])
 
 
 def _reply(replies: int, message: object) -> None:

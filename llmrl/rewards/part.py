@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import numbers
 import time
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmrl.errors import shown
 from llmrl.rewards.judgement import Judgement, Sample, Status
-from llmrl.rewards.reward import Reward, Score
+from llmrl.rewards.reward import Awaited, Reward, Score
 
 LONGEST_NOTE = 300
 """Characters of a note; longer ones are cut."""
@@ -35,8 +36,34 @@ def evaluate(reward: Reward, sample: Sample) -> Part:
         part = _read(reward(sample))
     except BaseException as error:  # noqa: BLE001  a reward that exits or raises must not end its process
         part = Part(status="error", note=f"raised {_told(error)}")
-    seconds = time.perf_counter() - start
-    return Part(status=part.status, value=part.value, note=part.note[:LONGEST_NOTE], seconds=seconds)
+    return _timed(part, start)
+
+
+async def evaluate_awaited(reward: Awaited, sample: Sample, *, seconds: float, deadline_s: float) -> Part:
+    """Await a reward for at most ``seconds``, what is left of ``deadline_s``, and say what became of it.
+
+    Does not return while a reward refuses to be cancelled.
+    """
+    start = time.perf_counter()
+    judging = asyncio.create_task(_awaited(reward, sample))
+    done, _ = await asyncio.wait([judging], timeout=max(seconds, 0.0))
+    if done:
+        return _timed(judging.result(), start)
+    judging.cancel()
+    await asyncio.wait([judging])
+    note = f"gave no verdict within {deadline_s:g} s (scoring.deadline_s) and was cancelled"
+    return _timed(Part(status="error", note=note), start)
+
+
+async def _awaited(reward: Awaited, sample: Sample) -> Part:
+    try:
+        return _read(await reward(sample))
+    except BaseException as error:  # noqa: BLE001  see above
+        return Part(status="error", note=f"raised {_told(error)}")
+
+
+def _timed(part: Part, start: float) -> Part:
+    return replace(part, note=part.note[:LONGEST_NOTE], seconds=time.perf_counter() - start)
 
 
 def combine(parts: Mapping[str, Part], weights: Mapping[str, float]) -> Judgement:

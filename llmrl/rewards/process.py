@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,47 +23,94 @@ _DRAIN_S = 0.2
 """For the last lines of a process that exited; only a descendant outside its group holds the pipes longer."""
 _STALL_S = 0.25
 """If a timer comes later than this, our own loop stood still and the child may have lacked its input."""
+_GRACE_S = 0.5
+"""For a child to cancel an awaited reward at its deadline, before it is killed."""
 _LAST_WORDS = 300
 _STDERR = 2
 _SETUP_ERRORS = {"PluginError": PluginError, "RecipeError": RecipeError}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """How the samples of one ask are judged."""
+
+    width: int
+    """Rewards that judge each."""
+    gold: bool
+    """Only by the rewards that read the answer, bare."""
+    at_once: int | None
+    """Samples that awaited rewards judge together; None for the others, which take one after another."""
+    deadline_s: float
+    """For each sample."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What came of one ask."""
 
-    parts: tuple[tuple[Part, ...], ...]
-    """The parts of each sample that was finished, in order."""
+    finished: Mapping[int, tuple[Part, ...]]
+    """The parts of each sample that was finished, by its place in the ask."""
     failure: str = ""
     """Why the process is gone before it answered everything; empty if it did."""
-    started: tuple[Part, ...] = ()
-    """After a failure: the finished parts of the sample that was running."""
-    seconds: float = 0.0
-    """After a failure: how long that sample had been running."""
+    underway: Mapping[int, Underway]
+    """After a failure: the samples that went with it. At least one did."""
+    now: float
+    """On the loop's clock."""
+
+
+@dataclass(slots=True)
+class Underway:
+    """A sample that is being judged."""
+
+    since: float
+    """When it began, on the loop's clock."""
+    parts: list[Part] = field(default_factory=list[Part])
+    """Its finished ones."""
+    excused: bool = False
+    """It has been given its time again, because our own loop stood still."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Ask:
-    """An ask that is being answered."""
+    """An ask that is being answered. The child begins the next sample when it has finished one, in order."""
 
     samples: int
-    width: int
-    deadline_s: float
-    since: float
-    """When the sample that is running now began, on the loop's clock."""
+    terms: Terms
     answered: asyncio.Future[None]
-    excused: bool = False
-    """It has been given its time again, because our own loop stood still."""
-    parts: list[tuple[Part, ...]] = field(default_factory=list[tuple[Part, ...]])
-    started: list[Part] = field(default_factory=list[Part])
+    underway: dict[int, Underway] = field(default_factory=dict[int, Underway])
+    finished: dict[int, tuple[Part, ...]] = field(default_factory=dict[int, tuple[Part, ...]])
 
-    def take(self, part: Part, now: float) -> None:
-        self.started.append(part)
-        if len(self.started) == self.width:
-            self.parts.append(tuple(self.started))
-            self.started, self.since, self.excused = [], now, False
-        if len(self.parts) == self.samples:
+    def begin(self, now: float) -> None:
+        for at in range(min(self.samples, self.terms.at_once or 1)):
+            self.underway[at] = Underway(now)
+
+    def take(self, at: int, part: Part, now: float) -> None:
+        """Raises KeyError if that sample is not under way."""
+        self.underway[at].parts.append(part)
+        if len(self.underway[at].parts) < self.terms.width:
+            return
+        following = len(self.finished) + len(self.underway)
+        self.finished[at] = tuple(self.underway.pop(at).parts)
+        if following < self.samples:
+            self.underway[following] = Underway(now)
+        if not self.underway:
             self.answered.set_result(None)
+
+    @property
+    def patience_s(self) -> float:
+        """A child cancels awaited rewards itself, and is only killed if it cannot."""
+        return self.terms.deadline_s + (0.0 if self.terms.at_once is None else _GRACE_S)
+
+    def due(self) -> float:
+        """When the first of those under way must be finished."""
+        return min(each.since for each in self.underway.values()) + self.patience_s
+
+    def excuse(self, now: float) -> bool:
+        """Give its time again to whatever has not been excused yet; False if everything has."""
+        guilty = [each for each in self.underway.values() if not each.excused]
+        for each in guilty:
+            each.since, each.excused = now, True
+        return bool(guilty)
 
 
 class RewardProcess(asyncio.SubprocessProtocol):
@@ -72,6 +119,8 @@ class RewardProcess(asyncio.SubprocessProtocol):
     def __init__(self, *, lifeline: int) -> None:
         self.reads_answer: tuple[str, ...] = ()
         """Names of the rewards that read the gold answer."""
+        self.awaited: Mapping[bool, frozenset[str]] = {}
+        """Names of the rewards that are awaited; under True of those that grade gold answers."""
         self.pid = 0
         """Its process id, which is also its group's."""
         self._loop = asyncio.get_running_loop()
@@ -117,12 +166,12 @@ class RewardProcess(asyncio.SubprocessProtocol):
         """True while it can be asked."""
         return not self._failure
 
-    async def ask(self, lines: Sequence[bytes], *, width: int, deadline_s: float) -> Outcome:
-        """Have samples judged, one line each, ``width`` parts each; returns when they are or it is gone."""
-        now, answered = self._loop.time(), self._loop.create_future()
-        ask = _Ask(samples=len(lines), width=width, deadline_s=deadline_s, since=now, answered=answered)
+    async def ask(self, samples: Sequence[bytes], terms: Terms) -> Outcome:
+        """Have samples judged, each as JSON; returns when they are or the process is gone."""
+        ask = _Ask(samples=len(samples), terms=terms, answered=self._loop.create_future())
+        ask.begin(self._loop.time())
         self._ask = ask
-        self._write(b"".join(lines))
+        self._write(_question(samples, terms))
         clock = self._loop.create_task(self._watch(ask))
         try:
             await asyncio.wait([ask.answered, self._gone], return_when=asyncio.FIRST_COMPLETED)
@@ -131,14 +180,8 @@ class RewardProcess(asyncio.SubprocessProtocol):
             clock.cancel()
             if not ask.answered.done():
                 self._fail("was stopped")  # cancelled: its answers must not reach the next ask
-        if ask.answered.done():
-            return Outcome(parts=tuple(ask.parts))
-        return Outcome(
-            parts=tuple(ask.parts),
-            failure=self._failure,
-            started=tuple(ask.started),
-            seconds=self._loop.time() - ask.since,
-        )
+        failure = "" if ask.answered.done() else self._failure
+        return Outcome(finished=ask.finished, failure=failure, underway=ask.underway, now=self._loop.time())
 
     async def end(self) -> None:
         """Kill the process and its group, and wait until it is gone."""
@@ -157,7 +200,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
         try:
             for line in lines:
                 self._take(json.loads(line))
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, KeyError):
             self._fail("wrote into the pipe of its verdicts and was killed")
 
     def process_exited(self) -> None:
@@ -182,6 +225,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
         if "error" in ready:
             raise _SETUP_ERRORS.get(ready["error"], RewardError)(ready["message"])
         self.reads_answer = tuple(ready["reads_answer"])
+        self.awaited = dict(zip((False, True), map(frozenset[str], ready["awaited"]), strict=True))
 
     def _write(self, data: bytes) -> None:
         assert self._transport is not None  # promised by subprocess_exec
@@ -195,19 +239,22 @@ class RewardProcess(asyncio.SubprocessProtocol):
         elif not self._failure:
             if self._ask is None or self._ask.answered.done():
                 raise ValueError("nobody asked")
-            status, value, note, seconds = message
-            self._ask.take(Part(status=status, value=value, note=note, seconds=seconds), self._loop.time())
+            at, status, value, note, seconds = message
+            self._ask.take(
+                at, Part(status=status, value=value, note=note, seconds=seconds), self._loop.time()
+            )
 
     async def _watch(self, ask: _Ask) -> None:
         """Kill the process when one sample has been running for too long."""
-        while not self._failure:
-            due = ask.since + ask.deadline_s
+        while ask.underway and not self._failure:
+            due = ask.due()
             await asyncio.sleep(due - self._loop.time())
             now = self._loop.time()
-            if now - due > _STALL_S and not ask.excused:
-                ask.excused, ask.since = True, now
-            elif now >= ask.since + ask.deadline_s:
-                self._fail(f"gave no verdict within {ask.deadline_s:g} s (scoring.deadline_s) and was killed")
+            if not ask.underway or now < ask.due() or (now - due > _STALL_S and ask.excuse(now)):
+                continue
+            self._fail(
+                f"gave no verdict within {ask.terms.deadline_s:g} s (scoring.deadline_s) and was killed"
+            )
 
     def _fail(self, reason: str) -> None:
         """The end of this process, whatever began it; the first reason stays."""
@@ -232,3 +279,12 @@ class RewardProcess(asyncio.SubprocessProtocol):
         how = f"died with {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
         words = self._stderr.decode(errors="replace").strip()
         return f"{how}; its last words: {shown(words[-_LAST_WORDS:], _LAST_WORDS)}" if words else how
+
+
+def _question(samples: Sequence[bytes], terms: Terms) -> bytes:
+    """The lines that the child reads; see there."""
+    gold = b"true" if terms.gold else b"false"
+    if terms.at_once is None:
+        return b"".join(b'{"gold":%s,"at":%d,"sample":%s}\n' % (gold, *each) for each in enumerate(samples))
+    how = json.dumps({"at_once": terms.at_once, "deadline_s": terms.deadline_s}).encode()
+    return b'{"gold":%s,"samples":[%s],%s\n' % (gold, b",".join(samples), how[1:])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
 
 from llmrl.recipe.schema import Reward as RewardTable
 from llmrl.registry import Registry
@@ -38,6 +39,19 @@ class Reward(Protocol):
         ...
 
 
+class Awaited(Protocol):
+    """A reward whose call is ``async def``: while it waits, its process judges other responses.
+
+    It is cancelled at the deadline; one that does not let itself be cancelled goes with its process.
+    """
+
+    reads_answer: ClassVar[bool]
+
+    async def __call__(self, sample: Sample) -> float | None | Score:
+        """The score of one response; None abstains."""
+        ...
+
+
 @runtime_checkable
 class Comparing(Protocol):
     """A reward that compares a response with its rivals: its score is the mean preference over them.
@@ -64,6 +78,11 @@ class Heavy(Protocol):
     def warm_up(self) -> None:
         """Load it, before the first deadline starts to run."""
         ...
+
+
+def is_awaited(reward: Reward | Awaited) -> TypeGuard[Awaited]:
+    """Whether its call is ``async def``."""
+    return inspect.iscoroutinefunction(type(reward).__call__)
 
 
 def build_rewards(tables: Mapping[str, RewardTable]) -> dict[str, Reward]:

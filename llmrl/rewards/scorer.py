@@ -7,15 +7,31 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from llmrl.errors import RecipeError, RewardError
 from llmrl.recipe.schema import Reward, Scoring
 from llmrl.rewards.judgement import Judgement, Sample
 from llmrl.rewards.part import Part, combine
-from llmrl.rewards.process import Outcome, RewardProcess
+from llmrl.rewards.process import Outcome, RewardProcess, Terms
 
 CHUNK = 32
 """Samples written to a process at once: enough to hide the round trip, few enough to share the work."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lane:
+    """Rewards that are asked together."""
+
+    names: tuple[str, ...]
+    terms: Terms
+
+
+@dataclass(slots=True)
+class _Slot:
+    """The place of one process and of its successors."""
+
+    process: RewardProcess
 
 
 class Scorer:
@@ -37,8 +53,9 @@ class Scorer:
         self._scoring = scoring
         tables = {name: reward.model_dump() for name, reward in rewards.items()}
         setup = {"plugins": list(plugins), "rewards": tables, "memory_mib": scoring.memory_mib}
-        self._setup = _line(setup)
-        self._free: asyncio.Queue[RewardProcess] = asyncio.Queue()
+        self._setup = _json(setup) + b"\n"
+        self._awaited: Mapping[bool, frozenset[str]] = {}
+        self._free: asyncio.Queue[_Slot] = asyncio.Queue()
         self._processes: set[RewardProcess] = set()
         self._closed = False
 
@@ -57,8 +74,8 @@ class Scorer:
             if isinstance(process, BaseException):
                 await self.close()
                 raise process
-            self.reads_answer = process.reads_answer
-            self._free.put_nowait(process)
+            self.reads_answer, self._awaited = process.reads_answer, process.awaited
+            self._free.put_nowait(_Slot(process))
 
     async def judge(self, samples: Sequence[Sample]) -> tuple[Judgement, ...]:
         """One judgement per sample, in order. A reward that fails makes an error of its sample only.
@@ -86,57 +103,82 @@ class Scorer:
         self._processes.clear()
 
     async def _evaluate(self, samples: Sequence[Sample], *, gold: bool) -> list[dict[str, Part]]:
-        lines = [_line({"gold": gold, "sample": dataclasses.asdict(sample)}) for sample in samples]
+        texts = [_json(dataclasses.asdict(sample)) for sample in samples]
         names = self.reads_answer if gold else tuple(self._weights)
-        size = max(1, min(CHUNK, math.ceil(len(lines) / self._scoring.processes)))
+        lanes = self._lanes(names, gold=gold)
+        size = max(1, min(CHUNK, math.ceil(len(texts) / self._scoring.processes)))
         tasks = [
-            asyncio.create_task(self._evaluate_chunk(lines[at : at + size], names))
-            for at in range(0, len(lines), size)
+            asyncio.create_task(self._evaluate_chunk(texts[at : at + size], lanes))
+            for at in range(0, len(texts), size)
         ]
         try:
             chunks = await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()  # the others of a chunk that failed; of no effect on those that are done
-        return [parts for chunk in chunks for parts in chunk]
+        return [{name: parts[name] for name in names if name in parts} for chunk in chunks for parts in chunk]
 
-    async def _evaluate_chunk(self, lines: Sequence[bytes], names: Sequence[str]) -> list[dict[str, Part]]:
-        process = await self._free.get()
-        judged: list[dict[str, Part]] = []
+    def _lanes(self, names: Sequence[str], *, gold: bool) -> list[_Lane]:
+        """The rewards that take one sample after another, and those that take several at once."""
+        plain = tuple(name for name in names if name not in self._awaited[gold])
+        awaited = tuple(name for name in names if name in self._awaited[gold])
+        return [
+            _Lane(
+                each, Terms(width=len(each), gold=gold, at_once=at_once, deadline_s=self._scoring.deadline_s)
+            )
+            for each, at_once in ((plain, None), (awaited, self._scoring.concurrency))
+            if each
+        ]
+
+    async def _evaluate_chunk(self, texts: Sequence[bytes], lanes: Sequence[_Lane]) -> list[dict[str, Part]]:
+        slot = await self._free.get()
+        judged: list[dict[str, Part]] = [{} for _ in texts]
         try:
-            while len(judged) < len(lines):
-                process = await self._living(process)
-                todo = lines[len(judged) :]
-                outcome = await process.ask(todo, width=len(names), deadline_s=self._scoring.deadline_s)
-                judged += _named(outcome, names)
+            for lane in lanes:
+                await self._go_along(lane, slot, texts, judged)
         finally:
-            self._free.put_nowait(process)
+            self._free.put_nowait(slot)
         return judged
 
-    async def _living(self, process: RewardProcess) -> RewardProcess:
-        """The process, or its successor if it is gone."""
+    async def _go_along(
+        self, lane: _Lane, slot: _Slot, texts: Sequence[bytes], judged: list[dict[str, Part]]
+    ) -> None:
+        todo = list(range(len(texts)))
+        while todo:
+            process = await self._living(slot)
+            named = _named(await process.ask([texts[at] for at in todo], lane.terms), lane.names)
+            for place, parts in named.items():
+                judged[todo[place]] |= parts
+            todo = [at for place, at in enumerate(todo) if place not in named]
+
+    async def _living(self, slot: _Slot) -> RewardProcess:
+        """The slot's process, or its successor if it is gone."""
         if self._closed:
             raise RewardError("rewards: the scorer was closed while responses were still to be judged.")
-        if process.alive:
-            return process
-        await process.end()
-        self._processes.discard(process)
+        if slot.process.alive:
+            return slot.process
+        await slot.process.end()
+        self._processes.discard(slot.process)
         self.restarts += 1
-        successor = await RewardProcess.start(self._setup)
-        self._processes.add(successor)
-        return successor
+        slot.process = await RewardProcess.start(self._setup)
+        self._processes.add(slot.process)
+        return slot.process
 
 
-def _named(outcome: Outcome, names: Sequence[str]) -> list[dict[str, Part]]:
-    """The parts by name; where the process went, the part that was running is an error."""
-    named = [dict(zip(names, parts, strict=True)) for parts in outcome.parts]
+def _named(outcome: Outcome, names: Sequence[str]) -> dict[int, dict[str, Part]]:
+    """The parts by name; where the process went, what was under way is an error."""
+    named = {at: dict(zip(names, parts, strict=True)) for at, parts in outcome.finished.items()}
     if outcome.failure:
-        culprit = dict(zip(names, outcome.started, strict=False))
-        seconds = outcome.seconds - sum(part.seconds for part in outcome.started)
-        culprit[names[len(culprit)]] = Part(status="error", note=outcome.failure, seconds=max(seconds, 0.0))
-        named.append(culprit)
+        note = outcome.failure
+        if len(outcome.underway) > 1:
+            note = f"was one of {len(outcome.underway)} that were judged in a process which {note}"
+        for at, underway in outcome.underway.items():
+            named[at] = dict(zip(names, underway.parts, strict=False))
+            seconds = outcome.now - underway.since - sum(part.seconds for part in underway.parts)
+            culprit = names[len(underway.parts)]
+            named[at][culprit] = Part(status="error", note=note, seconds=max(seconds, 0.0))
     return named
 
 
-def _line(message: object) -> bytes:
-    return json.dumps(message).encode() + b"\n"
+def _json(message: object) -> bytes:
+    return json.dumps(message).encode()
