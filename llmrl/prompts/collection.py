@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from llmrl.errors import DataError, RecipeError, shown
 from llmrl.prompts.datasets import read_source
 from llmrl.prompts.demonstration import Demonstration, encode_demonstration
+from llmrl.prompts.difficulty import difficulty_of
 from llmrl.prompts.example import Example, source_name
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.tasks import read_task
@@ -30,7 +31,9 @@ class Collection:
     prompts: tuple[Prompt, ...]
     """Never empty."""
     left_out: int
-    """Rows whose prompt, or response, is too long."""
+    """Rows that are too long, or whose pass rate is not asked for."""
+    ordered: bool = False
+    """Whether every epoch has them in this order, whatever ``prompts.shuffle`` says."""
 
 
 def collect(
@@ -47,7 +50,7 @@ def collect(
     Args:
         key: where the recipe has the sources, e.g. ``prompts.sources``.
         max_tokens: longer prompts are left out, counted and logged.
-        seed: the run's; tasks order their problems by it.
+        seed: the run's; tasks order their problems by it, and a source its rows of equal pass rates.
         max_response_tokens: where responses of the dataset are trained on, rows with a longer one are left
             out too.
     Raises:
@@ -66,15 +69,23 @@ def collect(
     for number, source in enumerate(sources):
         table = f"{key}.{number}"
         prompts = _prompts(source, tokenizer, key=table, seed=seed)
+        difficulty = difficulty_of(source, key=table)
+        rows = prompts if difficulty is None else difficulty.select(prompts, seed=seed)
         kept = _Limit(what="prompts", most=max_tokens, option="prompts.max_tokens").keep(
-            prompts, lengths=[prompt.tokens.size for prompt in prompts], key=table
+            rows, lengths=[prompt.tokens.size for prompt in rows], key=table
         )
         if max_response_tokens is not None:
             kept = _Limit(what="responses", most=max_response_tokens, option="rollouts.max_tokens").keep(
                 kept, lengths=[_longest_response(prompt) for prompt in kept], key=table
             )
-        left_out = len(prompts) - len(kept)
-        found.append(Collection(source=names[number], prompts=tuple(kept), left_out=left_out))
+        found.append(
+            Collection(
+                source=names[number],
+                prompts=tuple(kept),
+                left_out=len(prompts) - len(kept),
+                ordered=source.order == "easy_first",
+            )
+        )
     return tuple(found)
 
 

@@ -20,6 +20,9 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
 }
 """Columns that are looked for, in this order, where the recipe names none."""
 
+WHOLE_ROW = "*"
+"""As the column of the answer: all of them, as one JSON object."""
+
 ROLES: tuple[str, ...] = get_args(Role)
 
 
@@ -66,9 +69,15 @@ def has_prompt(record: Record, fields: Mapping[str, str], *, key: str) -> bool:
 def answer_of(record: Record, fields: Mapping[str, str], *, key: str) -> str | None:
     """The gold answer of a row, a number as its JSON text; None where the row has none.
 
+    With ``fields.answer = "*"`` it is the whole row as the text of a JSON object, which is how rows of tests
+    for code are read.
+
     Raises:
-        DataError: the column that the recipe names is missing, or the value is neither text nor a number.
+        DataError: the column that the recipe names is missing, the value is neither text nor a number, or
+            the row has a value that JSON does not know.
     """
+    if fields.get("answer") == WHOLE_ROW:
+        return _whole(record)
     column = column_of(record, fields, "answer", key=key)
     value = None if column is None else record.fields[column]
     if value is None:
@@ -83,6 +92,16 @@ def answer_of(record: Record, fields: Mapping[str, str], *, key: str) -> str | N
             f"{place}: an answer must be text or a finite number, got {value}; correct or remove the row."
         )
     return json.dumps(value)
+
+
+def _whole(record: Record) -> str:
+    try:
+        return json.dumps(dict(record.fields), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{record.place}: the row is no JSON object ({error}), which an answer of all columns must be; "
+            f"leave the column out, or map one column to the answer."
+        ) from error
 
 
 def response_of(record: Record, fields: Mapping[str, str], *, key: str) -> str | None:

@@ -53,7 +53,7 @@ class PromptStream:
         self.rows: tuple[Prompt, ...] = tuple(p for part in self._collections for p in part.prompts)
         """Every prompt once, source by source."""
         self.left_out: int = sum(part.left_out for part in self._collections)
-        """Rows that were too long."""
+        """Rows that are too long, or whose pass rate is not asked for."""
         self.fingerprint: str = fingerprint(self._collections)
         """sha256 of the rows; a checkpoint of other rows is refused."""
 
@@ -78,6 +78,8 @@ class PromptStream:
 
     def _row(self, collection: Collection, drawn: int) -> Prompt:
         epoch, place = divmod(drawn, len(collection.prompts))
+        if collection.ordered:
+            return collection.prompts[place]
         return collection.prompts[self._ordered(place, len(collection.prompts), collection.source, epoch)]
 
     def _ordered(self, place: int, size: int, what: str, number: int) -> int:

@@ -83,11 +83,23 @@ class Source(Table):
     skip: Count = 0
     """Leave out the first so many rows; with ``rows`` this separates training rows from held-out ones."""
     fields: dict[str, str] = {}
-    """Maps prompt, answer, response or messages to the dataset's own column names."""
+    """Maps prompt, answer, response or messages to the dataset's own column names; ``answer = "*"`` is the
+    whole row as JSON."""
     template: str = "{prompt}"
     """Text around the prompt field."""
     weight: AboveZero = 1.0
     """Share of draws relative to the other sources; each source draws its own rows equally often."""
+    pass_rates: Path | None = None
+    """A dataset's ``pass_rates.jsonl``, which an earlier run wrote into its stage folder."""
+    min_pass_rate: Fraction = 0.0
+    """With ``pass_rates``: leave out rows that were solved in a smaller share of the responses."""
+    max_pass_rate: Fraction = 1.0
+    """With ``pass_rates``: leave out rows that were solved in a larger share of the responses."""
+    unrated: Literal["keep", "drop"] = "keep"
+    """With ``pass_rates``: whether rows that it does not have are used."""
+    order: Literal["shuffled", "easy_first"] = "shuffled"
+    """``easy_first``: every epoch from the rows solved most often to those solved least often, then the
+    unrated ones; rows of equal rates in an order from ``run.seed``."""
 
 
 class Prompts(Table):

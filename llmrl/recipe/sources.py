@@ -83,6 +83,7 @@ def _problems(source: Source, key: str, alphabet: str | None) -> Iterator[str]:
     if source.template.count("{prompt}") != 1:
         yield f"{key}.template: expected a text with {{prompt}} in it once, got {shown(source.template)}."
         return
+    yield from _rate_problems(source, key)
     if source.dataset is not None:
         yield from _dataset_problems(source, source.dataset, key)
     elif source.task is not None:
@@ -101,6 +102,31 @@ def _dataset_problems(source: Source, dataset: str, key: str) -> Iterator[str]:
             yield f"{key}.dataset: {missing_path(dataset, 'file or folder')}"
     elif not HUB_NAME.fullmatch(dataset):
         yield f"{key}.dataset: {shown(dataset)} is neither a file here nor a hub name such as 'owner/name'."
+
+
+def _rate_problems(source: Source, key: str) -> Iterator[str]:
+    if source.pass_rates is None:
+        said = {
+            "min_pass_rate": source.min_pass_rate > 0,
+            "max_pass_rate": source.max_pass_rate < 1,
+            "unrated": source.unrated != "keep",
+            "order": source.order != "shuffled",
+        }
+        for name in (name for name, is_said in said.items() if is_said):
+            yield f"{key}.{name}: has no effect without {key}.pass_rates; add it, or remove the key."
+        return
+    if source.task is not None:
+        yield (
+            f"{key}.pass_rates: only the rows of a dataset are the same in every run, and this source is a "
+            "task; remove it."
+        )
+    elif not source.pass_rates.expanduser().is_file():
+        yield f"{key}.pass_rates: {missing_path(str(source.pass_rates), 'file')}"
+    if source.min_pass_rate > source.max_pass_rate:
+        yield (
+            f"{key}.min_pass_rate: {source.min_pass_rate:g} exceeds {key}.max_pass_rate = "
+            f"{source.max_pass_rate:g}; lower it."
+        )
 
 
 def _task_problems(source: Source, name: str, key: str, alphabet: str | None) -> Iterator[str]:

@@ -34,8 +34,8 @@ async def evaluate(
     )
     draws = [Draw(ordinal=i, prompt=prompt) for i, prompt in enumerate(prompts)]
     answers = await asyncio.gather(*(answer(draw, sampling) for draw in draws))
-    part = table.reward or next(iter(stage.rewards))
-    correct = np.array([sum(_is_correct(j, part) for j in judgements) for _, judgements in answers])
+    part = deciding_reward(stage)
+    correct = np.array([sum(is_correct(j, part) for j in judgements) for _, judgements in answers])
     responses = np.full(len(answers), table.per_prompt)
     lengths = [rollout.tokens.size for group, _ in answers for rollout in group.rollouts]
     interval = accuracy_interval(correct, responses)
@@ -54,5 +54,11 @@ async def evaluate(
     )
 
 
-def _is_correct(judgement: Judgement, part: str) -> bool:
+def deciding_reward(stage: Stage) -> str:
+    """Name of the reward that says what is correct; the stage has at least one."""
+    return stage.evaluation.reward or next(iter(stage.rewards))
+
+
+def is_correct(judgement: Judgement, part: str) -> bool:
+    """Whether the reward called ``part`` says so; it does not where it gave no score."""
     return judgement.parts.get(part, 0.0) > CORRECT

@@ -11,12 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from llmrl.experience.experience import Experience
+from llmrl.prompts.pass_rates import FILE as PASS_RATES
+from llmrl.prompts.pass_rates import PassRate, append_pass_rates
 from llmrl.recipe.schema import Stage
 from llmrl.report.console import ConsoleReport
 from llmrl.report.journal import EvaluationEntry, Journal, StepEntry
 from llmrl.report.samples import write_samples
 from llmrl.report.trackers import Trackers
 from llmrl.rollouts.pool import EnginePool
+from llmrl.run.evaluate import deciding_reward, is_correct
 from llmrl.run.loop import Judged
 
 
@@ -30,6 +33,8 @@ class _Window:
     dropped: int = 0
     kept: list[Judged] = field(default_factory=list[Judged])
     """The groups of the step with all their responses, those that are not trained on included."""
+    pass_rates: list[PassRate] = field(default_factory=list[PassRate])
+    """Of the dropped groups too: those are the easiest and the hardest."""
     sync_s: float = 0.0
 
 
@@ -66,6 +71,7 @@ class Record:
         self.window.responses += len(judged.group.rollouts)
         self.window.tokens += sum(r.tokens.size for r in judged.group.rollouts)
         self.window.dropped += not kept
+        self.window.pass_rates.append(_pass_rate(judged, deciding_reward(self.stage)))
         if kept:
             self.window.kept.append(judged)
 
@@ -105,6 +111,7 @@ class Record:
             seconds=self._seconds(now),
             metrics=numbers,
         )
+        append_pass_rates(self.folder / PASS_RATES, window.pass_rates)
         self.journal.step(entry)
         self.console.step(entry)
         self.trackers.log(numbers, step=step + 1)
@@ -124,6 +131,17 @@ class Record:
 
     def _seconds(self, now: float) -> float:
         return self.earlier_s + now - self.began
+
+
+def _pass_rate(judged: Judged, part: str) -> PassRate:
+    """Of the policy's own responses that the reward called ``part`` gave a score."""
+    scored = [
+        judgement
+        for rollout, judgement in zip(judged.group.rollouts, judged.judgements, strict=True)
+        if not rollout.opponent and part in judgement.parts
+    ]
+    solved = sum(is_correct(judgement, part) for judgement in scored)
+    return PassRate(id=judged.group.prompt.id, solved=solved, judged=len(scored))
 
 
 def _rewards(groups: Sequence[Judged]) -> dict[str, float]:

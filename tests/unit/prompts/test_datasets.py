@@ -10,10 +10,11 @@ from pathlib import Path
 import datasets as hf
 import pytest
 
-from llmrl.errors import RecipeError
+from llmrl.errors import DataError, RecipeError
 from llmrl.prompts.datasets import read_source
 from llmrl.prompts.example import Example, Message
 from llmrl.recipe.schema import Source
+from llmrl.rewards.sandbox.task import UnitTests, read_task
 
 ROWS = [
     {"question": "What is 1+1?", "answer": "2"},
@@ -222,3 +223,39 @@ def test_a_source_that_contradicts_itself_is_refused(source: dict[str, object], 
         read_source(Source.model_validate(source), key="s")
 
     assert str(refused.value) == sentence
+
+
+def test_the_whole_row_may_be_the_answer(tmp_path: Path) -> None:
+    row = {"text": "Add two numbers.", "test_list": ["assert add(1, 2) == 3"], "task_id": 7}
+    path = tmp_path / "mbpp.jsonl"
+    path.write_text(json.dumps(row))
+
+    (example,) = read_source(Source(dataset=str(path), fields={"prompt": "text", "answer": "*"}), key="s")
+
+    assert example.prompt == "Add two numbers."
+    assert json.loads(example.answer or "") == row
+
+
+def test_a_row_that_json_cannot_write_is_no_answer(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "Add.", "tests": NaN}')
+
+    with pytest.raises(DataError) as refused:
+        read_source(Source(dataset=str(path), fields={"answer": "*"}), key="s")
+
+    assert str(refused.value).startswith(f"{path}, line 1: the row is no JSON object (Out of range float")
+    assert str(refused.value).endswith("leave the column out, or map one column to the answer.")
+
+
+def test_every_row_of_humaneval_is_read_as_its_tests(shared: Path) -> None:
+    path = shared / "data" / "humaneval" / "HumanEval.jsonl.gz"
+
+    rows = read_source(Source(dataset=str(path), fields={"answer": "*"}), key="s")
+
+    tasks = [read_task(row.answer or "") for row in rows]
+    assert len(tasks) == 164
+    assert all(
+        isinstance(task, UnitTests) and task.prompt == row.prompt
+        for task, row in zip(tasks, rows, strict=True)
+    )
+    assert all(task.solution for task in tasks)
