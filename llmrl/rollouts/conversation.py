@@ -7,18 +7,20 @@ that was said is rendered, decoded and encoded again.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrl.errors import EngineError, shown
+from llmrl.errors import DeadlineError
 from llmrl.prompts.example import Message
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import Tokenizer
 from llmrl.rollouts.engine import Completion, Engine, Request, Sampler
-from llmrl.rollouts.environment import Environment, Episode, Reply, Turn
+from llmrl.rollouts.environment import Environment, Reply, Turn
+from llmrl.rollouts.host import Host
+from llmrl.rollouts.partner import Partner
 from llmrl.rollouts.rollout import Rollout, Stop
 
 
@@ -31,10 +33,14 @@ class Exchange:
     reply: Reply
     heard: NDArray[np.int32] | None
     """[K] ids between this turn and the next one; None if this one is the last."""
+    abort: str = ""
+    """Why nobody goes on after it, where that is neither the policy's nor the environment's wish."""
 
     @property
     def stop(self) -> Stop:
         """How the conversation ended, if this is its last exchange; ``length`` also without room for more."""
+        if self.abort:
+            return "abort"
         return "length" if self.said.stop == "stop" and not self.reply.over else self.said.stop
 
 
@@ -45,6 +51,8 @@ class Conversation:
     engine: Engine
     tokenizer: Tokenizer
     environment: Environment
+    host: Host
+    """Where the environment replies."""
     prompt: Prompt
     name: str
     """What its requests are called; unique in a run."""
@@ -63,29 +71,16 @@ class Conversation:
             before: none of them the last one of its conversation; they are part of what is returned.
             sample: number of this conversation; others have other seeds.
         Raises:
-            EngineError: the engine or the environment failed, or it replied otherwise than before.
+            EngineError: the engine or the environment failed, or it replied otherwise than before. An
+                environment without a reply in time aborts the conversation instead.
             ModelError: the chat template does not keep what was said.
         """
-        episode, exchanges = await self._episode(before), list(before)
+        seed = derive_seed(*self.seeds, "world")
+        partner = Partner(environment=self.environment, prompt=self.prompt, seed=seed, host=self.host)
+        exchanges = list(before)
         while not exchanges or exchanges[-1].heard is not None:
-            exchanges.append(await self._exchange(episode, exchanges, sample, sampler))
+            exchanges.append(await self._exchange(partner, exchanges, sample, sampler))
         return tuple(exchanges)
-
-    async def _episode(self, before: Sequence[Exchange]) -> Episode:
-        """An episode that has heard the turns so far."""
-        try:
-            episode = self.environment.start(self.prompt, seed=derive_seed(*self.seeds, "world"))
-        except Exception as error:  # whatever a plugin raises is its author's to see
-            raise EngineError(f"{self._environment} cannot begin with {self._failure(error)}") from error
-        for number, exchange in enumerate(before):
-            reply = await self._reply(episode, exchange.turn, number)
-            if reply != exchange.reply:
-                raise EngineError(
-                    f"{self._environment} replied {shown(reply.text)} to turn {number} of prompt "
-                    f"{shown(self.prompt.id)}, and {shown(exchange.reply.text)} before; equal seeds and "
-                    f"turns must get equal replies, so all that is random must come from the seed."
-                )
-        return episode
 
     def _asked(self, number: int, spoken: NDArray[np.int32], sample: int, sampler: Sampler) -> Request:
         left = self.max_tokens - spoken.size
@@ -99,7 +94,7 @@ class Conversation:
         )
 
     async def _exchange(
-        self, episode: Episode, before: Sequence[Exchange], sample: int, sampler: Sampler
+        self, partner: Partner, before: Sequence[Exchange], sample: int, sampler: Sampler
     ) -> Exchange:
         number, spoken = len(before), _ids(before)
         said = await self.engine.generate(self._asked(number, spoken, sample, sampler))
@@ -109,21 +104,16 @@ class Conversation:
             finished=said.stop == "stop",
         )
         if said.stop == "abort":
-            return Exchange(said=said, turn=turn, reply=Reply(over=True), heard=None)
-        reply = await self._reply(episode, turn, number)
+            return _aborted(said, turn, "the engine aborted the request")
+        try:
+            reply = await partner.reply(turn, [(one.turn, one.reply) for one in before])
+        except DeadlineError as late:
+            return _aborted(said, turn, str(late))
         room = self.max_tokens - spoken.size - said.tokens.size
         heard = None if reply.over else self._heard(before, said, turn, reply)
         if heard is not None and heard.size >= room:
-            heard = None
+            heard, reply = None, replace(reply, text="")
         return Exchange(said=said, turn=turn, reply=reply, heard=heard)
-
-    async def _reply(self, episode: Episode, turn: Turn, number: int) -> Reply:
-        try:
-            return await episode.reply(turn)
-        except Exception as error:  # whatever a plugin raises is its author's to see
-            raise EngineError(
-                f"{self._environment} failed at turn {number} of {self._failure(error)}"
-            ) from error
 
     def _heard(
         self, before: Sequence[Exchange], said: Completion, turn: Turn, reply: Reply
@@ -133,13 +123,6 @@ class Conversation:
             messages += [Message(role="assistant", content=text), Message(role="user", content=answer)]
         messages.append(Message(role="assistant", content=turn.text))
         return self.tokenizer.encode_reply(messages, reply.text, after=int(said.tokens[-1]))
-
-    def _failure(self, error: Exception) -> str:
-        return f"prompt {shown(self.prompt.id)}: {type(error).__name__}: {error}"
-
-    @property
-    def _environment(self) -> str:
-        return f"environment {type(self.environment).__name__}"
 
 
 def rollout_of(exchanges: Sequence[Exchange], *, only: int | None = None, opponent: bool = False) -> Rollout:
@@ -163,7 +146,12 @@ def rollout_of(exchanges: Sequence[Exchange], *, only: int | None = None, oppone
         text=_text(exchanges),
         opponent=opponent,
         outcome=last.reply.outcome,
+        abort=last.abort,
     )
+
+
+def _aborted(said: Completion, turn: Turn, reason: str) -> Exchange:
+    return Exchange(said=said, turn=turn, reply=Reply(over=True), heard=None, abort=reason)
 
 
 def _ids(exchanges: Sequence[Exchange]) -> NDArray[np.int32]:

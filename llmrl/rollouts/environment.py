@@ -37,7 +37,12 @@ class Episode(Protocol):
     """One conversation under way; it may keep whatever it needs to know."""
 
     async def reply(self, turn: Turn, /) -> Reply:
-        """Listen to one turn of the policy. What it raises ends the run with this environment's name."""
+        """Listen to one turn of the policy. What it raises ends the run with this environment's name.
+
+        Raises:
+            DeadlineError: the reply took too long; the conversation is aborted, as it is after
+                ``reply_deadline_s``, and the run goes on.
+        """
         ...
 
 
@@ -50,6 +55,11 @@ class Environment(Protocol):
 
     max_turn_tokens: int | None = None
     """Most tokens of one turn of the policy; None leaves it what is left of ``rollouts.max_tokens``."""
+    reply_deadline_s: float = 60.0
+    """Longest time for one reply; then the conversation is aborted, judged by nobody and not trained on."""
+
+    def warm_up(self) -> None:
+        """Load what is heavy, before the first deadline starts to run; what it raises ends the run."""
 
     def start(self, prompt: Prompt, /, *, seed: int) -> Episode:
         """A new conversation that begins with ``prompt``.

@@ -35,6 +35,8 @@ class Rollout:
     """True if the opponent wrote it, not the policy."""
     outcome: float | None = None
     """What the environment says that the conversation was worth; None where it says nothing."""
+    abort: str = ""
+    """Why nobody finished it; empty unless ``stop`` is ``abort``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

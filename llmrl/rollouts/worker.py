@@ -19,6 +19,7 @@ from llmrl.rollouts.branches import converse
 from llmrl.rollouts.conversation import Conversation
 from llmrl.rollouts.engine import Completion, Engine, Request, Sampling, engine
 from llmrl.rollouts.environments import Environment, environment
+from llmrl.rollouts.host import Host
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
 
@@ -33,6 +34,7 @@ class RolloutWorker:
     def __init__(self, stage: Stage, device: str, seed: int, plugins: Sequence[str] = ()) -> None:
         self._stage, self._device, self._seed, self._plugins = stage, device, seed, plugins
         self._engine: Engine | None = None
+        self._host = Host()
 
     async def start(self) -> None:
         """Load the model; the engine serves version 0 afterwards."""
@@ -68,7 +70,8 @@ class RolloutWorker:
         return bundle.version
 
     async def close(self) -> None:
-        """Stop the engine."""
+        """Stop the engine; an environment that hangs is left to end with the process."""
+        self._host.close()
         if self._engine is not None:
             await self._engine.close()
 
@@ -84,7 +87,9 @@ class RolloutWorker:
         if self._stage.model.chat:
             # A template that cannot go on with any conversation is refused before the first one.
             self._tokenizer.encode_reply(GREETING, "c", after=self._tokenizer.stop_ids[0])
-        return environment.build(chosen.name, chosen.options, key="environment")
+        built: Environment = environment.build(chosen.name, chosen.options, key="environment")
+        built.warm_up()
+        return built
 
     async def _responses(self, draw: Draw, sampling: Sampling) -> tuple[Rollout, ...]:
         samples = range(sampling.per_prompt + sampling.opponents)
@@ -97,6 +102,7 @@ class RolloutWorker:
             engine=self._ready,
             tokenizer=self._tokenizer,
             environment=environment,
+            host=self._host,
             prompt=draw.prompt,
             name=f"{sampling.purpose}-{draw.ordinal}",
             seeds=self._seeds(draw, sampling),
@@ -131,4 +137,5 @@ class RolloutWorker:
             stop=completion.stop,
             text=self._tokenizer.decode(completion.tokens),
             opponent=request.sampler == "opponent",
+            abort="the engine aborted the request" if completion.stop == "abort" else "",
         )

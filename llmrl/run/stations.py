@@ -13,6 +13,7 @@ from llmrl.objectives.algorithm import Algorithm
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
+from llmrl.rewards.aborted import overrule
 from llmrl.rewards.judgement import Judgement
 from llmrl.rewards.samples import compares, samples_of
 from llmrl.rewards.scorer import Scorer
@@ -63,7 +64,7 @@ class StageStations:
         assert self.scorer is not None, "a stage that generates has rewards: promised by recipe.checks"
         group = await self.pool.generate(draw, sampling)
         samples = samples_of(group, max_tokens=sampling.max_tokens, rivals=compares(self.stage.rewards))
-        return group, await self.scorer.judge(samples)
+        return group, overrule(group, await self.scorer.judge(samples))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

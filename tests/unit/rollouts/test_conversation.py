@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,11 +22,19 @@ from llmrl.rollouts.branches import converse
 from llmrl.rollouts.conversation import Conversation, rollout_of
 from llmrl.rollouts.engine import Completion, Engine, Request
 from llmrl.rollouts.environment import Environment, Reply, Turn
+from llmrl.rollouts.host import Host
 from llmrl.rollouts.rollout import Rollout
 from llmrl.weights.bundle import WeightBundle
 
 BOS, EOS, START, END = 0, 1, 2, 3
+HOST = Host()
 SEEDS = (0, "train", 7, "p/7")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def closed_host() -> Iterator[None]:
+    yield
+    HOST.close()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -99,6 +107,7 @@ def talk(
         engine=engine,
         tokenizer=tokenizer,
         environment=environment,
+        host=HOST,
         prompt=asked(tokenizer, prompt, answer=changed.pop("answer", None)),
         name="train-7",
         **(options | changed),
