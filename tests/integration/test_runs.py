@@ -134,7 +134,11 @@ def weights(run: Path) -> dict[str, np.ndarray]:
 
 
 def test_a_run_that_is_killed_and_resumed_ends_with_the_very_same_weights(tmp_path: Path) -> None:
-    more = "[engines]\nmax_lag = 0\n[checkpoints]\nevery_steps = 2\n"
+    # The credit remembers quantiles from step to step, and the parts of a step are drawn.
+    more = (
+        "minibatches = 2\n[engines]\nmax_lag = 0\n[checkpoints]\nevery_steps = 2\n"
+        '[credit]\nname = "riskpo"\noptions = { quantiles = "track" }\n'
+    )
     whole, killed = (recipe(tmp_path, name, steps=6, more=more) for name in ("whole", "killed"))
     subprocess.run(command(whole), check=True, timeout=200, cwd=ROOT)
 
@@ -151,6 +155,11 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_very_same_weights(tmp_pa
     runs = tmp_path / "runs"
     first, second = weights(runs / "whole"), weights(runs / "killed")
     assert all(np.array_equal(first[name], second[name]) for name in first)
+    memories = [
+        read_state(runs / name / "0-train" / "checkpoints" / "step-000006").memory
+        for name in ("whole", "killed")
+    ]
+    assert memories[0] == memories[1] != {}
     events = [
         json.loads(line) for line in (runs / "killed" / "0-train" / "ledger.jsonl").read_text().splitlines()
     ]
