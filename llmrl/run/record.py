@@ -18,6 +18,7 @@ from llmrl.report.console import ConsoleReport
 from llmrl.report.journal import EvaluationEntry, Journal, StepEntry
 from llmrl.report.samples import write_samples
 from llmrl.report.trackers import Trackers
+from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.pool import EnginePool
 from llmrl.run.evaluate import deciding_reward, is_correct
 from llmrl.run.loop import Judged
@@ -145,7 +146,7 @@ def _pass_rate(judged: Judged, part: str) -> PassRate:
 
 
 def _rewards(groups: Sequence[Judged]) -> dict[str, float]:
-    judgements = [j for one in groups for j in one.judgements]
+    judgements = [j for one in groups for j in _of_policy(one)]
     if not judgements:
         return {}
     rewards = np.array([j.reward for j in judgements if j.reward is not None])
@@ -162,6 +163,12 @@ def _rewards(groups: Sequence[Judged]) -> dict[str, float]:
             np.mean([j.parts[name] for j in judgements if name in j.parts])
         )
     return numbers
+
+
+def _of_policy(judged: Judged) -> list[Judgement]:
+    """What the rewards say of the policy's responses; the opponent's would make every preference 1/2."""
+    both = zip(judged.group.rollouts, judged.judgements, strict=True)
+    return [judgement for rollout, judgement in both if not rollout.opponent]
 
 
 def _rollouts(groups: Sequence[Judged] | Sequence[Experience]) -> dict[str, float]:
@@ -185,7 +192,7 @@ def _by_source(groups: Sequence[Judged]) -> dict[str, float]:
     rewards: dict[str, list[float]] = {}
     for one in groups:
         rewards.setdefault(one.group.prompt.source, []).extend(
-            j.reward for j in one.judgements if j.reward is not None
+            j.reward for j in _of_policy(one) if j.reward is not None
         )
     return (
         {name: float(np.mean(values)) for name, values in rewards.items() if values}
