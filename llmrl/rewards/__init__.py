@@ -10,12 +10,14 @@ from llmrl.rewards import match as _match
 from llmrl.rewards import math as _math
 from llmrl.rewards import number as _number
 from llmrl.rewards import outcome as _outcome
+from llmrl.rewards import remote as _remote
 from llmrl.rewards import sql as _sql
 from llmrl.rewards import versus as _versus
 from llmrl.rewards.judgement import Judgement, Sample, Status
-from llmrl.rewards.reward import Comparing, Formal, Heavy, Reward, Score, build_rewards, reward
+from llmrl.rewards.reward import Awaited, Comparing, Formal, Heavy, Reward, Score, build_rewards, reward
 
 __all__ = [
+    "Awaited",
     "Comparing",
     "Formal",
     "Heavy",
@@ -29,4 +31,4 @@ __all__ = [
 ]
 
 del _choice, _code, _format, _instructions, _json_schema, _length
-del _match, _math, _number, _outcome, _sql, _versus
+del _match, _math, _number, _outcome, _remote, _sql, _versus

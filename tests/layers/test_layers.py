@@ -33,6 +33,7 @@ rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vl
            | weights.proof weights.shared_file             | transformers:torch_engine,vllm_opponent
            | prompts.example:conversation,worker           |
 rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math jsonschema:json_schema
+           |                                               | httpx:post
 experience | recipe.schema prompts.prompt rollouts.rollout | torch:types
            | rewards.judgement                             |
 batches    | recipe.schema prompts.prompt prompts.seeds    | torch
