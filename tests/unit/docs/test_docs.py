@@ -37,6 +37,7 @@ from llmrl.report.metrics import METRICS, metric
 from llmrl.rewards import reward
 from llmrl.rollouts.environments import environment
 from llmrl.rollouts.kinds import engine
+from llmrl.rollouts.tools import tool
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -68,6 +69,7 @@ STAND_INS = {
     "gsm8k/train.jsonl": '{"question": "1 + 1?", "answer": "#### 2"}\n',
     "gsm8k/test.jsonl": '{"question": "1 + 2?", "answer": "#### 3"}\n',
     "own.csv": "task,result\n2 + 2?,4\n",
+    "runs/first/0-train/pass_rates.jsonl": '{"id": "train/0", "solved": 1, "judged": 4}\n',
 }
 
 OPEN_TABLES = {"options", "config", "environment", "fields"}
@@ -79,7 +81,7 @@ REGISTRIES: dict[str, tuple[Registry, ...]] = {
     "docs/objectives.md": (objective,),
     "docs/preferences.md": (pairing,),
     "docs/rollouts.md": (engine,),
-    "docs/conversations.md": (environment,),
+    "docs/conversations.md": (environment, tool),
     "docs/data.md": (task,),
 }
 
