@@ -37,7 +37,6 @@ from llmrl.report.metrics import METRICS, metric
 from llmrl.rewards import reward
 from llmrl.rollouts.environments import environment
 from llmrl.rollouts.kinds import engine
-from llmrl.rollouts.tools import tool
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -81,7 +80,7 @@ REGISTRIES: dict[str, tuple[Registry, ...]] = {
     "docs/objectives.md": (objective,),
     "docs/preferences.md": (pairing,),
     "docs/rollouts.md": (engine,),
-    "docs/conversations.md": (environment, tool),
+    "docs/conversations.md": (environment,),
     "docs/data.md": (task,),
 }
 
