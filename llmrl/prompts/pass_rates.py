@@ -1,7 +1,7 @@
 """Pass rates: how often each row of a dataset was solved, as one run writes it down and another reads it.
 
 ``pass_rates.jsonl`` has a line for each group of responses, so that a run only ever appends to it; a row's
-rate is the share over all of its lines.
+rate is the share over all of its lines. Groups that a resumed run answers anew are there twice.
 """
 
 from __future__ import annotations

@@ -234,6 +234,9 @@ def test_the_whole_row_may_be_the_answer(tmp_path: Path) -> None:
 
     assert example.prompt == "Add two numbers."
     assert json.loads(example.answer or "") == row
+    task = read_task(example.answer or "")
+    assert isinstance(task, UnitTests)
+    assert task.exam.tests == row["test_list"]
 
 
 def test_a_row_that_json_cannot_write_is_no_answer(tmp_path: Path) -> None:
