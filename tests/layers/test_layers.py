@@ -32,6 +32,7 @@ rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vl
            | prompts.tokenizer weights.bundle              | torch:torch_engine,vllm_opponent,types
            | weights.proof weights.shared_file             | transformers:torch_engine,vllm_opponent
            | prompts.example:conversation,worker           |
+           | rewards.sandbox:python                        |
 rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math jsonschema:json_schema
            |                                               | httpx:post
 experience | recipe.schema prompts.prompt rollouts.rollout | torch:types

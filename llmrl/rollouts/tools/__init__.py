@@ -1,0 +1,10 @@
+"""The tools that come with llmrl. Whoever needs one by name imports the registry from here."""
+
+from llmrl.rollouts.tool import Tool, ToolError, tool
+from llmrl.rollouts.tools import calculator as _calculator
+from llmrl.rollouts.tools import python as _python
+from llmrl.rollouts.tools import search as _search
+
+__all__ = ["Tool", "ToolError", "tool"]
+
+del _calculator, _python, _search
