@@ -36,6 +36,7 @@ _TABLE: tuple[tuple[str, str, Better, str], ...] = (
     ("rollout/tokens_mean", "tokens", None, "mean length of a response"),
     ("rollout/tokens_max", "tokens", None, "longest response"),
     ("rollout/truncated_rate", "fraction", "down", "share of responses that the token budget cut off"),
+    ("rollout/aborted_rate", "fraction", "down", "share of responses that nobody finished"),
     ("rollout/tokens_per_second", "tokens/s", "up", "response tokens of the step over the time they took"),
     ("rollout/responses", "responses", None, "responses generated for the step"),
     ("rollout/engine/", "responses", None, "responses that one engine generated"),

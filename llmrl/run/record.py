@@ -177,7 +177,10 @@ def _rollouts(groups: Sequence[Judged] | Sequence[Experience]) -> dict[str, floa
     numbers = {"rollout/tokens_mean": float(np.mean(lengths)), "rollout/tokens_max": max(lengths)}
     if not groups[0].judgements:
         return numbers
-    return numbers | {"rollout/truncated_rate": sum(r.stop == "length" for r in rollouts) / len(rollouts)}
+    return numbers | {
+        "rollout/truncated_rate": sum(r.stop == "length" for r in rollouts) / len(rollouts),
+        "rollout/aborted_rate": sum(r.stop == "abort" for r in rollouts) / len(rollouts),
+    }
 
 
 def _lags(experiences: Sequence[Experience]) -> dict[str, float]:
