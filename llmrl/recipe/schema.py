@@ -172,6 +172,8 @@ class Scoring(Table):
     """Longest time for one response; then its scorer is killed and the judgement is an error."""
     concurrency: Positive = 16
     """Responses that rewards with an ``async`` call judge at once in a process; others take one at a time."""
+    cache: Count = 0
+    """Verdicts kept, to be given again to equal samples; for rewards whose score depends on nothing else."""
     memory_mib: Positive | None = None
     """MiB that rewards may allocate in a process once it is ready; more is an error. By default no limit."""
     max_error_rate: Fraction = 0.1

@@ -14,10 +14,21 @@ from llmrl.rewards import remote as _remote
 from llmrl.rewards import sql as _sql
 from llmrl.rewards import versus as _versus
 from llmrl.rewards.judgement import Judgement, Sample, Status
-from llmrl.rewards.reward import Awaited, Comparing, Formal, Heavy, Reward, Score, build_rewards, reward
+from llmrl.rewards.reward import (
+    Awaited,
+    Changing,
+    Comparing,
+    Formal,
+    Heavy,
+    Reward,
+    Score,
+    build_rewards,
+    reward,
+)
 
 __all__ = [
     "Awaited",
+    "Changing",
     "Comparing",
     "Formal",
     "Heavy",

@@ -21,12 +21,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-from llmrl.errors import LlmrlError, PluginError
+from llmrl.errors import LlmrlError, PluginError, RecipeError
 from llmrl.recipe.schema import Reward as RewardTable
 from llmrl.registry import load_plugins
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.part import Part, evaluate, evaluate_awaited
-from llmrl.rewards.reward import Formal, Heavy, Reward, build_rewards, is_awaited
+from llmrl.rewards.reward import Changing, Formal, Heavy, Reward, build_rewards, is_awaited
 
 
 def main() -> None:
@@ -78,6 +78,11 @@ def _prepare(setup: dict[str, Any]) -> dict[str, Reward]:
     load_plugins(setup["plugins"])
     rewards = build_rewards({name: RewardTable(**table) for name, table in setup["rewards"].items()})
     for name, reward in rewards.items():
+        if setup["cache"] and isinstance(reward, Changing):
+            raise RecipeError(
+                f"scoring.cache: rewards.{name} may score the same sample otherwise the next time "
+                f"(changes = True), so its scores cannot be kept; set scoring.cache = 0."
+            )
         if isinstance(reward, Heavy):
             _warm_up(name, reward)
     return rewards

@@ -63,6 +63,13 @@ class Comparing(Protocol):
 
 
 @runtime_checkable
+class Changing(Protocol):
+    """A reward that may score the same sample otherwise the next time, so that no score may be kept."""
+
+    changes: ClassVar[Literal[True]]
+
+
+@runtime_checkable
 class Formal(Protocol):
     """A reward that asks for a form around the answer, which a bare gold answer does not have."""
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from llmrl.errors import RecipeError, RewardError
 from llmrl.recipe.schema import Reward, Scoring
 from llmrl.rewards.judgement import Judgement, Sample
+from llmrl.rewards.known import KnownVerdicts, at_no_cost
 from llmrl.rewards.part import Part, combine
 from llmrl.rewards.process import Outcome, RewardProcess, Terms
+from llmrl.rewards.tally import Tally
 
 CHUNK = 32
 """Samples written to a process at once: enough to hide the round trip, few enough to share the work."""
@@ -53,7 +55,9 @@ class Scorer:
         self._scoring = scoring
         tables = {name: reward.model_dump() for name, reward in rewards.items()}
         setup = {"plugins": list(plugins), "rewards": tables, "memory_mib": scoring.memory_mib}
-        self._setup = _json(setup) + b"\n"
+        self._setup = _json(setup | {"cache": scoring.cache}) + b"\n"
+        self._known = KnownVerdicts(scoring.cache)
+        self._tally = Tally()
         self._awaited: Mapping[bool, frozenset[str]] = {}
         self._free: asyncio.Queue[_Slot] = asyncio.Queue()
         self._processes: set[RewardProcess] = set()
@@ -83,8 +87,9 @@ class Scorer:
         Raises:
             RewardError, DeadlineError: a process could not be replaced, or the scorer was closed.
         """
-        parts = await self._evaluate(samples, gold=False)
-        judgements = tuple(combine(each, self._weights) for each in parts)
+        texts = [_text(sample) for sample in samples]
+        verdicts = await (self._recall(texts) if self._scoring.cache else self._ask(texts))
+        judgements = tuple(combine(parts, self._weights) for parts in verdicts)
         self.judged += len(judgements)
         self.seconds += sum(judgement.seconds for judgement in judgements)
         self.errors += sum(judgement.status == "error" for judgement in judgements)
@@ -93,8 +98,13 @@ class Scorer:
 
     async def grade_gold(self, samples: Sequence[Sample]) -> tuple[Judgement, ...]:
         """Like ``judge``, but only with the rewards that read the answer, bare and unweighted."""
-        parts = await self._evaluate(samples, gold=True)
+        parts = await self._evaluate([_text(sample) for sample in samples], gold=True)
         return tuple(combine(each, dict.fromkeys(each, 1.0)) for each in parts)
+
+    def take_statistics(self) -> dict[str, float]:
+        """Metrics of each named reward since this was last asked: latency, and rates of what was no score."""
+        tally, self._tally = self._tally, Tally()
+        return tally.statistics()
 
     async def close(self) -> None:
         """Kill every process and its descendants, and wait until they are gone."""
@@ -102,8 +112,25 @@ class Scorer:
         await asyncio.gather(*(process.end() for process in self._processes))
         self._processes.clear()
 
-    async def _evaluate(self, samples: Sequence[Sample], *, gold: bool) -> list[dict[str, Part]]:
-        texts = [_json(dataclasses.asdict(sample)) for sample in samples]
+    async def _recall(self, texts: Sequence[bytes]) -> list[dict[str, Part]]:
+        """Verdicts that are known, and the others from the rewards, each once."""
+        known = {text: parts for text in texts if (parts := self._known.find(text)) is not None}
+        fresh = [text for text in dict.fromkeys(texts) if text not in known]
+        asked = dict(zip(fresh, await self._ask(fresh), strict=True))
+        for text, parts in asked.items():
+            self._known.keep(text, parts)
+            known[text] = at_no_cost(parts)
+        self._tally.known += len(texts) - len(fresh)
+        # Whoever comes first has the verdict with the time that it took.
+        return [asked.pop(text, known[text]) for text in texts]
+
+    async def _ask(self, texts: Sequence[bytes]) -> list[dict[str, Part]]:
+        verdicts = await self._evaluate(texts, gold=False)
+        for parts in verdicts:
+            self._tally.count(parts)
+        return verdicts
+
+    async def _evaluate(self, texts: Sequence[bytes], *, gold: bool) -> list[dict[str, Part]]:
         names = self.reads_answer if gold else tuple(self._weights)
         lanes = self._lanes(names, gold=gold)
         size = max(1, min(CHUNK, math.ceil(len(texts) / self._scoring.processes)))
@@ -160,6 +187,7 @@ class Scorer:
         await slot.process.end()
         self._processes.discard(slot.process)
         self.restarts += 1
+        self._tally.restarts += 1
         slot.process = await RewardProcess.start(self._setup)
         self._processes.add(slot.process)
         return slot.process
@@ -178,6 +206,10 @@ def _named(outcome: Outcome, names: Sequence[str]) -> dict[int, dict[str, Part]]
             culprit = names[len(underway.parts)]
             named[at][culprit] = Part(status="error", note=note, seconds=max(seconds, 0.0))
     return named
+
+
+def _text(sample: Sample) -> bytes:
+    return _json(dataclasses.asdict(sample))
 
 
 def _json(message: object) -> bytes:

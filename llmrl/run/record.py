@@ -19,6 +19,7 @@ from llmrl.report.journal import EvaluationEntry, Journal, StepEntry
 from llmrl.report.samples import write_samples
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.judgement import Judgement
+from llmrl.rewards.scorer import Scorer
 from llmrl.rollouts.pool import EnginePool
 from llmrl.run.evaluate import deciding_reward, is_correct
 from llmrl.run.loop import Judged
@@ -51,6 +52,7 @@ class Record:
     decode: Callable[[int], str]
     """The text of one token id."""
     pool: EnginePool | None
+    scorer: Scorer | None = None
     earlier_s: float = 0.0
     """Seconds that the stage ran before a restart."""
     window: _Window = field(init=False)
@@ -66,6 +68,8 @@ class Record:
         self.window = _Window(began=self.began)
         if self.pool is not None:
             self.pool.take_answered()
+        if self.scorer is not None:
+            self.scorer.take_statistics()
 
     def judged(self, judged: Judged, *, kept: bool) -> None:
         """A group left the queue."""
@@ -105,6 +109,8 @@ class Record:
             }
         if window.responses and self.pool is not None:
             numbers |= {f"rollout/engine/{i}": count for i, count in enumerate(self.pool.take_answered())}
+        if self.scorer is not None:
+            numbers |= self.scorer.take_statistics()
         entry = StepEntry(
             stage=self.stage.name,
             step=step + 1,

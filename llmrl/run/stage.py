@@ -109,6 +109,7 @@ async def run_stage(
                 trackers=trackers,
                 decode=lambda token: plan.tokenizer.decode([token]),
                 pool=pool,
+                scorer=plan.scorer,
                 earlier_s=_earlier_seconds(journal.path),
             )
             trainer = Trainer(
