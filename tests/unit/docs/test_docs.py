@@ -37,6 +37,7 @@ from llmrl.report.metrics import METRICS, metric
 from llmrl.rewards import reward
 from llmrl.rollouts.environments import environment
 from llmrl.rollouts.kinds import engine
+from llmrl.rollouts.tools import tool
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -80,7 +81,7 @@ REGISTRIES: dict[str, tuple[Registry, ...]] = {
     "docs/objectives.md": (objective,),
     "docs/preferences.md": (pairing,),
     "docs/rollouts.md": (engine,),
-    "docs/conversations.md": (environment,),
+    "docs/conversations.md": (environment, tool),
     "docs/data.md": (task,),
 }
 
