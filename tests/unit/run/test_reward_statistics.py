@@ -1,0 +1,82 @@
+"""What a step writes down about each of its named rewards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from llmrl.experience.experience import Experience
+from llmrl.prompts.prompt import Prompt
+from llmrl.recipe.schema import Choice, Optimizer, Prompts, Report, Reward, Scoring, Source, Stage
+from llmrl.report.console import ConsoleReport
+from llmrl.report.journal import Journal, read_journal
+from llmrl.report.trackers import Trackers
+from llmrl.rewards.judgement import Sample
+from llmrl.rewards.scorer import Scorer
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
+from llmrl.run.record import Record
+
+STAGE = Stage(
+    prompts=Prompts(sources=(Source(task="digit_sum", rows=3),)),
+    rewards={"right": Reward(kind="number"), "whole": Reward(kind="finished", weight=0)},
+    objective=Choice(name="grpo"),
+    optimizer=Optimizer(steps=2),
+    report=Report(trackers=(), samples_every_steps=0),
+)
+
+
+def sample(response: str, answer: str | None) -> Sample:
+    return Sample(prompt="", response=response, answer=answer, tokens=1, finished=True)
+
+
+def imitated() -> Experience:
+    """Of an offline step, so that only the scorer says anything about rewards."""
+    rollout = Rollout(
+        tokens=np.array([3, 2], dtype=np.int32),
+        logp=np.zeros(2, dtype=np.float32),
+        version=np.zeros(2, dtype=np.int32),
+        trained=np.ones(2, dtype=np.bool_),
+        turn=np.zeros(2, dtype=np.int32),
+        stop="stop",
+        text="0",
+    )
+    prompt = Prompt(id="sums/0", tokens=np.array([3], dtype=np.int32), text="", answer="1", source="sums")
+    group = RolloutGroup(ordinal=0, prompt=prompt, rollouts=(rollout,))
+    return Experience(group=group, judgements=(), advantages=(np.zeros(2, np.float32),), lag=0)
+
+
+async def test_a_step_has_the_rates_of_what_was_judged_since_the_last_one(tmp_path: Path) -> None:
+    scorer = Scorer(STAGE.rewards, Scoring(), ())
+    with (
+        ConsoleReport() as console,
+        Journal(tmp_path) as journal,
+        Trackers((), run_name="r", folder=tmp_path, options={}) as trackers,
+    ):
+        record = Record(
+            stage=STAGE,
+            folder=tmp_path,
+            journal=journal,
+            console=console,
+            trackers=trackers,
+            decode=str,
+            pool=None,
+            scorer=scorer,
+        )
+        try:
+            await scorer.start()
+            await scorer.judge(
+                [sample("# 5", "5"), sample("# 6", "5"), sample("# 5", None), sample("# 1", None)]
+            )
+            record.stepped(0, [imitated()], {"policy/tokens": 2.0}, train_s=1.0)
+            record.stepped(1, [imitated()], {"policy/tokens": 2.0}, train_s=1.0)
+        finally:
+            await scorer.close()
+
+    first, second = (entry.metrics for entry in read_journal(tmp_path / "metrics.jsonl").steps)
+
+    assert (first["judgement/error_rate/right"], first["judgement/error_rate/whole"]) == (0.5, 0.0)
+    assert first["judgement/abstain_rate/right"] == 0.0
+    assert first["judgement/seconds_p50/right"] <= first["judgement/seconds_max/right"] < 10
+    assert first["judgement/restarts"] == 0
+    assert not [name for name in second if name.startswith("judgement/")]
