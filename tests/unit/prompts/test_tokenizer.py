@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -126,6 +126,7 @@ def test_a_tokenizer_needs_an_end_of_sequence(bpe: PreTrainedTokenizerFast) -> N
         Tokenizer(bpe, chat=False, name="m")
 
 
+@settings(deadline=None)  # time is that of a busy machine
 @given(st.text(alphabet=CHARACTERS))
 def test_characters_come_back_as_they_were(text: str) -> None:
     tokens = ALPHABET.encode_response(text).tolist()
