@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
 from llmrl.rollouts.engine import Engine, Request, Sampling, engine
+from llmrl.rollouts.environments import Environment, Reply, Turn, environment
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker
 
@@ -170,3 +173,46 @@ async def test_a_budget_without_room_for_a_reply_ends_the_conversation(
     assert all(rollout.tokens.size <= 9 for rollout in group.rollouts)
     assert {rollout.stop for rollout in group.rollouts} == {"length"}
     assert all(rollout.trained[-1] for rollout in group.rollouts)
+
+
+@environment("stuck")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stuck(Environment):
+    """Says nothing for a while to one prompt, and never leaves its thread meanwhile; others are done."""
+
+    prompt: str = ""
+    reply_deadline_s: float = 0.3
+
+    def start(self, prompt: Prompt, *, seed: int) -> StuckEpisode:
+        return StuckEpisode(hangs=prompt.id == self.prompt)
+
+
+@dataclass(slots=True, kw_only=True)
+class StuckEpisode:
+    hangs: bool
+
+    async def reply(self, turn: Turn) -> Reply:
+        if self.hangs:
+            time.sleep(4)
+        return Reply(over=True, outcome=1.0)
+
+
+async def test_an_environment_that_hangs_costs_its_own_prompt_and_the_engine_goes_on(
+    tiny_model: Path, draws: Sequence[Draw]
+) -> None:
+    stuck = Choice(name="stuck", options={"prompt": draws[0].prompt.id})
+    worker = RolloutWorker(stage_of(tiny_model, stuck), "cpu", 0)
+    await worker.start()
+
+    hung, probes = await asyncio.gather(
+        worker.generate(draws[0], sampling(per_prompt=1)), worker.score([np.arange(9, dtype=np.int32)] * 5)
+    )
+    others = await asyncio.gather(*(worker.generate(draw, sampling()) for draw in draws[1:]))
+    await worker.close()
+
+    (rollout,) = hung.rollouts
+    assert (rollout.stop, rollout.outcome) == ("abort", None)
+    assert rollout.abort == "environment Stuck: no reply within 0.3 s"
+    assert rollout.trained.all()  # what the policy said; its judgement is an error, so nobody learns from it
+    assert len(probes) == 5
+    assert {r.outcome for group in others for r in group.rollouts} == {1.0}

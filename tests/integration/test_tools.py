@@ -153,9 +153,8 @@ def test_the_recipe_trains_a_policy_that_calls_the_calculator(tmp_path: Path) ->
         f"run.folder={tmp_path}",
         "report.trackers=[]",
         "cluster.threads_per_process=1",
-        "stages.warm.optimizer.steps=250",
         "stages.grpo.optimizer.steps=4",
-        "prompts.per_step=8",
+        "stages.grpo.optimizer.warmup_steps=0",
     )
 
     train_recipe(load_recipe(ROOT / "recipes" / "tools" / "calculator.toml", reduced))
