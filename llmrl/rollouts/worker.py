@@ -15,8 +15,12 @@ from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Stage
 from llmrl.registry import load_plugins
 from llmrl.rollouts import kinds as _kinds  # registers the built-in engines
+from llmrl.rollouts.agent import Agent
+from llmrl.rollouts.agent_contexts import Rendering
+from llmrl.rollouts.agent_group import AgentGroup
 from llmrl.rollouts.branches import converse
 from llmrl.rollouts.conversation import Conversation
+from llmrl.rollouts.endpoint import Endpoint
 from llmrl.rollouts.engine import Completion, Engine, Request, Sampling, engine
 from llmrl.rollouts.environments import Environment, environment
 from llmrl.rollouts.host import Host
@@ -34,6 +38,7 @@ class RolloutWorker:
     def __init__(self, stage: Stage, device: str, seed: int, plugins: Sequence[str] = ()) -> None:
         self._stage, self._device, self._seed, self._plugins = stage, device, seed, plugins
         self._engine: Engine | None = None
+        self._endpoint = Endpoint(stops=stage.rollouts.stop)
         self._host = Host()
 
     async def start(self) -> None:
@@ -43,12 +48,16 @@ class RolloutWorker:
         self._environment = self._ready_environment()
         kind = engine.build(self._stage.engines.kind, {}, key="engines")
         self._engine = await kind.start(self._stage, device=self._device)
+        if isinstance(self._environment, Agent):
+            await self._endpoint.start()
 
     async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
         """The policy's responses to one draw, then the opponent's.
 
         Equal draws and weights give equal ones, whichever engine answers.
         """
+        if isinstance(self._environment, Agent):
+            return await self._agents(self._environment, draw, sampling).run()
         if self._environment is None:
             rollouts = await self._responses(draw, sampling)
         else:
@@ -72,6 +81,7 @@ class RolloutWorker:
     async def close(self) -> None:
         """Stop the engine; an environment that hangs is left to end with the process."""
         self._host.close()
+        await self._endpoint.close()
         if self._engine is not None:
             await self._engine.close()
 
@@ -108,6 +118,18 @@ class RolloutWorker:
             seeds=self._seeds(draw, sampling),
             max_tokens=self._budget(draw, sampling),
             temperature=sampling.temperature,
+        )
+
+    def _agents(self, agent: Agent, draw: Draw, sampling: Sampling) -> AgentGroup:
+        return AgentGroup(
+            agent=agent,
+            endpoint=self._endpoint,
+            engine=self._ready,
+            rendering=Rendering(tokenizer=self._tokenizer, chat=self._stage.model.chat),
+            draw=draw,
+            seeds=self._seeds(draw, sampling),
+            sampling=sampling,
+            context_tokens=self._stage.model.context_tokens,
         )
 
     def _seeds(self, draw: Draw, sampling: Sampling) -> tuple[int | str, ...]:

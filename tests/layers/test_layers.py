@@ -31,7 +31,8 @@ prompts    | recipe.schema                                 | datasets:datasets t
 rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vllm_opponent
            | prompts.tokenizer weights.bundle              | torch:torch_engine,vllm_opponent,types
            | weights.proof weights.shared_file             | transformers:torch_engine,vllm_opponent
-           | prompts.example:conversation,worker           |
+           | prompts.example:conversation,worker           | aiohttp:endpoint
+           | prompts.example:agent_contexts,endpoint_wire  |
            | rewards.sandbox:python                        |
 rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math jsonschema:json_schema
            |                                               | httpx:post

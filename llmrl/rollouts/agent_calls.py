@@ -1,0 +1,177 @@
+"""The calls of one rollout of an agent, in order: each answered by the engine, and kept token by token."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.prompts.seeds import derive_seed
+from llmrl.rollouts.agent_contexts import Context, NoRoom, RefusedCall, Rendering
+from llmrl.rollouts.conversation import Exchange
+from llmrl.rollouts.engine import Completion, Engine, Request, Sampler
+from llmrl.rollouts.environment import Reply, Turn
+
+OVER = "the rollout of this key is over."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What bounds a rollout of an agent, in tokens."""
+
+    spoken: int
+    """After the first call's context, the agent's later words included."""
+    context: int
+    """Of all together."""
+    turn: int | None
+    """Of one answer; None leaves it what is left."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Answer:
+    """What the endpoint writes back."""
+
+    exchange: Exchange
+    read: int
+    """Tokens that the model read."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class AgentCalls:
+    """One rollout under way."""
+
+    engine: Engine
+    rendering: Rendering
+    name: str
+    """What its requests are called; unique in a run."""
+    seeds: tuple[int | str, ...]
+    """What the seed of each call derives from, besides its number."""
+    limits: Limits
+    temperature: float
+    sampler: Sampler = "policy"
+
+    first: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
+    """[L] ids of the first call's context."""
+    exchanges: list[Exchange] = field(default_factory=list[Exchange])
+    full: bool = False
+    """Whether a call found no room for an answer."""
+    failure: Exception | None = None
+    """What the engine or the template failed with; not the agent's doing."""
+    gave_up: bool = False
+    """Whether the engine left a call unfinished."""
+
+    _said: Context = field(default=(), init=False)
+    _over: bool = field(default=False, init=False)
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _under_way: asyncio.Task[Completion] | None = field(default=None, init=False)
+
+    async def answer(self, context: Context, *, most: int | None = None) -> Answer:
+        """The policy's answer to one call; one call at a time, in the order in which they come.
+
+        A call that repeats the last one is a client's retry: it gets the same answer, and nothing new is
+        sampled.
+
+        Args:
+            most: what the agent allows of tokens; None leaves it to the limits.
+        Raises:
+            RefusedCall: it does not go on from the last call, the rollout is over, or the engine failed.
+        """
+        async with self._turn:
+            self._refuse_if_over()
+            if self.exchanges and _equal(context, self._said):
+                return self._last()
+            heard = self._heard(context)
+            said = await self._generated(self._request(heard, most))
+            self._keep(context, heard, said)
+            return self._last()
+
+    def end(self) -> None:
+        """Answer nothing more, and drop what is being generated."""
+        self._over = True
+        if self._under_way is not None:
+            self._under_way.cancel()
+
+    def _refuse_if_over(self) -> None:
+        if self._over or self.gave_up:
+            raise RefusedCall(OVER)
+        if self.failure is not None:
+            raise RefusedCall(f"the engine failed: {self.failure}")
+
+    def _heard(self, context: Context) -> tuple[str, NDArray[np.int32]]:
+        """What is new in a call."""
+        if not self.exchanges:
+            return "", self.rendering.whole(context)
+        try:
+            return self.rendering.added(self._said, self.exchanges[-1], context)
+        except RefusedCall:
+            raise
+        except Exception as error:
+            self.failure = error
+            raise RefusedCall(str(error)) from error
+
+    def _request(self, heard: tuple[str, NDArray[np.int32]], most: int | None) -> Request:
+        tokens = np.concatenate([self._tokens(), heard[1]])
+        opened = self.first.size or tokens.size
+        room = min(self.limits.spoken + opened, self.limits.context) - tokens.size
+        if room < 1:
+            self.full = True
+            raise NoRoom(
+                f"{tokens.size} tokens leave no room for an answer: rollouts.max_tokens allows "
+                f"{self.limits.spoken} after the first call, "
+                f"model.context_tokens {self.limits.context} in all."
+            )
+        return Request(
+            id=f"{self.name}-{len(self.exchanges)}",
+            tokens=tokens,
+            max_tokens=min(room, self.limits.turn or room, most or room),
+            temperature=self.temperature,
+            seed=derive_seed(*self.seeds, len(self.exchanges)),
+            sampler=self.sampler,
+        )
+
+    async def _generated(self, request: Request) -> Completion:
+        self._under_way = asyncio.create_task(self.engine.generate(request))
+        await asyncio.wait({self._under_way})
+        if self._under_way.cancelled():
+            raise RefusedCall(OVER)
+        try:
+            said = self._under_way.result()
+        except Exception as error:
+            self.failure = error
+            raise RefusedCall(f"the engine failed: {error}") from error
+        if said.stop == "abort":
+            self.gave_up = True
+            raise RefusedCall("the engine gave up on this call, so the rollout is over.")
+        return said
+
+    def _keep(self, context: Context, heard: tuple[str, NDArray[np.int32]], said: Completion) -> None:
+        text, ids = heard
+        if self.exchanges:
+            self.exchanges[-1] = dataclasses.replace(self.exchanges[-1], reply=Reply(text=text), heard=ids)
+        else:
+            self.first = ids
+        turn = Turn(
+            text=self.rendering.tokenizer.decode(said.tokens),
+            tokens=int(said.tokens.size),
+            finished=said.stop == "stop",
+        )
+        self.exchanges.append(Exchange(said=said, turn=turn, reply=Reply(), heard=None))
+        self._said = context
+
+    def _last(self) -> Answer:
+        exchange = self.exchanges[-1]
+        return Answer(exchange=exchange, read=self._tokens().size - exchange.said.tokens.size)
+
+    def _tokens(self) -> NDArray[np.int32]:
+        """[L] everything so far."""
+        pieces = [piece for one in self.exchanges for piece in (one.said.tokens, one.heard)]
+        return np.concatenate([self.first, *(piece for piece in pieces if piece is not None)])
+
+
+def _equal(one: Context, other: Context) -> bool:
+    if isinstance(one, np.ndarray):
+        return isinstance(other, np.ndarray) and np.array_equal(one, other)
+    return not isinstance(other, np.ndarray) and one == other

@@ -1,0 +1,259 @@
+"""Agents on a real engine, a real model and the real openai client: what was sampled is what is trained."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import logging
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytest_asyncio
+from openai import APIError, AsyncOpenAI, OpenAI
+
+from llmrl.errors import EngineError
+from llmrl.prompts.prompt import Draw, Prompt
+from llmrl.prompts.stream import PromptStream
+from llmrl.prompts.tokenizer import load_tokenizer
+from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
+from llmrl.rewards.aborted import overrule
+from llmrl.rewards.judgement import Judgement
+from llmrl.rollouts.agent import Agent
+from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.rollout import Rollout
+from llmrl.rollouts.worker import RolloutWorker
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+ROOT = Path(__file__).parents[2]
+TURNS = {"turns": 3, "max_turn_tokens": 6}
+RUNS = itertools.count()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Troubled(Agent):
+    """Makes a call; every second one then gets into trouble."""
+
+    trouble: str = "none"
+    deadline_s: float = 4.0
+    max_turn_tokens: int | None = 4
+
+    async def run(self, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> float | None:
+        async with AsyncOpenAI(base_url=base_url, api_key=api_key) as client:
+            await client.chat.completions.create(
+                model="policy", messages=[{"role": "user", "content": prompt.text}]
+            )
+            if next(RUNS) % 2:
+                return 1.0
+            return await self.trouble_with(client)
+
+    async def trouble_with(self, client: AsyncOpenAI) -> float | None:
+        if self.trouble == "raises":
+            raise RuntimeError("no such tool")
+        if self.trouble == "exits":
+            sys.exit(0)
+        if self.trouble == "waits":
+            await asyncio.sleep(60)
+        if self.trouble == "blocks":
+            time.sleep(8)
+        if self.trouble == "nan":
+            return float("nan")
+        if self.trouble == "forgets":
+            await client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "1"}])
+        return 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnWords(Agent):
+    """Says a line of its own, one for each rollout, after what the dataset asks."""
+
+    deadline_s: float = 20.0
+
+    def run(self, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> float | None:
+        with OpenAI(base_url=base_url, api_key=api_key) as client:
+            own = str(sum(map(ord, api_key)) % 10)
+            client.completions.create(model="policy", prompt=prompt.text + own + "=", max_tokens=3)
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silent(Agent):
+    """Fails before its first call."""
+
+    def run(self, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> float | None:
+        raise OSError("no docker here")
+
+
+def stage_of(folder: Path, name: str, options: Mapping[str, object]) -> Stage:
+    return Stage(
+        model=Model(path=str(folder), context_tokens=256),
+        prompts=Prompts(sources=(Source(task="running_sum", rows=50),)),
+        rollouts=Rollouts(temperature=0.7, max_tokens=40),
+        engines=Engines(kind="torch", max_sequences=16),
+        environment=Choice(name=name, options=dict(options)),
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+    )
+
+
+def sampling(per_prompt: int = 4, max_tokens: int = 40, branches: int = 1) -> Sampling:
+    return Sampling(
+        purpose="train", per_prompt=per_prompt, temperature=0.7, max_tokens=max_tokens, branches=branches
+    )
+
+
+@pytest.fixture(scope="module")
+def draws(tiny_model: Path) -> list[Draw]:
+    stage = stage_of(tiny_model, "running_sum", {})
+    stream = PromptStream(stage.prompts, load_tokenizer(stage.model), seed=0)
+    return [stream.at(ordinal) for ordinal in range(4)]
+
+
+async def worker_of(
+    folder: Path, name: str, options: Mapping[str, object], plugins: Sequence[str] = ()
+) -> RolloutWorker:
+    worker = RolloutWorker(stage_of(folder, name, options), "cpu", 0, plugins)
+    await worker.start()
+    return worker
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def asked(tiny_model: Path) -> AsyncIterator[RolloutWorker]:
+    """A worker whose environment is the program of recipes/agents."""
+    sys.path.insert(0, str(ROOT / "recipes" / "agents"))
+    worker = await worker_of(tiny_model, "sums_by_openai", TURNS, ["sums_by_openai"])
+    yield worker
+    await worker.close()
+    sys.path.remove(str(ROOT / "recipes" / "agents"))
+
+
+def told(rollout: Rollout) -> dict[str, object]:
+    """Everything but logprobs."""
+    columns = dataclasses.asdict(rollout)
+    del columns["logp"]
+    return {key: v.tolist() if isinstance(v, np.ndarray) else v for key, v in columns.items()}
+
+
+async def test_a_program_gets_the_rollouts_that_an_environment_with_its_words_gets(
+    asked: RolloutWorker, draws: Sequence[Draw], tiny_model: Path
+) -> None:
+    worker = await worker_of(tiny_model, "running_sum", TURNS)
+    expected = await asyncio.gather(*(worker.generate(draw, sampling()) for draw in draws))
+    await worker.close()
+
+    groups = await asyncio.gather(*(asked.generate(draw, sampling()) for draw in draws))
+
+    # Sixteen programs at a time, each in a thread of its own: every id, mask, version and outcome is equal.
+    for group, other in zip(groups, expected, strict=True):
+        assert group.prompt.tokens.tolist() == other.prompt.tokens.tolist()
+        assert [told(one) for one in group.rollouts] == [told(one) for one in other.rollouts]
+        for one, same in zip(group.rollouts, other.rollouts, strict=True):
+            np.testing.assert_allclose(one.logp, same.logp, atol=1e-5)  # batched otherwise
+    assert {int(one.turn.max()) for group in groups for one in group.rollouts} == {2}
+    assert all(not one.trained.all() for group in groups for one in group.rollouts)
+
+
+async def test_a_program_without_room_for_another_answer_keeps_its_outcome(
+    asked: RolloutWorker, draws: Sequence[Draw]
+) -> None:
+    group = await asked.generate(draws[0], sampling(max_tokens=9))
+
+    assert all(one.tokens.size <= 9 for one in group.rollouts)
+    assert {one.stop for one in group.rollouts} == {"length"}
+    assert {one.outcome for one in group.rollouts} <= {0.0, 1 / 3, 2 / 3}
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [
+        ("raises", "RuntimeError: no such tool"),
+        ("exits", "SystemExit: 0"),
+        ("waits", "did not end within deadline_s = 4"),
+        ("blocks", "did not end within deadline_s = 4"),
+        ("nan", "run() returned nan"),
+        ("forgets", "a rollout is only ever added to"),
+    ],
+)
+async def test_an_agent_in_trouble_aborts_its_own_rollout_with_the_reason_and_nobody_judges_it(
+    asked: RolloutWorker,
+    draws: Sequence[Draw],
+    trouble: str,
+    reason: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    began = time.monotonic()
+    with caplog.at_level(logging.WARNING, logger="llmrl"):
+        group = await asked._agents(Troubled(trouble=trouble), draws[0], sampling(per_prompt=12)).run()
+
+    assert time.monotonic() - began < 4 + 1 + 3  # deadline, grace, and the calls before
+    aborted = [one for one in group.rollouts if one.stop == "abort"]
+    well = [one for one in group.rollouts if one.stop != "abort"]
+    assert (len(aborted), len(well)) == (6, 6)
+    assert {one.outcome for one in aborted} == {None}
+    assert all(reason in one.abort for one in aborted)
+    verdicts = overrule(group, [Judgement(status="score", reward=1.0)] * 12)
+    expected = ["error" if one.stop == "abort" else "score" for one in group.rollouts]
+    assert [verdict.status for verdict in verdicts] == expected
+    assert {one.outcome for one in well} == {1.0}
+    assert all(one.trained.all() for one in well)
+    warned = [record.getMessage() for record in caplog.records if record.name.startswith("llmrl")]
+    assert len(warned) == len(aborted)
+    assert all(reason in line and "environment Troubled, rollout train-0-" in line for line in warned)
+
+
+async def test_what_an_agent_says_before_the_policy_does_is_in_the_rollout_and_not_trained(
+    asked: RolloutWorker, draws: Sequence[Draw]
+) -> None:
+    group = await asked._agents(OwnWords(), draws[0], sampling(per_prompt=12)).run()
+
+    # The ids of a tokenizer of characters: digits begin at 3, "=" is 14.
+    assert group.prompt.tokens.tolist() == draws[0].prompt.tokens.tolist()
+    for rollout in group.rollouts:
+        assert rollout.trained.tolist() == [False, False] + [True] * (rollout.tokens.size - 2)
+        assert rollout.tokens.size <= 5
+        assert 3 <= rollout.tokens[0] <= 12
+        assert rollout.tokens[1] == 14
+        assert not rollout.logp[:2].any()
+        assert rollout.outcome is None
+
+
+async def test_an_agent_that_never_calls_ends_the_run_with_its_own_words(
+    asked: RolloutWorker, draws: Sequence[Draw]
+) -> None:
+    with pytest.raises(
+        EngineError,
+        match=r"environment Silent had no answer of the policy in any of 4 rollouts of prompt '.*': "
+        r"OSError: no docker here\.",
+    ):
+        await asked._agents(Silent(), draws[0], sampling()).run()
+
+
+async def test_an_agent_cannot_be_branched(asked: RolloutWorker, draws: Sequence[Draw]) -> None:
+    with pytest.raises(EngineError, match=r"rollouts\.branches must be 1, got 2"):
+        await asked._agents(Silent(), draws[0], sampling(branches=2)).run()
+
+
+async def test_the_key_of_a_rollout_ends_with_it(asked: RolloutWorker, draws: Sequence[Draw]) -> None:
+    keys: list[str] = []
+
+    @dataclass(frozen=True, kw_only=True)
+    class Leaker(Agent):
+        def run(self, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> float:
+            keys.append(api_key)
+            with OpenAI(base_url=base_url, api_key=api_key) as client:
+                client.completions.create(model="policy", prompt=prompt.text)
+            return 1.0
+
+    await asked._agents(Leaker(), draws[0], sampling(per_prompt=2)).run()
+
+    assert len(set(keys)) == 2
+    late = AsyncOpenAI(base_url=asked._endpoint.url, api_key=keys[0])
+    with pytest.raises(APIError, match="no rollout under way has this key"):
+        await late.completions.create(model="policy", prompt="1+1=")
+    await late.close()
