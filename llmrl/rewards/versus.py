@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.part import evaluate
-from llmrl.rewards.reward import Reward, Score, reward
+from llmrl.rewards.reward import Reward, Score, is_awaited, reward
 
 
 @reward("versus")
@@ -33,7 +33,8 @@ class Versus:
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale < math.inf:
             raise ValueError(f"scale must be finite and above 0, got {self.scale}")
-        _ = self._inner
+        if is_awaited(self._inner):
+            raise ValueError(f"kind must be a reward that is not awaited, got '{self.kind}'")
 
     def __call__(self, sample: Sample) -> Score:
         own = self._score(sample)

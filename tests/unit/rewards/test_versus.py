@@ -42,3 +42,10 @@ def test_it_is_among_the_rewards_that_get_rivals_and_checks_its_inner_reward() -
         reward.build("versus", {"kind": "nmuber"}, key="rewards.better")
     with pytest.raises(RecipeError, match=r"rewards\.better\.options.*scale must be finite and above 0"):
         reward.build("versus", {"kind": "number", "scale": -1.0}, key="rewards.better")
+
+
+def test_an_awaited_reward_cannot_be_inside() -> None:
+    options = {"kind": "remote", "options": {"url": "http://127.0.0.1:1/score"}}
+
+    with pytest.raises(RecipeError, match="kind must be a reward that is not awaited, got 'remote'"):
+        reward.build("versus", options, key="rewards.better")
