@@ -1,0 +1,93 @@
+"""A crew in this process: the same engine and the same policy, without Ray between them.
+
+Runs of seconds would otherwise spend most of their time starting processes. What is computed is the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+from unittest.mock import patch
+
+from llmrl.cluster.actor import Actor
+from llmrl.policy.worker import PolicyWorker
+from llmrl.recipe.schema import Model, Stage
+from llmrl.rollouts.worker import RolloutWorker
+from llmrl.run.crew import Crew
+
+
+class Answer:
+    """The result of a call that is under way."""
+
+    def __init__(self, coming: Awaitable[Any]) -> None:
+        self.task = asyncio.ensure_future(coming)
+
+    async def result(self, *, deadline_s: float) -> Any:
+        """The value."""
+        return await asyncio.wait_for(self.task, deadline_s)
+
+
+class Here:
+    """A worker that is called as an actor is; calls that are not coroutines run one after the other."""
+
+    def __init__(self, worker: object, name: str) -> None:
+        self._worker, self.name, self._thread = worker, name, ThreadPoolExecutor(1)
+
+    def send(self, method: str, *args: Any) -> Answer:
+        """Start a call."""
+        return Answer(self._called(getattr(self._worker, method), args))
+
+    async def call(self, method: str, *args: Any, deadline_s: float) -> Any:
+        """Start a call and wait for its value."""
+        return await self.send(method, *args).result(deadline_s=deadline_s)
+
+    async def _called(self, method: Any, args: Sequence[Any]) -> Any:
+        if inspect.iscoroutinefunction(method):
+            return await method(*[await arg.task if isinstance(arg, Answer) else arg for arg in args])
+        return await asyncio.get_running_loop().run_in_executor(self._thread, method, *args)
+
+
+@asynccontextmanager
+async def hired_here(
+    stage: Stage, *, seed: int, plugins: Sequence[str], engines: bool, build: Model | None, logs: Path
+) -> AsyncGenerator[Crew]:
+    """One engine and one rank, as ``llmrl.run.crew.hired`` has them."""
+    del logs
+    rank = Here(PolicyWorker(stage, "cpu", 0, seed, plugins), "policy-0")
+    engine = Here(RolloutWorker(stage, "cpu", seed, plugins), "engine-0")
+    crew = Crew(
+        engines=[cast(Actor, engine)] if engines else [],
+        ranks=[cast(Actor, rank)],
+        deadline_s=stage.cluster.call_deadline_s,
+    )
+    address = await rank.call("open_meeting", "127.0.0.1", deadline_s=60)
+    if build is not None:
+        await rank.call("prepare", build, Path(str(stage.model.path)), seed, deadline_s=60)
+    await rank.call("start", address, deadline_s=60)
+    if engines:
+        await engine.call("start", deadline_s=60)
+    yield crew
+    if engines:
+        await engine.call("close", deadline_s=60)
+
+
+def _kept(value: object) -> object:
+    """What is shared among processes elsewhere."""
+    return value
+
+
+@contextmanager
+def everything_here() -> Generator[None]:
+    """Runs that are started inside need no cluster."""
+    with (
+        patch("llmrl.run.start.connect", nullcontext),
+        patch("llmrl.run.stage.hired", hired_here),
+        patch("llmrl.run.trainer.share", _kept),
+        patch("llmrl.run.parity_gate.share", _kept),
+    ):
+        yield
