@@ -21,7 +21,7 @@ from llmrl.report.samples import SampleEntry, read_samples
 from recipes.claims.claim import Measured
 from recipes.claims.rock_paper_scissors import THROWS, nash
 
-LEVELS = (0.45, 0.5)
+LEVELS = (0.5, 0.55)
 """Mean rewards at which entropies are compared."""
 
 SMOOTHED = 5

@@ -144,10 +144,10 @@ def test_entropy_is_read_where_the_reward_reaches_a_level(tmp_path: Path) -> Non
 
     numbers = entropy_at_reward(tmp_path).numbers
 
-    # Both are straight lines, which a running mean leaves as they are: levels at steps 22.5 and 25.
-    assert numbers["entropy at 0.45"] == pytest.approx(0.775)
+    # Both are straight lines, which a running mean leaves as they are: levels at steps 25 and 27.5.
+    assert numbers["entropy at 0.55"] == pytest.approx(0.725)
     assert numbers["entropy at 0.5"] == pytest.approx(0.75)
-    assert numbers["entropy at all levels"] == pytest.approx(0.7625)
+    assert numbers["entropy at all levels"] == pytest.approx(0.7375)
 
 
 def test_a_level_that_is_never_reached_has_no_entropy(tmp_path: Path) -> None:
