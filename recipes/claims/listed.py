@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recipes.claims.claim import Claim
 from recipes.claims.measures import (
+    accuracy,
     distance_to_nash,
     entropy_at_reward,
     margins,
@@ -83,6 +84,15 @@ CLAIMS = {
             better="more",
             along="step",
             up="pass@16 on hard problems",
+        ),
+        Claim(
+            name="turns",
+            arms={"grpo": (), "empg": ('objective={ name = "empg" }',)},
+            measure=accuracy,
+            verdict="accuracy",
+            better="more",
+            along="step",
+            up="held-out share of numbers found",
         ),
     )
 }
