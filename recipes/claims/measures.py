@@ -122,8 +122,8 @@ def _policy(model: Path, prompts: int = 256) -> NDArray[np.float64]:
 
 def _advantage(model: Path, rows: Sequence[Example]) -> NDArray[np.float64]:
     """[rows] nats of the right working over the wrong one."""
-    return _logp(model, [(one.prompt, str(one.response)) for one in rows]) - _logp(
-        model, [(one.prompt, str(one.rejected)) for one in rows]
+    return _logp(model, [(str(one.prompt), str(one.response)) for one in rows]) - _logp(
+        model, [(str(one.prompt), str(one.rejected)) for one in rows]
     )
 
 
