@@ -20,8 +20,8 @@ from llmrl.recipe.schema import Choice, Model, Optimizer, Policy, Prompts, Rollo
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
-# With an epsilon far above any gradient AdamW moves each weight by lr / eps times its gradient. Two epochs make
-# a second update, in which ratios are not 1; clipping keeps the first one small.
+# With an epsilon far above any gradient AdamW moves each weight by lr / eps times its gradient. Two epochs
+# make a second update, in which ratios are not 1; clipping keeps the first one small.
 OPTIMIZER = Optimizer(steps=1, lr=300.0, eps=1e3, betas=(0.0, 0.0), max_grad_norm=1.0, epochs=2)
 WHOLE, SPLIT, TWO_PASSES = "whole", "split", "two passes"
 LAYOUTS = {WHOLE: (1, 1, 100_000, None), SPLIT: (2, 2, 192, None), TWO_PASSES: (2, 2, 192, "step")}

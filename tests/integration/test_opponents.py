@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def stage_of(folder: Path, opponent: Opponent | None, kind: str = "torch") -> St
 
 
 @asynccontextmanager
-async def serving(folder: Path, opponent: Opponent | None, kind: str = "torch") -> AsyncIterator[Engine]:
+async def serving(folder: Path, opponent: Opponent | None, kind: str = "torch") -> AsyncGenerator[Engine]:
     made = engine.build(kind, {}, key="engines")
     served: Engine = await made.start(stage_of(folder, opponent, kind), device="cpu")
     yield served
