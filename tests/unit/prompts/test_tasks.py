@@ -135,8 +135,8 @@ def test_a_space_that_is_too_small_is_refused() -> None:
         (
             "digit_sums",
             {},
-            "s.task: no task named 'digit_sums'. Did you mean 'digit_sum'? Known: addition, chain, "
-            "digit_sum, digit_sum_pairs, guess_number, products, running_sum.",
+            # Other tests register tasks of their own in the same process.
+            f"s.task: no task named 'digit_sums'. Did you mean 'digit_sum'? Known: {', '.join(task.names)}.",
         ),
         (
             "digit_sum",
