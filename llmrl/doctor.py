@@ -19,7 +19,7 @@ from packaging.specifiers import SpecifierSet
 from rich.table import Table
 from rich.text import Text
 
-from llmrl.rewards.sandbox import survey
+from llmrl.sandbox import survey
 
 Status = Literal["ok", "note", "wrong"]
 STYLES = {"ok": "green", "note": "yellow", "wrong": "bold red"}

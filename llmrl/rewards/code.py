@@ -9,8 +9,8 @@ from typing import ClassVar, Literal
 
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.reward import Reward, Score, gold_of, reward
-from llmrl.rewards.sandbox import Docker, Fusion, Jails, Limits, Sandbox
-from llmrl.rewards.sandbox.task import Task, read_task
+from llmrl.sandbox import Docker, Fusion, Jails, Limits, Sandbox
+from llmrl.sandbox.task import Task, read_task
 
 _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
 

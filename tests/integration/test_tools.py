@@ -17,7 +17,6 @@ from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.load import load_recipe
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
 from llmrl.report.journal import read_journal
-from llmrl.rewards.sandbox import survey
 from llmrl.rollouts.engine import Sampling
 from llmrl.rollouts.environment import Turn
 from llmrl.rollouts.environments.tools import Tools
@@ -26,6 +25,7 @@ from llmrl.rollouts.tools import ToolError
 from llmrl.rollouts.tools.python import Python
 from llmrl.rollouts.worker import RolloutWorker
 from llmrl.run.start import train_recipe
+from llmrl.sandbox import survey
 
 ROOT = Path(__file__).parents[2]
 CALLS = Choice(

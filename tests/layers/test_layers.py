@@ -20,6 +20,7 @@ TABLE = """
 part       | llmrl it may import                           | packages it may import
 errors     |                                               |
 wording    |                                               |
+sandbox    |                                               |
 registry   | wording                                       |
 recipe     | wording prompts:sources,parts,show            | rich:show
            | objectives:parts,arithmetic,show              |
@@ -33,9 +34,9 @@ rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vl
            | weights.proof weights.shared_file             | transformers:torch_engine,vllm_opponent
            | prompts.example:conversation,worker           | aiohttp:endpoint
            | prompts.example:agent_contexts,endpoint_wire  |
-           | rewards.sandbox:python                        |
+           | sandbox:python                                |
 rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math jsonschema:json_schema
-           |                                               | httpx:post
+           | sandbox:code                                  | httpx:post
 experience | recipe.schema prompts.prompt rollouts.rollout | torch:types
            | rewards.judgement                             |
 batches    | recipe.schema prompts.prompt prompts.seeds    | torch
@@ -55,7 +56,7 @@ run        | recipe prompts rollouts rewards experience    |
            | objectives weights.bundle cluster report      |
            | policy.folder:start batches:types             |
            | policy:types                                  |
-doctor     | rewards.sandbox                               | packaging rich
+doctor     | sandbox                                       | packaging rich
 check      | objectives testing vectors                    | torch
 cli        | recipe run report doctor check                | typer rich
 testing    | experience batches objectives rewards.reward  | torch

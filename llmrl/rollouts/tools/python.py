@@ -11,8 +11,8 @@ from itertools import cycle
 from typing import Literal
 
 from llmrl.recipe.schema import AboveZero, Positive
-from llmrl.rewards.sandbox import Jails, Limits, Run
 from llmrl.rollouts.tool import Tool, ToolError, tool
+from llmrl.sandbox import Jails, Limits, Run
 
 OUTPUT_KIB = 64
 _FENCE = re.compile(r"^\s*```[^\n`]*\n(.*?)(?:```\s*)?$", re.DOTALL)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmrl.doctor import Finding, diagnose
-from llmrl.rewards.sandbox import survey
+from llmrl.sandbox import survey
 
 
 def found(findings: list[Finding], subject: str) -> Finding:

@@ -17,7 +17,7 @@ from llmrl.recipe.load import load_recipe
 from llmrl.recipe.schema import Recipe
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.math import Math
-from llmrl.rewards.sandbox.task import read_task
+from llmrl.sandbox.task import read_task
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -14,7 +14,7 @@ from llmrl.errors import DataError, RecipeError
 from llmrl.prompts.datasets import read_source
 from llmrl.prompts.example import Example, Message
 from llmrl.recipe.schema import Source
-from llmrl.rewards.sandbox.task import UnitTests, read_task
+from llmrl.sandbox.task import UnitTests, read_task
 
 ROWS = [
     {"question": "What is 1+1?", "answer": "2"},

@@ -10,7 +10,7 @@ import errno
 import platform
 import struct
 
-from llmrl.rewards.sandbox.kernel import Refused
+from llmrl.sandbox.kernel import Refused
 
 # Each name with its number on x86_64 and on aarch64; there, those with a dash are made of newer ones.
 _FILES = """

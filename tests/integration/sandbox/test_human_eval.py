@@ -13,7 +13,7 @@ import pytest
 from llmrl.rewards import Reward, Sample, Score
 from llmrl.rewards.code import Code
 
-DATA = Path(__file__).resolve().parents[5] / "shared" / "data" / "humaneval" / "HumanEval.jsonl.gz"
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "humaneval" / "HumanEval.jsonl.gz"
 BROKEN = "    return None\n"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.rewards.sandbox.filter import ALLOWED, CONDITIONAL, program
+from llmrl.sandbox.filter import ALLOWED, CONDITIONAL, program
 
 HEADERS = {
     1: (Path("/usr/include/x86_64-linux-gnu/asm/unistd_64.h"), re.compile(r"#define __NR_(\w+)\s+(\d+)")),

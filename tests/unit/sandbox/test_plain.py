@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrl.rewards.sandbox.plain import LONGEST, decode, encode
+from llmrl.sandbox.plain import LONGEST, decode, encode
 
 
 class Point(NamedTuple):

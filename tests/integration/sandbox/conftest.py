@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from llmrl.rewards.sandbox import Jails, survey
+from llmrl.sandbox import Jails, survey
 
 
 @pytest.fixture(scope="session")

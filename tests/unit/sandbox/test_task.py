@@ -12,8 +12,8 @@ from llmrl.errors import RecipeError, RewardError
 from llmrl.rewards import Sample
 from llmrl.rewards.code import Code, code_in
 from llmrl.rewards.reward import reward
-from llmrl.rewards.sandbox import Limits, Run
-from llmrl.rewards.sandbox.task import Calls, Programs, UnitTests, Verdict, read_task
+from llmrl.sandbox import Limits, Run
+from llmrl.sandbox.task import Calls, Programs, UnitTests, Verdict, read_task
 
 HUMAN_EVAL = {
     "prompt": 'import math\n\ndef helper(x):\n    return x\n\ndef area(r):\n    """Area."""\n',

@@ -18,8 +18,8 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
-from llmrl.rewards.sandbox import guest, kernel
-from llmrl.rewards.sandbox.jail import Bounds, Isolation, confine, enter_namespaces
+from llmrl.sandbox import guest, kernel
+from llmrl.sandbox.jail import Bounds, Isolation, confine, enter_namespaces
 
 LOADED = """
 array bisect calendar cmath collections copy csv ctypes dataclasses datetime decimal encodings.idna enum

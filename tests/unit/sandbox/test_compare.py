@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmrl.rewards.sandbox.compare import same_output, same_value
+from llmrl.sandbox.compare import same_output, same_value
 
 
 @pytest.mark.parametrize(

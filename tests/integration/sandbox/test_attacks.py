@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.rewards.sandbox import Exam, Jails, Limits
-from llmrl.rewards.sandbox.task import Calls, UnitTests
+from llmrl.sandbox import Exam, Jails, Limits
+from llmrl.sandbox.task import Calls, UnitTests
 
 ATTACKS: dict[str, str] = {
     name: table["code"]
@@ -150,8 +150,8 @@ def test_the_same_attack_passes_where_code_and_tests_share_an_interpreter(name: 
 
 ORDINARY = """
 import json, sys
-from llmrl.rewards.sandbox import Exam, Jails, Limits
-from llmrl.rewards.sandbox.task import UnitTests
+from llmrl.sandbox import Exam, Jails, Limits
+from llmrl.sandbox.task import UnitTests
 task = json.load(sys.stdin)
 exam = UnitTests(exam=Exam(setup="", tests=task["tests"]))
 with Jails() as jails:
@@ -169,7 +169,7 @@ def test_an_ordinary_user_without_any_privilege_is_as_safe(world: World) -> None
     if not python.exists():
         pytest.skip(f"there is no {python}, which another user could execute")
     task = {"tests": TESTS, "right": RIGHT, "programs": [world.aimed(attack) for attack in ATTACKS.values()]}
-    path = os.pathsep.join([str(Path(__file__).parents[4]), sysconfig.get_path("purelib")])
+    path = os.pathsep.join([str(Path(__file__).parents[3]), sysconfig.get_path("purelib")])
 
     ended = subprocess.run(
         [python, "-c", ORDINARY],

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from llmrl.errors import RewardError
-from llmrl.rewards.sandbox import Docker, Fusion, Limits
-from llmrl.rewards.sandbox.task import Calls, Programs
+from llmrl.sandbox import Docker, Fusion, Limits
+from llmrl.sandbox.task import Calls, Programs
 
 LIMITS = Limits(seconds=20, memory_mib=300, output_kib=4, disk_mib=8, threads=9)
 
@@ -184,7 +184,7 @@ def test_without_docker_or_its_image_the_reason_is_given(
 @pytest.fixture
 def box(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Docker:
     """Docker whose client runs the program right here, with the files that a container would be given."""
-    root = Path(__file__).resolve().parents[4]
+    root = Path(__file__).resolve().parents[3]
     python = f'env -i PYTHONPATH={root} {sys.executable} -c "${{@: -1}}"'
     client = f'#!/bin/bash\n[ "$1" = run ] || exit 0\nexec {python}\n'
     (tmp_path / "docker").write_text(client)

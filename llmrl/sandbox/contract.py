@@ -106,6 +106,6 @@ def try_out(sandbox: Sandbox, limits: Limits) -> None:
     if (run.ending, run.output) != ("ended", "ready 42\n"):
         said = f"{shown(run.output)} and {shown(run.errors[-200:], 210)}"
         raise RewardError(
-            f"rewards: the sandbox runs no Python: print(input(), 6 * 7) {run.ending} with {said}; "
+            f"sandbox: the sandbox runs no Python: print(input(), 6 * 7) {run.ending} with {said}; "
             f"look at its interpreter, or use another isolation."
         )

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import CodeType, ModuleType
 from typing import Any, NoReturn
 
-from llmrl.rewards.sandbox.plain import decode, encode
+from llmrl.sandbox.plain import decode, encode
 
 ASKED, ANSWERED = 4, 5
 """Descriptors on which calls come or go, and their results."""

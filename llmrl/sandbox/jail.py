@@ -16,8 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-from llmrl.rewards.sandbox import kernel, landlock
-from llmrl.rewards.sandbox.filter import program
+from llmrl.sandbox import kernel, landlock
+from llmrl.sandbox.filter import program
 
 Isolation = Literal["kernel", "process"]
 """``kernel``: everything. ``process``: without namespaces and without a folder to write in."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmrl.errors import LlmrlError
-from llmrl.rewards.sandbox.jail import Isolation
-from llmrl.rewards.sandbox.jails import Jails
+from llmrl.sandbox.jail import Isolation
+from llmrl.sandbox.jails import Jails
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 from llmrl.errors import RewardError, shown
-from llmrl.rewards.sandbox.compare import same_output, same_value
-from llmrl.rewards.sandbox.contract import Exam, Examiner, Limits, Run, Sandbox
-from llmrl.rewards.sandbox.plain import decode, encode
+from llmrl.sandbox.compare import same_output, same_value
+from llmrl.sandbox.contract import Exam, Examiner, Limits, Run, Sandbox
+from llmrl.sandbox.plain import decode, encode
 
-_CALL = "from llmrl.rewards.sandbox.guest import call\ncall()"
+_CALL = "from llmrl.sandbox.guest import call\ncall()"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +110,7 @@ class UnitTests:
     def judge(self, program: str, sandbox: Sandbox, limits: Limits, *, tolerance: float) -> Verdict:  # noqa: ARG002
         if not isinstance(sandbox, Examiner):
             raise RewardError(
-                "rewards: assertions need a jail apart from the code that they test, which only "
+                "sandbox: assertions need a jail apart from the code that they test, which only "
                 "isolation = 'kernel' and 'process' have; use one of them, or inputs and outputs."
             )
         marks = sandbox.examine(program, self.exam, limits=limits)

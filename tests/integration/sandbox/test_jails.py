@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from llmrl.errors import RewardError
-from llmrl.rewards.sandbox import Exam, Jails, Limits
+from llmrl.sandbox import Exam, Jails, Limits
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[3]
 PATIENT = Limits(seconds=30)
 
 HONEST = {
@@ -227,7 +227,7 @@ def test_when_the_judge_is_killed_its_jails_go_with_it(isolation: str, all_jails
     if isolation not in all_jails:
         pytest.skip(f"this machine allows no sandbox of isolation '{isolation}'")
     script = (
-        "import sys\nfrom llmrl.rewards.sandbox import Jails, Limits\n"
+        "import sys\nfrom llmrl.sandbox import Jails, Limits\n"
         f"with Jails('{isolation}') as jails:\n"
         "    print('ready', flush=True)\n"
         "    jails.run('while True: pass', stdin='', limits=Limits(seconds=60))\n"
@@ -252,7 +252,7 @@ def denied(call: int, script: str) -> subprocess.CompletedProcess[str]:
     """Run a script where a filter around the judge denies a system call, as containers do."""
     script = (
         "import struct\n"
-        "from llmrl.rewards.sandbox import Jails, kernel, survey\n"
+        "from llmrl.sandbox import Jails, kernel, survey\n"
         f"steps = [(0x20, 0, 0, 0), (0x15, 0, 1, {call}), (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]\n"
         "kernel.forbid_new_privileges()\n"
         "kernel.filter_calls(b''.join(struct.pack('=HBBI', *step) for step in steps))\n"
@@ -344,7 +344,7 @@ def test_root_without_the_power_to_mount_gets_jails_as_an_ordinary_user_does() -
     if not python.exists() or not setpriv.exists():
         pytest.skip(f"there is no {python} or no {setpriv}")
     script = (
-        "from llmrl.rewards.sandbox import Jails, Limits\n"
+        "from llmrl.sandbox import Jails, Limits\n"
         "with Jails() as jails: print(jails.run('print(input())', stdin='in', limits=Limits()).output)\n"
     )
     path = os.pathsep.join([str(ROOT), sysconfig.get_path("purelib")])

@@ -6,7 +6,7 @@ import ctypes
 import os
 from collections.abc import Iterable
 
-from llmrl.rewards.sandbox.kernel import Refused, call
+from llmrl.sandbox.kernel import Refused, call
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _ASK_VERSION = 1

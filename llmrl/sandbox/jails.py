@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from llmrl.errors import DeadlineError, RewardError
-from llmrl.rewards.sandbox.contract import Ending, Exam, Limits, Marks, Run, try_out
-from llmrl.rewards.sandbox.jail import Isolation
+from llmrl.sandbox.contract import Ending, Exam, Limits, Marks, Run, try_out
+from llmrl.sandbox.jail import Isolation
 
 START_DEADLINE_S = 20.0
 _EXIT_S = 5.0
@@ -29,16 +29,16 @@ _LAST_WORDS = 2000
 # The parents of a module would import pydantic; here they are folders and nothing else.
 _BOOT = """
 import sys, types
-for name in ("llmrl", "llmrl.rewards", "llmrl.rewards.sandbox"):
+for name in ("llmrl", "llmrl.sandbox"):
     package = sys.modules[name] = types.ModuleType(name)
     package.__path__ = [sys.argv[3] + "/" + name.replace(".", "/")]
-from llmrl.rewards.sandbox.zygote import main
+from llmrl.sandbox.zygote import main
 main()
 """
-_ROOT = Path(__file__).resolve().parents[3]
+_ROOT = Path(__file__).resolve().parents[2]
 
-_SERVE = "from llmrl.rewards.sandbox.guest import serve\nserve()"
-_EXAMINE = "from llmrl.rewards.sandbox.guest import examine\nexamine()"
+_SERVE = "from llmrl.sandbox.guest import serve\nserve()"
+_EXAMINE = "from llmrl.sandbox.guest import examine\nexamine()"
 
 
 class Jails:
@@ -181,7 +181,7 @@ class Jails:
         try:
             data, handles, _, _ = socket.recv_fds(control, _MESSAGE, 1)
         except TimeoutError:
-            raise DeadlineError("rewards: the sandbox did not answer in time.") from None
+            raise DeadlineError("sandbox: the sandbox did not answer in time.") from None
         except OSError:
             self._lost()
         if not data:
@@ -201,7 +201,7 @@ class Jails:
 
     def _lost(self) -> NoReturn:
         self.close()
-        raise RewardError("rewards: the process that makes sandboxes is gone; the next run starts another.")
+        raise RewardError("sandbox: the process that makes sandboxes is gone; the next run starts another.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +220,7 @@ def refusal(reason: str, isolation: Isolation) -> str:
     """What to tell a user whose machine does not allow a primitive."""
     weaker = " or name the weaker level with isolation = 'process'" if isolation == "kernel" else ""
     return (
-        f"rewards: this machine allows no sandbox of isolation '{isolation}': {reason}. Allow it "
+        f"sandbox: this machine allows no sandbox of isolation '{isolation}': {reason}. Allow it "
         f"(docs/sandbox.md says how){weaker}; model-written code is not run without a sandbox."
     )
 

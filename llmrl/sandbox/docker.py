@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from llmrl.errors import RewardError
-from llmrl.rewards.sandbox.contract import Ending, Limits, Run, try_out
+from llmrl.sandbox.contract import Ending, Limits, Run, try_out
 
 LONGEST_PROGRAM = 2**17 - 1
 """Bytes of an argument that Linux passes on."""
@@ -40,17 +40,17 @@ class Docker:
             RewardError: one of them is missing, or runs no Python.
         """
         if shutil.which("docker") is None:
-            raise RewardError("rewards: isolation 'docker' needs docker; install it, or use 'kernel'.")
+            raise RewardError("sandbox: isolation 'docker' needs docker; install it, or use 'kernel'.")
         asked = ["docker", "image", "inspect", self.image]
         try:
             found = subprocess.run(asked, capture_output=True, text=True, timeout=_CLIENT_S, check=False)
         except subprocess.TimeoutExpired:
             raise RewardError(
-                f"rewards: docker did not answer within {_CLIENT_S:g} s; start its daemon, or use 'kernel'."
+                f"sandbox: docker did not answer within {_CLIENT_S:g} s; start its daemon, or use 'kernel'."
             ) from None
         if found.returncode:
             raise RewardError(
-                f"rewards: docker has no image '{self.image}' ({found.stderr.strip()}); "
+                f"sandbox: docker has no image '{self.image}' ({found.stderr.strip()}); "
                 f"run docker pull {self.image}, or name another with the option image."
             )
         try_out(self, Limits(seconds=_CLIENT_S))
@@ -93,7 +93,7 @@ class Docker:
             "--env": "PYTHONPATH=/llmrl",
         }
         ulimits = [f"--ulimit={text}" for text in ("core=0", "nofile=64", f"fsize={limits.disk_mib * 2**20}")]
-        mounts = [f"--volume={_FOLDER}/{file}:/llmrl/llmrl/rewards/sandbox/{file}:ro" for file in _SHARED]
+        mounts = [f"--volume={_FOLDER}/{file}:/llmrl/llmrl/sandbox/{file}:ro" for file in _SHARED]
         given = [text for option in options.items() for text in option]
         fixed = ["--rm", "--interactive", "--read-only", "--init", "--pull=never", *ulimits, *mounts]
         return ["docker", "run", *given, *fixed, self.image, "python", "-s", "-c", program]

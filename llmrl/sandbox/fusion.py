@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llmrl.errors import RewardError, shown
-from llmrl.rewards.sandbox.contract import Ending, Limits, Run, try_out
+from llmrl.sandbox.contract import Ending, Limits, Run, try_out
 
 _SLACK_S = 10.0
 """For its queue and the network, on top of a program's own time."""
@@ -55,7 +55,7 @@ class Fusion:
             limits.seconds + _SLACK_S,
         )
         if answer.get("status") == "SandboxError" or not isinstance(answer.get("run_result"), dict):
-            raise RewardError(f"rewards: the sandbox at {self.url} failed: {shown(answer.get('message'))}.")
+            raise RewardError(f"sandbox: the sandbox at {self.url} failed: {shown(answer.get('message'))}.")
         result: dict[str, Any] = answer["run_result"]
         output = result.get("stdout") or ""
         return Run(
@@ -74,9 +74,9 @@ class Fusion:
             with urllib.request.urlopen(request, timeout=seconds) as response:
                 answer = json.loads(response.read(_LONGEST_ANSWER))
         except (OSError, ValueError) as error:
-            raise RewardError(f"rewards: the sandbox at {self.url} does not answer: {error}.") from None
+            raise RewardError(f"sandbox: the sandbox at {self.url} does not answer: {error}.") from None
         if not isinstance(answer, dict):
-            raise RewardError(f"rewards: the sandbox at {self.url} answered {shown(answer)}, no object.")
+            raise RewardError(f"sandbox: the sandbox at {self.url} answered {shown(answer)}, no object.")
         return cast("dict[str, Any]", answer)
 
 
@@ -91,6 +91,5 @@ def _ending(result: dict[str, Any], too_long: bool) -> Ending:
 def _files() -> dict[str, str]:
     """What programs of ours import there, in a folder without anything else of llmrl."""
     return {
-        f"llmrl/rewards/sandbox/{name}": base64.b64encode((_FOLDER / name).read_bytes()).decode()
-        for name in _SHARED
+        f"llmrl/sandbox/{name}": base64.b64encode((_FOLDER / name).read_bytes()).decode() for name in _SHARED
     }
