@@ -122,6 +122,10 @@ class Rollouts(Table):
     """Responses to each prompt: the group that credit compares."""
     max_tokens: Positive = 256
     """Budget of a response in tokens; a longer one ends with stop = length."""
+    oversample: Annotated[float, Field(ge=0)] = 0.0
+    """Groups under way beyond those that can be trained in time, as a share of ``prompts.per_step``: steps
+    take whichever are done first, and what would come too late is stopped and drawn again. This favours
+    short responses; 0 waits for every straggler."""
     temperature: AboveZero = 1.0
     """Softmax temperature of sampling; the trainer scores with the same one."""
     stop: tuple[str, ...] = ()
@@ -299,6 +303,8 @@ class Cluster(Table):
 class Report(Table):
     """What is written down besides metrics.jsonl and report.html."""
 
+    timeline_steps: Count = 20
+    """Steps after a start that ``timeline.json`` shows: who did what when, and who waited for whom."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Trackers of accelerate by name (tensorboard, wandb, mlflow, trackio, ...)."""
     samples_every_steps: Count = 10

@@ -123,6 +123,8 @@ def _facts(story: Story) -> str:
         "trained tokens": _rounded(sum(stage.tokens for stage in story.stages)),
         "responses": _rounded(sum(stage.responses for stage in story.stages)),
     }
+    if bound := next((stage.binding for stage in reversed(story.stages) if stage.binding), None):
+        facts["idle: policy, engines"] = f"{bound.policy_idle:.0%}, {bound.engines_idle:.0%}"
     return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from llmrl.errors import DataError
+from llmrl.report.binding import Binding, binding
 from llmrl.report.curves import POINTS, Curves, curves, shares
 from llmrl.report.excerpts import Excerpts, excerpts
 from llmrl.report.journal import FILE, Entries, EvaluationEntry, StepEntry, read_journal
@@ -41,6 +42,8 @@ class StageStory:
     """Trained, all steps together."""
     responses: float
     """Generated, all steps together."""
+    binding: Binding | None
+    """Which side waits for which; None where nothing was generated."""
     change: Change | None
     """Of the reward, or of the loss where nothing was rewarded: means of the first and last tenth."""
     evaluations: tuple[EvaluationEntry, ...]
@@ -96,6 +99,7 @@ def _stage(folder: Path, journal: Entries, points: int) -> StageStory:
         seconds=max((entry.seconds for entry in steps if math.isfinite(entry.seconds)), default=0.0),
         tokens=_sum(steps, "policy/tokens"),
         responses=_sum(steps, "rollout/responses"),
+        binding=binding(steps),
         change=_change(steps, "reward/mean") or _change(steps, "policy/loss"),
         evaluations=journal.evaluations,
         curves=curves(steps, points=points),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from llmrl.prompts.prompt import Draw
@@ -18,17 +19,34 @@ class EnginePool:
         self._engines = engines
         self.under_way = [0] * len(engines)
         self.answered = [0] * len(engines)
+        self._busy_s = [0.0] * len(engines)
+        self._busy_since = [0.0] * len(engines)
 
     async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
         """All responses to one draw, from the least loaded engine."""
         index = min(range(len(self._engines)), key=self.under_way.__getitem__)
         responses = sampling.per_prompt + sampling.opponents
-        self.under_way[index] += responses
+        self._change(index, responses)
         try:
-            return await self._engines[index](draw, sampling)
-        finally:
-            self.under_way[index] -= responses
+            group = await self._engines[index](draw, sampling)
             self.answered[index] += responses
+            return group
+        finally:
+            self._change(index, -responses)
+
+    def take_busy(self) -> list[float]:
+        """Seconds in which each engine had something to do, since this was last asked."""
+        for index in range(len(self._engines)):
+            self._change(index, 0)
+        busy, self._busy_s = self._busy_s, [0.0] * len(self._engines)
+        return busy
+
+    def _change(self, index: int, responses: int) -> None:
+        now = time.monotonic()
+        if self.under_way[index]:
+            self._busy_s[index] += now - self._busy_since[index]
+        self._busy_since[index] = now
+        self.under_way[index] += responses
 
     def take_answered(self) -> list[int]:
         """Responses of each engine since this was last asked."""

@@ -104,9 +104,11 @@ class TorchEngine:
             await asyncio.sleep(0)
             waiting = max(self._waiting.values(), key=len)
             size = self._stage.engines.max_sequences
-            batch, waiting[:size] = waiting[:size], []
+            taken, waiting[:size] = waiting[:size], []
+            batch = [answer for answer in taken if not answer.future.cancelled()]
             try:
-                await self._answer(batch)
+                if batch:
+                    await self._answer(batch)
             except RuntimeError as error:
                 for answer in batch:
                     if not answer.future.done():
@@ -120,7 +122,7 @@ class TorchEngine:
             prompt = torch.as_tensor(answer.request.tokens, dtype=torch.long)
             ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = prompt, 1
         played = [(model, DynamicCache()) for model in self._models(batch[0].request.sampler)]
-        while any(answer.stop is None for answer in batch):
+        while any(answer.stop is None and not answer.future.cancelled() for answer in batch):
             async with self._between_tokens:
                 ids = await asyncio.to_thread(self._next_tokens, batch, ids, seen, played)
             seen = torch.cat([seen, torch.ones(len(batch), 1, dtype=torch.long)], dim=1)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrl.errors import EngineError
 from llmrl.prompts.example import Message
 from llmrl.prompts.prompt import Draw
 from llmrl.prompts.seeds import derive_seed
@@ -40,6 +41,7 @@ class RolloutWorker:
         self._engine: Engine | None = None
         self._endpoint = Endpoint(stops=stage.rollouts.stop)
         self._host = Host()
+        self._under_way: dict[tuple[str, int], asyncio.Task[RolloutGroup]] = {}
 
     async def start(self) -> None:
         """Load the model; the engine serves version 0 afterwards."""
@@ -55,7 +57,26 @@ class RolloutWorker:
         """The policy's responses to one draw, then the opponent's.
 
         Equal draws and weights give equal ones, whichever engine answers.
+
+        Raises:
+            EngineError: what the engine or the environment could not do, or ``abandon`` was called.
         """
+        key = sampling.purpose, draw.ordinal
+        self._under_way[key] = task = asyncio.create_task(self._group(draw, sampling))
+        try:
+            return await task
+        except asyncio.CancelledError:
+            raise EngineError(f"the responses to prompt '{draw.prompt.id}' were abandoned") from None
+        finally:
+            if self._under_way[key] is task:  # it may have been drawn again
+                del self._under_way[key]
+
+    async def abandon(self, draw: Draw, sampling: Sampling) -> None:
+        """Stop what is generated for this draw; nobody waits for it any more."""
+        if task := self._under_way.get((sampling.purpose, draw.ordinal)):
+            task.cancel()
+
+    async def _group(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
         if isinstance(self._environment, Agent):
             return await self._agents(self._environment, draw, sampling).run()
         if self._environment is None:

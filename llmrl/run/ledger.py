@@ -39,7 +39,7 @@ class Ledger:
             self._write("resumed", **snapshot.to_json())
 
     def draw(self) -> int:
-        """The next ordinal: first those that a resumed run owes, then new ones."""
+        """The next ordinal: first those that a resumed run owes or that came too late, then new ones."""
         if self._again:
             ordinal = self._again.popleft()
         else:
@@ -62,6 +62,11 @@ class Ledger:
         """This group is not trained on."""
         self._open.discard(ordinal)
         self._write("dropped", ordinal=ordinal, reason=reason)
+
+    def late(self, ordinal: int) -> None:
+        """This group was given up before it was done; it is drawn again."""
+        self._again.append(ordinal)
+        self._write("late", ordinal=ordinal)
 
     def snapshot(self) -> Snapshot:
         """For a checkpoint that is taken now."""

@@ -1,24 +1,25 @@
 """The training loop: one page, synchronous and asynchronous alike.
 
-    produce:  room -> draw -> obtain (generate, judge) -> queue, in the order of the draws
-    train:    queue -> keep? -> step -> publish -> room
+    produce:  room -> draw -> obtain (generate, judge) -> done
+    train:    done -> window -> keep? -> step -> publish -> room
 
-A group is admitted only while fewer than ``(max_lag + 1) * per_step`` groups are under way, where a
-group counts from its draw until the weights that it made are served by every engine. What is ahead
-of it in the queue therefore cannot take more than ``max_lag`` steps, and that is the lag bound; with
-``max_lag = 0`` the same lines are synchronous training.
+A group counts as under way from its draw until the weights that it made are served by every engine, and
+no more are under way than the steps within the lag bound can train on. A step takes the groups that are
+done first, as far as the :class:`Window` allows it; with ``max_lag = 0`` the same lines are synchronous
+training.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 from llmrl.experience.experience import Experience
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
+from llmrl.run.window import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,6 +45,10 @@ class Stations(Protocol):
         """Drop the group, with the reason on record, or let it into the step."""
         ...
 
+    def late(self, ordinal: int, /) -> None:
+        """The group was given up while it was under way, as no step may train on it any more."""
+        ...
+
     def exhausted(self) -> bool:
         """Whether the step has refused so many groups that it looks for no others in their place."""
         ...
@@ -61,55 +66,119 @@ class Stations(Protocol):
         ...
 
 
-async def run_loop(stations: Stations, *, per_step: int, max_lag: int, first: int, last: int) -> None:
-    """Train steps ``first`` to ``last - 1``; the first failure of a station ends the loop with its error."""
+async def run_loop(
+    stations: Stations, *, per_step: int, max_lag: int, first: int, last: int, spare: int = 0
+) -> None:
+    """Train steps ``first`` to ``last - 1``; the first failure of a station ends the loop with its error.
+
+    Args:
+        spare: groups under way beyond those that the steps within the lag bound can train on.
+    """
+    window = Window(per_step=per_step, max_lag=max_lag, spare=spare)
+    places = (last - first) * per_step + spare
+    loop = _Loop(stations=stations, window=window, served=first, step=first, places=places)
     try:
-        await _run(stations, per_step=per_step, max_lag=max_lag, first=first, last=last)
+        await loop.run(first, last)
     except BaseExceptionGroup as group:
         raise _first_of(group) from None
 
 
-async def _run(stations: Stations, *, per_step: int, max_lag: int, first: int, last: int) -> None:
-    room = asyncio.Semaphore((max_lag + 1) * per_step)
-    queue: asyncio.Queue[asyncio.Task[Judged]] = asyncio.Queue()
-    async with asyncio.TaskGroup() as tasks:
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Loop:
+    stations: Stations
+    window: Window
+    served: int
+    """The version that every engine serves."""
+    places: int
+    """Groups that may still be admitted, besides those that replace others; no step is drawn for in vain."""
+    step: int
+    """The first step that has not all its groups yet."""
+    room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
+    tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
+    under_way: dict[int, asyncio.Task[None]] = field(default_factory=dict[int, asyncio.Task[None]])
+    done: dict[int, Judged] = field(default_factory=dict[int, Judged])
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+    """A group is done."""
+    fresh: asyncio.Event = field(default_factory=asyncio.Event)
+    """A version is served."""
 
-        async def produce() -> None:
-            while True:
-                await room.acquire()
-                queue.put_nowait(tasks.create_task(stations.obtain(stations.draw())))
+    async def run(self, first: int, last: int) -> None:
+        self.admit(self.window.room)
+        async with self.tasks:
+            producer = self.tasks.create_task(self.produce())
+            published: asyncio.Task[None] | None = None
+            for step in range(first, last):
+                experiences = self.stations.credit(await self.collect(step), step)
+                await self.stations.step(experiences, step=step)
+                published = self.tasks.create_task(self.publish(step + 1, published))
+            producer.cancel()
+            for task in self.under_way.values():
+                task.cancel()
 
-        async def collect() -> list[Judged]:
-            kept: list[Judged] = []
-            given_up = 0
-            while len(kept) + given_up < per_step:
-                judged = await (await queue.get())
-                if not stations.refuse(judged):
-                    kept.append(judged)
-                elif stations.exhausted():
-                    given_up += 1  # its room stays taken until the step is published, as if it were trained
-                else:
-                    room.release()
-            return kept
+    def admit(self, groups: int) -> None:
+        admitted = min(groups, self.places)
+        self.places -= admitted
+        for _ in range(admitted):
+            self.room.release()
 
-        async def publish(version: int, before: asyncio.Task[None] | None) -> None:
-            if before is not None:
-                await before
-            await stations.publish(version)
-            for _ in range(per_step):
-                room.release()
+    async def produce(self) -> None:
+        while True:
+            await self.room.acquire()
+            while self.served + self.window.max_lag < self.step:  # it would be late before it began
+                self.fresh.clear()
+                await self.fresh.wait()
+            ordinal = self.stations.draw()
+            self.window.draw(ordinal, version=self.served)
+            self.under_way[ordinal] = self.tasks.create_task(self.obtain(ordinal))
 
-        producer = tasks.create_task(produce())
-        published: asyncio.Task[None] | None = None
-        for step in range(first, last):
-            experiences = stations.credit(await collect(), step)
-            await stations.step(experiences, step=step)
-            published = tasks.create_task(publish(step + 1, published))
-        if published is not None:
-            await published
-        producer.cancel()
-        while not queue.empty():
-            queue.get_nowait().cancel()
+    async def obtain(self, ordinal: int) -> None:
+        self.done[ordinal] = judged = await self.stations.obtain(ordinal)
+        self.window.finish(ordinal, oldest=judged.group.oldest_version)
+        self.news.set()
+
+    async def collect(self, step: int) -> list[Judged]:
+        kept: list[Judged] = []
+        given_up = 0
+        while left := self.window.per_step - len(kept) - given_up:
+            judged = await self.take(step, left)
+            if not self.stations.refuse(judged):
+                kept.append(judged)
+            elif self.stations.exhausted():
+                given_up += 1  # its room stays taken until the step is published, as if it were trained
+            else:
+                self.room.release()
+        self.step = step + 1
+        self.give_up(self.window.late(step=step))
+        # In the order of the draws, so that a step does not depend on who was done first.
+        return sorted(kept, key=lambda judged: judged.group.ordinal)
+
+    async def take(self, step: int, left: int) -> Judged:
+        while (ordinal := self.window.choose(self.done, step=step, left=left)) is None:
+            self.news.clear()
+            await self.news.wait()
+        judged = self.done[ordinal]
+        self.leave(ordinal)
+        return judged
+
+    def give_up(self, ordinals: Sequence[int]) -> None:
+        for ordinal in ordinals:
+            self.under_way[ordinal].cancel()
+            self.leave(ordinal)
+            self.stations.late(ordinal)
+            self.room.release()
+
+    def leave(self, ordinal: int) -> None:
+        self.window.leave(ordinal)
+        del self.under_way[ordinal]
+        self.done.pop(ordinal, None)
+
+    async def publish(self, version: int, before: asyncio.Task[None] | None) -> None:
+        if before is not None:
+            await before
+        await self.stations.publish(version)
+        self.served = version
+        self.fresh.set()
+        self.admit(self.window.per_step)
 
 
 def _first_of(error: BaseException) -> BaseException:

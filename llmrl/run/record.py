@@ -17,6 +17,7 @@ from llmrl.recipe.schema import Stage
 from llmrl.report.console import ConsoleReport
 from llmrl.report.journal import EvaluationEntry, Journal, StepEntry
 from llmrl.report.samples import write_samples
+from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.judgement import Judgement
 from llmrl.rewards.scorer import Scorer
@@ -33,6 +34,7 @@ class _Window:
     responses: int = 0
     tokens: int = 0
     dropped: int = 0
+    late: int = 0
     kept: list[Judged] = field(default_factory=list[Judged])
     """The groups of the step with all their responses, those that are not trained on included."""
     pass_rates: list[PassRate] = field(default_factory=list[PassRate])
@@ -49,6 +51,7 @@ class Record:
     journal: Journal
     console: ConsoleReport
     trackers: Trackers
+    timeline: Timeline
     decode: Callable[[int], str]
     """The text of one token id."""
     pool: EnginePool | None
@@ -68,6 +71,7 @@ class Record:
         self.window = _Window(began=self.began)
         if self.pool is not None:
             self.pool.take_answered()
+            self.pool.take_busy()
         if self.scorer is not None:
             self.scorer.take_statistics()
 
@@ -79,6 +83,10 @@ class Record:
         self.window.pass_rates.append(_pass_rate(judged, deciding_reward(self.stage)))
         if kept:
             self.window.kept.append(judged)
+
+    def late(self) -> None:
+        """A group was given up, as it would have come too late."""
+        self.window.late += 1
 
     def synced(self, seconds: float) -> None:
         """The engines have taken new weights."""
@@ -106,9 +114,11 @@ class Record:
             numbers |= {
                 "rollout/responses": window.responses,
                 "rollout/tokens_per_second": window.tokens / whole_s,
+                "groups/late": window.late,
             }
         if window.responses and self.pool is not None:
             numbers |= {f"rollout/engine/{i}": count for i, count in enumerate(self.pool.take_answered())}
+            numbers["rollout/idle"] = 1 - float(np.mean(self.pool.take_busy())) / whole_s
         if self.scorer is not None:
             numbers |= self.scorer.take_statistics()
         entry = StepEntry(
@@ -122,6 +132,7 @@ class Record:
         self.journal.step(entry)
         self.console.step(entry)
         self.trackers.log(numbers, step=step + 1)
+        self.timeline.step_done()
         every = self.stage.report.samples_every_steps
         if every and (step % every == 0 or step + 1 == self.stage.optimizer.steps):
             write_samples(self.folder, step=step + 1, experiences=experiences, decode=self.decode)

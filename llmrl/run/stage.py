@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmrl.cluster.actor import Actor
 from llmrl.experience.credit import Memory
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import Tokenizer
 from llmrl.recipe.schema import Model, Recipe, Stage
+from llmrl.report.binding import binding
 from llmrl.report.card import write_card
 from llmrl.report.console import ConsoleReport
 from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import EvaluationEntry, Journal, read_journal
+from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.scorer import Scorer
 from llmrl.rollouts.engine import Sampling
@@ -99,14 +104,16 @@ async def run_stage(
             Ledger(folder / "ledger.jsonl", state.ledger if state else None) as ledger,
             Journal(folder) as journal,
             _trackers(recipe, plan) as trackers,
+            Timeline(folder, steps=stage.report.timeline_steps) as timeline,
         ):
-            pool = EnginePool([_answer(crew, index) for index in range(len(crew.engines))])
+            pool = EnginePool([_answer(engine, crew.deadline_s, timeline) for engine in crew.engines])
             record = Record(
                 stage=stage,
                 folder=folder,
                 journal=journal,
                 console=console,
                 trackers=trackers,
+                timeline=timeline,
                 decode=lambda token: plan.tokenizer.decode([token]),
                 pool=pool,
                 scorer=plan.scorer,
@@ -125,7 +132,10 @@ async def run_stage(
             )
             await _train(plan, crew, trainer, pool, first=first)
         await crew.policy("export", folder / "model")
-    evaluations = read_journal(folder / JOURNAL).evaluations
+    written = read_journal(folder / JOURNAL)
+    if bound := binding(written.steps):
+        console.note(str(bound))
+    evaluations = written.evaluations
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
     write_card(folder / "model", recipe, stage, before, after)
     return StageResult(model=folder / "model", before=before, after=after)
@@ -170,14 +180,20 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
         stations,
         per_step=stage.prompts.per_step,
         max_lag=stage.engines.max_lag,
+        spare=math.ceil(stage.rollouts.oversample * stage.prompts.per_step),
         first=first,
         last=stage.optimizer.steps,
     )
 
 
-def _answer(crew: Crew, index: int) -> Answer:
+def _answer(engine: Actor, deadline_s: float, timeline: Timeline) -> Answer:
     async def answer(draw: Draw, sampling: Sampling) -> RolloutGroup:
-        return await crew.engines[index].call("generate", draw, sampling, deadline_s=crew.deadline_s)
+        try:
+            with timeline.span(engine.name, f"{sampling.purpose} {draw.ordinal}"):
+                return await engine.call("generate", draw, sampling, deadline_s=deadline_s)
+        except asyncio.CancelledError:
+            engine.send("abandon", draw, sampling)
+            raise
 
     return answer
 

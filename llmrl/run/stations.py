@@ -43,6 +43,10 @@ class StageStations:
     def draw(self) -> int:
         return self.trainer.ledger.draw()
 
+    def late(self, ordinal: int, /) -> None:
+        self.trainer.ledger.late(ordinal)
+        self.trainer.record.late()
+
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
         await self.trainer.step(experiences, step=step)
 
@@ -55,16 +59,17 @@ class StageStations:
     async def evaluate(self, version: int) -> None:
         """Score the held-out prompts; nothing newer than ``version`` is published until this returns."""
         if self.evaluated:
-            self.trainer.record.evaluated(
-                await evaluate(self.stage, self.evaluated, self.answer, version=version)
-            )
+            with self.trainer.record.timeline.span("evaluation", f"version {version}"):
+                entry = await evaluate(self.stage, self.evaluated, self.answer, version=version)
+            self.trainer.record.evaluated(entry)
 
     async def answer(self, draw: Draw, sampling: Sampling) -> tuple[RolloutGroup, tuple[Judgement, ...]]:
         """Responses to one draw, judged."""
         assert self.scorer is not None, "a stage that generates has rewards: promised by recipe.checks"
         group = await self.pool.generate(draw, sampling)
         samples = samples_of(group, max_tokens=sampling.max_tokens, rivals=compares(self.stage.rewards))
-        return group, overrule(group, await self.scorer.judge(samples))
+        with self.trainer.record.timeline.span("rewards", f"{sampling.purpose} {draw.ordinal}"):
+            return group, overrule(group, await self.scorer.judge(samples))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

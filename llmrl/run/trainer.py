@@ -42,7 +42,10 @@ class Trainer:
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
         """One optimizer step on every rank; what is due after it (snapshot, checkpoint) is done or queued."""
         began = time.monotonic()
-        outcomes: list[dict[str, float]] = await self.crew.policy("update", share(list(experiences)), step)
+        with self.record.timeline.span("policy", f"step {step + 1}"):
+            outcomes: list[dict[str, float]] = await self.crew.policy(
+                "update", share(list(experiences)), step
+            )
         metrics = {name: value for outcome in outcomes for name, value in outcome.items()}
         self.snapshot(step + 1)
         self.ledger.trained((e.group.ordinal for e in experiences), step=step)
@@ -63,13 +66,15 @@ class Trainer:
         """Every engine serves ``version``, and has proven it, when this returns."""
         if self.crew.engines:
             began = time.monotonic()
-            await self.crew.publish(self.bundles.pop(version))
+            with self.record.timeline.span("weights", f"version {version}"):
+                await self.crew.publish(self.bundles.pop(version))
             self.record.synced(time.monotonic() - began)
 
     async def save(self, step: int) -> None:
         """A checkpoint of policy and ledger as they are now."""
         path = self.checkpoints.begin(step)
-        await self.crew.policy("save", path)
+        with self.record.timeline.span("policy", f"save {step}"):
+            await self.crew.policy("save", path)
         state = RunState(
             step=step,
             ledger=self.ledger.snapshot(),

@@ -38,3 +38,13 @@ def test_every_event_is_one_line_that_survives_without_close(tmp_path: Path) -> 
         {"event": "dropped", "ordinal": 0, "reason": "nothing judged"},
     ]
     ledger.close()
+
+
+def test_a_group_that_came_too_late_is_drawn_again_and_stays_unfinished(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
+        first, second = ledger.draw(), ledger.draw()
+        ledger.late(first)
+        ledger.trained([second], step=0)
+
+        assert ledger.snapshot().unfinished == (first,)
+        assert (ledger.draw(), ledger.draw()) == (first, 2)

@@ -13,6 +13,7 @@ from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Choice, Evaluation, Optimizer, Prompts, Report, Reward, Source, Stage
 from llmrl.report.console import ConsoleReport
 from llmrl.report.journal import Journal
+from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
@@ -79,6 +80,7 @@ def test_every_group_leaves_its_share_of_solved_responses(
             journal=journal,
             console=console,
             trackers=trackers,
+            timeline=Timeline(tmp_path, steps=0),
             decode=str,
             pool=None,
         )

@@ -11,6 +11,7 @@ from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Report, Reward, Scoring, Source, Stage
 from llmrl.report.console import ConsoleReport
 from llmrl.report.journal import Journal, read_journal
+from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.scorer import Scorer
@@ -59,6 +60,7 @@ async def test_a_step_has_the_rates_of_what_was_judged_since_the_last_one(tmp_pa
             journal=journal,
             console=console,
             trackers=trackers,
+            timeline=Timeline(tmp_path, steps=0),
             decode=str,
             pool=None,
             scorer=scorer,
