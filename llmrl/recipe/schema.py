@@ -125,7 +125,7 @@ class Rollouts(Table):
     oversample: Annotated[float, Field(ge=0)] = 0.0
     """Groups under way beyond those that can be trained in time, as a share of ``prompts.per_step``: steps
     take whichever are done first, and what would come too late is stopped and drawn again. This favours
-    short responses; 0 waits for every straggler."""
+    short responses; 0 gives up none."""
     temperature: AboveZero = 1.0
     """Softmax temperature of sampling; the trainer scores with the same one."""
     stop: tuple[str, ...] = ()

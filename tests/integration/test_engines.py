@@ -94,6 +94,24 @@ async def test_a_seed_gives_the_same_response_alone_and_in_company(running: Engi
     assert len({tuple(c.tokens.tolist()) for c in company}) == 8
 
 
+async def test_a_response_that_nobody_waits_for_stops_and_can_be_asked_for_again(running: Engine) -> None:
+    whole = await running.generate(request("whole", seed=3, tokens=200))
+    for again in range(3):
+        given_up = asyncio.create_task(running.generate(request("again", seed=3, tokens=200)))
+        await asyncio.sleep(0.02 * again)
+        given_up.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await given_up
+
+    # With the same id, as the loop has it; 16 at a time fit, so that nothing may be left behind.
+    repeated = await asyncio.gather(
+        running.generate(request("again", seed=3, tokens=200)),
+        *(running.generate(request(f"other{i}", seed=i, tokens=20)) for i in range(15)),
+    )
+
+    assert repeated[0].tokens.tolist() == whole.tokens.tolist()
+
+
 async def test_temperature_zero_takes_the_likeliest_token(running: Engine, tiny_model: Path) -> None:
     completion = await running.generate(request("greedy", temperature=0.0, tokens=8))
 

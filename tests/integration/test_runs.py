@@ -110,6 +110,24 @@ def test_two_engines_and_two_ranks_share_the_work_and_say_so(tmp_path: Path) -> 
     assert (run / "report.html").stat().st_size > 10_000
 
 
+def test_spare_groups_let_stragglers_go_and_draw_them_again(tmp_path: Path) -> None:
+    more = '[engines]\nkind = "torch"\nmax_lag = 0\n'
+    path = recipe(tmp_path, "spare", steps=5, more=more)
+    train_recipe(load_recipe(path, ["rollouts.oversample=0.5", "report.timeline_steps=2"]))
+    stage = tmp_path / "runs" / "spare" / "0-train"
+
+    ledger = [json.loads(line) for line in (stage / "ledger.jsonl").read_text().splitlines()]
+    late = [one["ordinal"] for one in ledger if one["event"] == "late"]
+    trained = [ordinal for one in ledger if one["event"] == "trained" for ordinal in one["ordinals"]]
+    assert len(late) == 5 * 4
+    assert len(trained) == len(set(trained)) == 5 * 8
+    assert set(late[:12]) & set(trained)
+    assert {m["lag/max"] for m in metrics_of(stage.parent)} == {0}
+    timeline = (stage / "timeline.json").read_text()
+    assert all(f'"name": "{name}"' in timeline for name in ("step 1", "step 2", "train 0", "version 1"))
+    assert '"name": "step 3"' not in timeline
+
+
 def test_the_same_recipe_runs_on_a_cluster_of_two_nodes(tmp_path: Path) -> None:
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1}, shutdown_at_exit=False)
     cluster.add_node(num_cpus=1)
