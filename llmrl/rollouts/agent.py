@@ -18,6 +18,8 @@ class Agent(Environment):
 
     deadline_s: float = 300.0
     """Seconds that one :meth:`run` may take, the policy's answers included."""
+    at_once: int | None = None
+    """Most runs at a time for one engine; others wait, and their deadline begins after that."""
 
     @abstractmethod
     def run(

@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +41,8 @@ class AgentGroup:
     """What every seed derives from: the run, the purpose and the draw."""
     sampling: Sampling
     context_tokens: int
+    place: AbstractAsyncContextManager[None]
+    """Entered by each run; all groups of an engine share it."""
 
     async def run(self) -> RolloutGroup:
         """The policy's rollouts, then the opponent's.
@@ -67,19 +70,26 @@ class AgentGroup:
 
     async def _run(self, sample: int) -> tuple[AgentCalls, Ended]:
         calls = self._calls(sample)
-        with self.endpoint.admitted(calls) as key:
-            ended = await run_agent(
-                self.agent,
-                self.draw.prompt,
-                base_url=self.endpoint.url,
-                api_key=key,
-                seed=derive_seed(*self.seeds, "world"),
-            )
+        async with self.place:
+            with self.endpoint.admitted(calls) as key:
+                ended = await run_agent(
+                    self.agent,
+                    self.draw.prompt,
+                    base_url=self.endpoint.url,
+                    api_key=key,
+                    seed=derive_seed(*self.seeds, "world"),
+                )
         if calls.failure is not None:
             raise calls.failure
         ended = _judged(calls, ended)
         if ended.reason:
-            log.warning("%s, rollout %s is aborted: %s", self._name, calls.name, ended.reason)
+            log.warning(
+                "%s, rollout %s of prompt %s is aborted: %s",
+                self._name,
+                calls.name,
+                shown(self.draw.prompt.id),
+                ended.reason,
+            )
         return calls, ended
 
     def _calls(self, sample: int) -> AgentCalls:

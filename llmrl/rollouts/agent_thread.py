@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from llmrl.errors import shown
+from llmrl.errors import LlmrlError, shown
 from llmrl.prompts.prompt import Prompt
 from llmrl.rollouts.agent import Agent
 
@@ -51,6 +51,8 @@ def _ended(outcome: Callable[[], object]) -> Ended:
     """What came of it; whatever a plugin raises is a reason, sys.exit included."""
     try:
         value = outcome()
+    except LlmrlError as error:
+        return Ended(reason=str(error))
     except BaseException as error:  # noqa: BLE001  the thread is the agent's, and its end is what is told
         return Ended(reason=f"{type(error).__name__}: {error}")
     if value is None:

@@ -61,6 +61,9 @@ class Environment(Protocol):
     def warm_up(self) -> None:
         """Load what is heavy, before the first deadline starts to run; what it raises ends the run."""
 
+    def close(self) -> None:
+        """Free what it holds; nothing begins after this."""
+
     def start(self, prompt: Prompt, /, *, seed: int) -> Episode:
         """A new conversation that begins with ``prompt``.
 

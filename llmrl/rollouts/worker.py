@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,8 @@ class RolloutWorker:
         self._endpoint = Endpoint(stops=stage.rollouts.stop)
         self._host = Host()
         self._under_way: dict[tuple[str, int], asyncio.Task[RolloutGroup]] = {}
+        self._environment: Environment | None = None
+        self._place: AbstractAsyncContextManager[None] = nullcontext()
 
     async def start(self) -> None:
         """Load the model; the engine serves version 0 afterwards."""
@@ -51,6 +54,8 @@ class RolloutWorker:
         kind = engine.build(self._stage.engines.kind, {}, key="engines")
         self._engine = await kind.start(self._stage, device=self._device)
         if isinstance(self._environment, Agent):
+            if self._environment.at_once is not None:
+                self._place = asyncio.Semaphore(self._environment.at_once)
             await self._endpoint.start()
 
     async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
@@ -102,6 +107,8 @@ class RolloutWorker:
     async def close(self) -> None:
         """Stop the engine; an environment that hangs is left to end with the process."""
         self._host.close()
+        if self._environment is not None:
+            self._environment.close()
         await self._endpoint.close()
         if self._engine is not None:
             await self._engine.close()
@@ -151,6 +158,7 @@ class RolloutWorker:
             seeds=self._seeds(draw, sampling),
             sampling=sampling,
             context_tokens=self._stage.model.context_tokens,
+            place=self._place,
         )
 
     def _seeds(self, draw: Draw, sampling: Sampling) -> tuple[int | str, ...]:

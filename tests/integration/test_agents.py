@@ -26,6 +26,7 @@ from llmrl.rewards.aborted import overrule
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.agent import Agent
 from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.environments import environment
 from llmrl.rollouts.rollout import Rollout
 from llmrl.rollouts.worker import RolloutWorker
 
@@ -80,6 +81,36 @@ class OwnWords(Agent):
             own = str(sum(map(ord, api_key)) % 10)
             client.completions.create(model="policy", prompt=prompt.text + own + "=", max_tokens=3)
         return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TwoSums(Agent):
+    """Asks twice, as the program below does."""
+
+    deadline_s: float = 20.0
+
+    def run(self, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> float | None:
+        with OpenAI(base_url=base_url, api_key=api_key) as client:
+            first = client.completions.create(model="policy", prompt=prompt.text, max_tokens=4)
+            text = prompt.text + first.choices[0].text + "+1="
+            second = client.completions.create(model="policy", prompt=text, max_tokens=4)
+        return float(len(second.choices[0].text))
+
+
+TWO_SUMS = """
+import json, sys
+from urllib.request import Request, urlopen
+
+def said(row, text):
+    body = json.dumps({"prompt": text, "max_tokens": 4}).encode()
+    key = {"Authorization": "Bearer " + row["api_key"], "Content-Type": "application/json"}
+    with urlopen(Request(row["base_url"] + "/completions", body, key)) as reply:
+        return json.load(reply)["choices"][0]["text"]
+
+for row in map(json.loads, sys.stdin):
+    second = said(row, row["prompt"] + said(row, row["prompt"]) + "+1=")
+    print(json.dumps({"outcome": len(second)}), flush=True)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,10 +219,12 @@ async def test_an_agent_in_trouble_aborts_its_own_rollout_with_the_reason_and_no
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     began = time.monotonic()
+    agent = Troubled(trouble=trouble, deadline_s=4.0 if "deadline" in reason else 60.0)
     with caplog.at_level(logging.WARNING, logger="llmrl"):
-        group = await asked._agents(Troubled(trouble=trouble), draws[0], sampling(per_prompt=12)).run()
+        group = await asked._agents(agent, draws[0], sampling(per_prompt=12)).run()
 
-    assert time.monotonic() - began < 4 + 1 + 3  # deadline, grace, and the calls before
+    if "deadline" in reason:
+        assert time.monotonic() - began < 4 + 1 + 3  # deadline, grace, and the calls before
     aborted = [one for one in group.rollouts if one.stop == "abort"]
     well = [one for one in group.rollouts if one.stop != "abort"]
     assert (len(aborted), len(well)) == (6, 6)
@@ -221,6 +254,67 @@ async def test_what_an_agent_says_before_the_policy_does_is_in_the_rollout_and_n
         assert rollout.tokens[1] == 14
         assert not rollout.logp[:2].any()
         assert rollout.outcome is None
+
+
+@pytest.mark.parametrize("rows", ["one", "many"])
+async def test_any_command_gets_the_rollouts_that_an_agent_with_its_words_gets(
+    asked: RolloutWorker, draws: Sequence[Draw], tiny_model: Path, rows: str
+) -> None:
+    command = [sys.executable, "-c", TWO_SUMS]
+    worker = await worker_of(tiny_model, "program", {"command": command, "rows": rows, "at_once": 2})
+    group = await worker.generate(draws[1], sampling(per_prompt=6))
+    await worker.close()
+
+    expected = await asked._agents(TwoSums(), draws[1], sampling(per_prompt=6)).run()
+
+    assert [told(one) for one in group.rollouts] == [told(one) for one in expected.rollouts]
+    assert {int(one.turn.max()) for one in group.rollouts} == {1}
+    assert all(one.outcome is not None for one in group.rollouts)
+
+
+async def test_a_command_that_fails_says_of_which_row_it_was_and_with_what_words(
+    tiny_model: Path, draws: Sequence[Draw]
+) -> None:
+    worker = await worker_of(
+        tiny_model, "program", {"command": ["sh", "-c", "echo no docker here >&2; exit 4"]}
+    )
+    with pytest.raises(EngineError, match=r"of prompt 'running_sum/\d+': .*status 4 .*'no docker here'"):
+        await worker.generate(draws[0], sampling(per_prompt=2))
+    await worker.close()
+
+
+@environment("counted")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted(Agent):
+    """Says how many of it were at work when it was."""
+
+    at_once: int | None = 3
+    deadline_s: float = 2.5
+    """Less than all of them take one after the other."""
+
+    def run(self, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> float | None:
+        AT_WORK.append(1)
+        together = len(AT_WORK)
+        with OpenAI(base_url=base_url, api_key=api_key) as client:
+            client.completions.create(model="policy", prompt=prompt.text, max_tokens=1)
+        time.sleep(0.6)
+        AT_WORK.pop()
+        return float(together)
+
+
+AT_WORK: list[int] = []
+
+
+async def test_runs_of_an_agent_wait_for_a_place_and_not_at_the_cost_of_their_deadline(
+    tiny_model: Path, draws: Sequence[Draw]
+) -> None:
+    worker = await worker_of(tiny_model, "counted", {})
+    groups = await asyncio.gather(*(worker.generate(draw, sampling(per_prompt=5)) for draw in draws[:3]))
+    await worker.close()
+
+    outcomes = [one.outcome or 0 for group in groups for one in group.rollouts]
+    assert max(outcomes) == 3
+    assert {one.stop == "abort" for group in groups for one in group.rollouts} == {False}
 
 
 async def test_an_agent_that_never_calls_ends_the_run_with_its_own_words(
