@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -12,6 +13,27 @@ from torch import Tensor, nn
 
 from llmrl.errors import ModelError, did_you_mean, shown
 from llmrl.recipe.schema import Lora
+from llmrl.weights.adapter import merged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Adapter:
+    """One adapted weight."""
+
+    name: str
+    """Of the weight in the Hugging Face state dict."""
+    base: Tensor
+    """[outputs, inputs]; frozen."""
+    down: Tensor
+    """[rank, inputs]."""
+    up: Tensor
+    """[outputs, rank]."""
+    scale: Tensor
+    """A number: alpha / rank."""
+
+    def merged(self) -> Tensor:
+        """A copy of the weight with its adapter added; the model itself never changes."""
+        return merged(self.base.detach(), down=self.down, up=self.up, scale=float(self.scale))
 
 
 def adapt(model: nn.Module, settings: Lora) -> None:
@@ -48,23 +70,23 @@ def _check_target(model: nn.Module, target: str) -> None:
         )
 
 
-def merged_weights(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of each adapted weight with its adapter added, by the name it had before.
-
-    ``base + scale * B @ A`` in float32, rounded once; the model itself never changes.
-    """
-    return {f"{name}.weight": _merged(layer) for name, layer in _modules(model) if isinstance(layer, Linear)}
+def adapters(model: nn.Module) -> Iterator[Adapter]:
+    """Every adapter in ``model``, by the name that the weight under it had before."""
+    for name, layer in _modules(model):
+        if isinstance(layer, Linear):
+            yield _adapter(name, layer)
 
 
 def _modules(model: nn.Module) -> Iterable[tuple[str, nn.Module]]:
     return cast("Iterable[tuple[str, nn.Module]]", model.named_modules())
 
 
-def _merged(layer: Linear) -> Tensor:
-    base = cast("nn.Linear", layer.get_base_layer()).weight.detach()
-    total = base.float()
-    for adapter, scale in cast("dict[str, float]", layer.scaling).items():
-        down = cast("nn.Linear", layer.lora_A[adapter]).weight.detach()
-        up = cast("nn.Linear", layer.lora_B[adapter]).weight.detach()
-        total = total + scale * (up.float() @ down.float())
-    return total.to(base.dtype)
+def _adapter(name: str, layer: Linear) -> Adapter:
+    ((adapter, scale),) = cast("dict[str, float]", layer.scaling).items()
+    return Adapter(
+        name=f"{name}.weight",
+        base=cast("nn.Linear", layer.get_base_layer()).weight,
+        down=cast("nn.Linear", layer.lora_A[adapter]).weight,
+        up=cast("nn.Linear", layer.lora_B[adapter]).weight,
+        scale=torch.tensor(scale, dtype=torch.float64),
+    )

@@ -7,7 +7,7 @@ tensors with random numbers, pad a vocabulary or run code that came with the wei
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -37,9 +37,6 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 """What transformers may write for a tokenizer; copied as they are, so that an export tokenizes alike."""
-
-ADAPTER = ".lora_"
-"""Part of the names that PEFT gives to the tensors of adapters."""
 
 disable_progress_bar()  # one line per rank and file, between the run's own
 
@@ -86,16 +83,11 @@ def load_model(path: Path, model: Model) -> PreTrainedModel:
     return loaded.train()
 
 
-def named_tensors(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """The state dict as it belongs on disk: tied tensors once, adapters merged into copies."""
-    merged = _merged_weights(model)
-    for tensor, (name, *_) in _names(model):
-        yield name, merged.get(name, tensor.detach())
-
-
-def save_model(model: PreTrainedModel, *, tokenizer_folder: Path, folder: Path) -> None:
-    """Write a Hugging Face folder: config, safetensors with adapters merged, the tokenizer's own files."""
-    model.save_pretrained(folder, state_dict=dict(named_tensors(model)))
+def save_model(
+    model: PreTrainedModel, tensors: Mapping[str, Tensor], *, tokenizer_folder: Path, folder: Path
+) -> None:
+    """Write a Hugging Face folder: config, ``tensors`` as safetensors, the tokenizer's own files."""
+    model.save_pretrained(folder, state_dict=dict(tensors))
     for name in TOKENIZER_FILES:
         if (tokenizer_folder / name).exists():
             shutil.copyfile(tokenizer_folder / name, folder / name)
@@ -184,20 +176,3 @@ def _refuse_broken_weights(path: Path, model: nn.Module) -> None:
                 f"model.path: {name} of {shown(str(path))} has values that are not finite; "
                 f"the file is damaged or its training diverged."
             )
-
-
-def _names(model: PreTrainedModel) -> list[tuple[Tensor, list[str]]]:
-    """Every tensor but the adapters', with all its names as they were before there were adapters."""
-    names: dict[int, tuple[Tensor, list[str]]] = {}
-    for name, tensor in cast("nn.Module", model).state_dict(keep_vars=True).items():
-        if ADAPTER not in name:
-            names.setdefault(id(tensor), (tensor, []))[1].append(name.replace(".base_layer.", "."))
-    return list(names.values())
-
-
-def _merged_weights(model: PreTrainedModel) -> dict[str, Tensor]:
-    if not any(ADAPTER in name for name in cast("nn.Module", model).state_dict()):
-        return {}
-    from llmrl.policy.lora import merged_weights  # noqa: PLC0415  only recipes with adapters need PEFT
-
-    return merged_weights(model)

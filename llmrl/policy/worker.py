@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import socket
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,18 +18,22 @@ from llmrl.batches.collate import Collated
 from llmrl.batches.step import Step
 from llmrl.experience.experience import Experience
 from llmrl.objectives.algorithm import Algorithm
+from llmrl.policy.gather import gathered
 from llmrl.policy.learning_rate import learning_rate
-from llmrl.policy.model import load_model, named_tensors, prepare_model, save_model
+from llmrl.policy.model import load_model, prepare_model, save_model
 from llmrl.policy.probe import probe_experience
 from llmrl.policy.scorer import Scorer
 from llmrl.policy.step import Forward, Learner, Update
+from llmrl.policy.tensors import Piece, pieces
 from llmrl.policy.watch import GradientWatch
 from llmrl.policy.zero import Meeting, Zero, join_group
 from llmrl.prompts.seeds import derive_seed, shuffled
 from llmrl.recipe.schema import Model, Stage
 from llmrl.registry import load_plugins
 from llmrl.weights.bundle import Probe, WeightBundle
-from llmrl.weights.pack import pack
+from llmrl.weights.memory import machine
+from llmrl.weights.outbox import Outbox
+from llmrl.weights.store import MemoryStore
 
 
 class PolicyWorker:
@@ -120,10 +125,31 @@ class PolicyWorker:
         (logp,) = self.score([probe], 1.0)
         tokens = np.concatenate([probe.group.prompt.tokens, probe.group.rollouts[0].tokens])
         proof = Probe(tokens=tokens, logp=np.concatenate([np.zeros(1, np.float32), logp]))
-        with self._zero.whole() as scorer:
-            if self._rank:
-                return None
-            return pack(named_tensors(scorer.model), version=version, probe=proof)
+        tensors = gathered(self._zero, self._sent(), bucket_mib=self._stage.weights.bucket_mib)
+        if self._rank:
+            deque(tensors, maxlen=0)
+            return None
+        return self._outbox.send(tensors, version=version, probe=proof)
+
+    def open_outbox(self, deltas: bool) -> None:
+        """Rank 0 only: from here on weights go to engines that hold none yet.
+
+        Args:
+            deltas: send all weights once, then what changed.
+        """
+        self._outbox = Outbox(MemoryStore(), deltas=deltas)
+
+    def copy_of(self, version: int) -> NDArray[np.uint8]:
+        """Rank 0 only: the bytes of weights, for engines on other machines."""
+        return self._outbox.copy(version)
+
+    def release(self, version: int) -> None:
+        """Rank 0 only: all engines serve these weights."""
+        self._outbox.release(version)
+
+    def machine(self) -> str:
+        """Where this process runs: equal for those that can open each other's memory."""
+        return machine()
 
     def save(self, folder: Path) -> None:
         """This rank's share of a checkpoint: ZeRO shards, and the state of its random generators."""
@@ -140,9 +166,17 @@ class PolicyWorker:
 
     def export(self, folder: Path) -> None:
         """Write the model as a Hugging Face folder; rank 0 writes, the others help to gather."""
-        with self._zero.whole() as scorer:
-            if not self._rank:
-                save_model(scorer.model, tokenizer_folder=Path(str(self._stage.model.path)), folder=folder)
+        tensors = gathered(self._zero, self._pieces(), bucket_mib=self._stage.weights.bucket_mib)
+        if self._rank:
+            deque(tensors, maxlen=0)
+            return
+        whole = {name: tensor.cpu().clone() for bucket in tensors for name, _, tensor in bucket}
+        save_model(
+            self._zero.module.model,
+            whole,
+            tokenizer_folder=Path(str(self._stage.model.path)),
+            folder=folder,
+        )
 
     def _memory(self) -> dict[str, float]:
         """The largest footprint of any rank so far, in MiB."""
@@ -152,6 +186,12 @@ class PolicyWorker:
             peaks["memory/policy_gpu"] = torch.cuda.max_memory_allocated() / 2**20
         largest = self._zero.largest(torch.tensor(list(peaks.values())))
         return {name: float(value) for name, value in zip(peaks, largest, strict=True)}
+
+    def _pieces(self) -> list[Piece]:
+        return pieces(self._zero.module.model)
+
+    def _sent(self) -> list[Piece]:
+        return self._pieces()
 
     def _parts(self, groups: int, step: int) -> list[list[int]]:
         """The groups of each update: every one once an epoch, in parts drawn from (run, step, epoch)."""

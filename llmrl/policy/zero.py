@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -150,15 +150,23 @@ class Zero:
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
+    @property
+    def module(self) -> Scorer:
+        """The policy; with ZeRO 3 its parameters are empty outside of ``whole`` and the forward pass."""
+        return self._engine.module
+
+    def full_size(self, tensor: Tensor) -> int:
+        """Bytes of a parameter or buffer, wherever its shards are."""
+        sharded = self._level == 3 and isinstance(tensor, nn.Parameter)
+        elements = cast("Any", tensor).ds_numel if sharded else tensor.numel()
+        return elements * tensor.element_size()
+
     @contextmanager
-    def whole(self) -> Generator[Scorer]:
-        """The policy with every parameter complete; all ranks enter and leave together."""
-        parameters = list(self._engine.module.parameters())
-        if self._level == 3:
-            with deepspeed.zero.GatheredParameters(parameters):
-                yield self._engine.module
-        else:
-            yield self._engine.module
+    def whole(self, tensors: Iterable[Tensor]) -> Generator[None]:
+        """These parameters are complete on every rank; all enter and leave together."""
+        sharded = [t for t in tensors if isinstance(t, nn.Parameter)] if self._level == 3 else []
+        with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
+            yield
 
     def save(self, folder: Path) -> None:
         """Write this rank's shards; all ranks call it."""

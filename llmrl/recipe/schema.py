@@ -253,6 +253,13 @@ class Policy(Table):
     """Folder on an NVMe disk; needed with ``offload = "nvme"``."""
 
 
+class Weights(Table):
+    """How new weights travel from the policy to the engines."""
+
+    bucket_mib: Positive = 256
+    """Most MiB of weights that a rank has whole at once while they are sent; a larger tensor goes alone."""
+
+
 class Evaluation(Table):
     """Held-out prompts, scored before, during and after the stage."""
 
@@ -342,6 +349,7 @@ class Stage(Table):
     optimizer: Optimizer
     """How weights change: AdamW, its schedule, and the number of steps that ends the stage."""
     policy: Policy = Policy()
+    weights: Weights = Weights()
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
     cluster: Cluster = Cluster()

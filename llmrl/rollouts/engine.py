@@ -79,7 +79,7 @@ class Engine(Protocol):
         ...
 
     async def load(self, bundle: WeightBundle) -> None:
-        """Serve these weights from the next token on, without dropping what is being generated.
+        """Serve these weights, which are complete, from the next token on; nothing under way is lost.
 
         Raises:
             WeightSyncError: names or shapes differ from the engine's, or the probe disagrees.

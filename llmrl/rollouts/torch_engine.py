@@ -25,6 +25,7 @@ from llmrl.rollouts.engine import Completion, Request, Sampler
 from llmrl.rollouts.opponent import geometric_mixture, move_average
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.inbox import tensor_of
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
 
 
@@ -183,9 +184,8 @@ class TorchEngine:
     def _take(self, bundle: WeightBundle) -> None:
         weights = self._model.state_dict()
         averages: dict[str, Tensor] = self._second.state_dict() if self._opponent.kind == "average" else {}
-        for spec in bundle.specs:
-            flat = torch.from_numpy(bundle.data[spec.start : spec.stop])
-            weights[spec.name].copy_(flat.view(getattr(torch, spec.dtype)).reshape(spec.shape))
+        for spec, data in bundle.arrays():
+            weights[spec.name].copy_(tensor_of(spec, data))
             if averages:
                 versions = bundle.version - self._version
                 newest, decay = weights[spec.name], self._opponent.decay

@@ -25,9 +25,9 @@ from llmrl.recipe.schema import Opponent, Stage
 from llmrl.rollouts.engine import Completion, Request
 from llmrl.rollouts.rollout import Stop
 from llmrl.rollouts.vllm_opponent import PROCESSOR, REFERENCE_WEIGHT
+from llmrl.weights.backend import BACKEND, told
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
-from llmrl.weights.shared_file import BACKEND, shared_file
 
 WORKER_EXTENSION = "llmrl.weights.receive.WorkerExtension"
 CPU_KV_CACHE_MIB = 256
@@ -92,8 +92,7 @@ class VllmEngine:
         self._door.clear()
         self._broken = f"a sync of weights {bundle.version} failed half-way and must be repeated first"
         try:
-            with shared_file(bundle.data) as path:
-                await self._update(bundle, path)
+            await self._update(bundle)
             self._version, self._broken = bundle.version, None
         except EngineDeadError as error:
             raise WeightSyncError(f"vLLM died while it took weights {bundle.version}: {error}") from error
@@ -112,13 +111,10 @@ class VllmEngine:
             )
         return {REFERENCE_WEIGHT: weight}
 
-    async def _update(self, bundle: WeightBundle, path: Path) -> None:
-        specs = [[s.name, list(s.shape), s.dtype, s.start, s.stop] for s in bundle.specs]
+    async def _update(self, bundle: WeightBundle) -> None:
         await self._llm.pause_generation(mode="keep", clear_cache=False)
         await self._llm.start_weight_update()
-        await self._llm.update_weights(
-            WeightTransferUpdateRequest(update_info={"path": str(path), "specs": specs})
-        )
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=told(bundle)))
         await self._llm.finish_weight_update(str(bundle.version))
         await self._llm.resume_generation()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +30,8 @@ from llmrl.rollouts.environments import Environment, environment
 from llmrl.rollouts.host import Host
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.inbox import Inbox
+from llmrl.weights.memory import machine
 
 del _kinds
 
@@ -52,6 +56,7 @@ class RolloutWorker:
         self._tokenizer = load_tokenizer(self._stage.model)
         self._environment = self._ready_environment()
         kind = engine.build(self._stage.engines.kind, {}, key="engines")
+        self._inbox = Inbox(Path(str(self._stage.model.path)), dtype=self._stage.model.dtype)
         self._engine = await kind.start(self._stage, device=self._device)
         if isinstance(self._environment, Agent):
             if self._environment.at_once is not None:
@@ -99,9 +104,19 @@ class RolloutWorker:
         """Logprobs of whole sequences, for the parity gate."""
         return list(await asyncio.gather(*(self._ready.score(tokens) for tokens in sequences)))
 
-    async def load(self, bundle: WeightBundle) -> int:
-        """Serve these weights; returns their version once the probe has proven them."""
-        await self._ready.load(bundle)
+    async def machine(self) -> str:
+        """Where this process runs: equal for those that can open each other's memory."""
+        return machine()
+
+    async def load(self, bundle: WeightBundle, data: NDArray[np.uint8] | None = None) -> int:
+        """Serve these weights; returns their version once the probe has proven them.
+
+        Args:
+            bundle: complete, or what changes the weights that came before.
+            data: its bytes, if this machine cannot open its place.
+        """
+        complete = await asyncio.to_thread(self._inbox.take, replace(bundle, data=data))
+        await self._ready.load(complete)
         return bundle.version
 
     async def close(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +19,53 @@ RANK = "llmrl.policy.worker:PolicyWorker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """Weights under way."""
+
+    version: int
+    bundle: Pending
+    copy: Pending | None
+    """The bytes, if there are engines that cannot open the bundle's place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Crew:
     """Handles on the processes, and the calls that go to all of them."""
 
     engines: Sequence[Actor]
     ranks: Sequence[Actor]
     deadline_s: float
+    remote: frozenset[str] = frozenset()
+    """Names of the engines on other machines than rank 0's."""
 
     async def policy(self, method: str, *args: Any) -> list[Any]:
         """The same call on every rank; they run collectives together, so all or none must get it."""
         pending = [rank.send(method, *args) for rank in self.ranks]
         return await gathered(pending, deadline_s=self.deadline_s)
 
-    async def publish(self, bundle: Pending) -> None:
-        """Give the engines a bundle that is still on its way from the policy."""
-        await gathered([engine.send("load", bundle) for engine in self.engines], deadline_s=self.deadline_s)
+    def post(self, version: int) -> Letter:
+        """Have the ranks send their present weights, before they do anything else."""
+        pending = [rank.send("weights", version) for rank in self.ranks]
+        # The other ranks help to gather, and have nothing to send.
+        copy = self.ranks[0].send("copy_of", version) if self.remote else None
+        return Letter(version=version, bundle=pending[0], copy=copy)
+
+    async def publish(self, letter: Letter) -> None:
+        """Give the engines weights that are still on their way from the policy.
+
+        One that fails or dies is named when all others have taken them.
+        """
+        loading = [
+            engine.send("load", letter.bundle, letter.copy if engine.name in self.remote else None)
+            for engine in self.engines
+        ]
+        taken = await asyncio.gather(
+            *(one.result(deadline_s=self.deadline_s) for one in loading), return_exceptions=True
+        )
+        self.ranks[0].send("release", letter.version)
+        for outcome in taken:
+            if isinstance(outcome, BaseException):
+                raise outcome
 
 
 async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any]:
@@ -85,7 +117,7 @@ async def hired(
         await _start(
             crew, build, Path(str(stage.model.path)), seed=seed, deadline_s=stage.cluster.start_deadline_s
         )
-        yield crew
+        yield await _with_mail(crew)
         await gathered(
             [engine.send("close") for engine in crew.engines], deadline_s=stage.cluster.call_deadline_s
         )
@@ -103,3 +135,14 @@ async def _start(crew: Crew, build: Model | None, folder: Path, *, seed: int, de
     starting = [engine.send("start") for engine in crew.engines]
     starting += [rank.send("start", address) for rank in crew.ranks]
     await gathered(starting, deadline_s=deadline_s)
+
+
+async def _with_mail(crew: Crew) -> Crew:
+    """Rank 0 is ready to send weights, and it is known which engines cannot read its memory."""
+    if not crew.engines:
+        return crew
+    asked = [process.send("machine") for process in (crew.ranks[0], *crew.engines)]
+    home, *machines = await gathered(asked, deadline_s=crew.deadline_s)
+    await crew.ranks[0].call("open_outbox", False, deadline_s=crew.deadline_s)
+    away = (engine.name for engine, its in zip(crew.engines, machines, strict=True) if its != home)
+    return replace(crew, remote=frozenset(away))

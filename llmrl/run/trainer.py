@@ -7,13 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from llmrl.cluster.actor import Pending, share
+from llmrl.cluster.actor import share
 from llmrl.errors import Stopped, TrainingError
 from llmrl.experience.credit import Memory
 from llmrl.experience.experience import Experience
 from llmrl.recipe.schema import Stage
 from llmrl.run.checkpoint import Checkpoints, RunState
-from llmrl.run.crew import Crew
+from llmrl.run.crew import Crew, Letter
 from llmrl.run.ledger import Ledger
 from llmrl.run.record import Record
 from llmrl.run.stop import StopRequest
@@ -33,7 +33,7 @@ class Trainer:
     fingerprint: str
     digest: str
     stop: StopRequest
-    bundles: dict[int, Pending] = field(default_factory=dict[int, Pending])
+    letters: dict[int, Letter] = field(default_factory=dict[int, Letter])
     """Weights under way, by version."""
     memory: Memory = field(default_factory=Memory)
     """What the credit remembers from step to step."""
@@ -59,15 +59,14 @@ class Trainer:
     def snapshot(self, version: int) -> None:
         """Queue a copy of the present weights; engines take it as ``version``."""
         if self.crew.engines:
-            pending = [rank.send("weights", version) for rank in self.crew.ranks]
-            self.bundles[version] = pending[0]  # the other ranks help to gather, and have nothing to send
+            self.letters[version] = self.crew.post(version)
 
     async def publish(self, version: int) -> None:
         """Every engine serves ``version``, and has proven it, when this returns."""
         if self.crew.engines:
             began = time.monotonic()
             with self.record.timeline.span("weights", f"version {version}"):
-                await self.crew.publish(self.bundles.pop(version))
+                await self.crew.publish(self.letters.pop(version))
             self.record.synced(time.monotonic() - began)
 
     async def save(self, step: int) -> None:

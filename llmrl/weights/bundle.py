@@ -2,24 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrl.weights.memory import mapped
+
+Part = Literal["whole", "index", "value", "down", "up", "scale"]
+"""What an array is of its tensor: all of it; where it changed and to what; or an adapter that is added."""
+
+ORIGINAL = -1
+"""As the base of a bundle: the model folder, which every engine has."""
+
+ALIGNMENT = 64
+"""Bytes; every array in a block starts where any dtype may start, and on a cache line."""
+
+Words = NDArray[np.unsignedinteger]
+"""The bits of a tensor's elements, flat."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
-    """Where one tensor lies in the bundle's bytes."""
+    """Where one array lies in the bundle's bytes."""
 
     name: str
-    """Name in the Hugging Face state dict."""
+    """Of the tensor in the Hugging Face state dict."""
     shape: tuple[int, ...]
     dtype: str
-    """``float32``, ``bfloat16``, ..."""
+    """``float32``, ``bfloat16``, ...; an index is ``uint32``, flat and ascending."""
     start: int
     """Offset in bytes."""
     stop: int
+    part: Part = "whole"
+    file: str = ""
+    """Below the bundle's place; empty where that is a file itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,11 +55,54 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightBundle:
-    """Every tensor of one weight version in one block of bytes."""
+    """What turns an engine's weights into those of one version: all tensors, or only what differs.
+
+    Engines are given complete ones only; what is less becomes complete in the ``Inbox`` before them.
+    """
 
     version: int
     """Optimizer steps taken when these weights were made."""
+    base: int | None = None
+    """The version that it changes, or ``ORIGINAL``; None: complete."""
+    kept: bool = False
+    """Whether bundles that change this one may follow."""
+    changed: float = 1.0
+    """Share of all elements whose bits differ from those of a base version."""
     specs: tuple[TensorSpec, ...]
-    data: NDArray[np.uint8]
-    """All tensors end to end; crosses processes without a copy."""
+    place: Path
+    """A file that can be mapped, or a folder of such files."""
+    machine: str | None
+    """Whose processes can open ``place``; None: everybody's."""
+    data: NDArray[np.uint8] | None = None
+    """The bytes of ``place``, for an engine that cannot open it."""
     probe: Probe
+
+    @property
+    def size(self) -> int:
+        """Bytes that travel."""
+        return sum(spec.stop - spec.start for spec in self.specs)
+
+    def arrays(self) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
+        """Every array with its bytes, mapped rather than read."""
+        yield from arrays(self.place, self.specs, {} if self.data is None else {"": self.data})
+
+
+def arrays(
+    place: Path, specs: Iterable[TensorSpec], blocks: Mapping[str, NDArray[np.uint8]] = MappingProxyType({})
+) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
+    """Every array below ``place`` with its bytes; ``blocks`` are the files that are in memory already."""
+    opened = dict(blocks)
+    for spec in specs:
+        if spec.file not in opened:
+            opened[spec.file] = mapped(place / spec.file)
+        yield spec, opened[spec.file][spec.start : spec.stop]
+
+
+def aligned(end: int) -> int:
+    """Where the next array may start."""
+    return -(-end // ALIGNMENT) * ALIGNMENT
+
+
+def words(data: NDArray[np.uint8], *, elements: int) -> Words:
+    """The bits of each element, by which two are equal even if they are not numbers."""
+    return data.view(f"u{data.size // elements}") if elements else data

@@ -6,21 +6,16 @@ weights (a tied head that was packed on its own). Only the logprobs tell.
 
 from __future__ import annotations
 
-import json
 import math
-import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrl.errors import ModelError, WeightSyncError
+from llmrl.errors import WeightSyncError
 from llmrl.weights.bundle import WeightBundle
-
-LENGTH = struct.Struct("<Q")
-"""Where a safetensors file begins: the bytes of its header."""
+from llmrl.weights.header import read_headers
 
 Stored = Mapping[str, tuple[int, ...]]
 
@@ -34,34 +29,7 @@ def stored_tensors(folder: Path) -> Stored:
     Raises:
         ModelError: there is no such file, or one of them is cut short or has no readable header.
     """
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        shapes |= _header(path)
-    if not shapes:
-        raise ModelError(f"{folder}: no *.safetensors file; save the model with save_pretrained.")
-    return shapes
-
-
-def _header(path: Path) -> dict[str, tuple[int, ...]]:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        first = file.read(LENGTH.size)
-        length = LENGTH.unpack(first)[0] if len(first) == LENGTH.size else size
-        text = file.read(length) if LENGTH.size + length <= size else b""
-    try:
-        entries: dict[str, Any] = json.loads(text)
-        tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
-        end = LENGTH.size + length + max(entry["data_offsets"][1] for entry in tensors.values())
-        shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(
-            f"{path.name} in {path.parent} has no readable header; copy the file again."
-        ) from None
-    if end != size:
-        raise ModelError(
-            f"{path.name} in {path.parent} has {size} bytes, its header says {end}; copy the file again."
-        )
-    return shapes
+    return {name: spec.shape for name, spec in read_headers(folder).items()}
 
 
 def check_names(bundle: WeightBundle, stored: Stored) -> None:

@@ -1,12 +1,10 @@
-"""Engine side of a weight sync: a transfer backend for vLLM that reads one block of shared memory.
+"""Inside vLLM's worker: a transfer backend that maps complete weights of this machine.
 
-Runs inside vLLM's worker process. The block was written by the process that owns the engine, so
-neither a GPU nor a process group is needed; vLLM's own update session does the rest.
+Whoever wrote them, neither a GPU nor a process group is needed; vLLM's own update session does the rest.
 """
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,39 +15,40 @@ from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransfe
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader import reload
 
-from llmrl.weights.shared_file import BACKEND
+from llmrl.weights.backend import BACKEND, heard
+from llmrl.weights.bundle import arrays
+from llmrl.weights.inbox import tensor_of
 
 
 @dataclass
-class SharedMemoryInit(WeightTransferInitInfo):
+class MappedInit(WeightTransferInitInfo):
     """Nothing has to be agreed on beforehand."""
 
 
 @dataclass
-class SharedMemoryUpdate(WeightTransferUpdateInfo):
+class MappedUpdate(WeightTransferUpdateInfo):
     """Where the bytes are, and which tensors they hold."""
 
-    path: str = ""
-    specs: list[list[Any]] = field(default_factory=list[list[Any]])
-    """[name, shape, dtype, start, stop] of each tensor, offsets in bytes."""
+    place: str = ""
+    specs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
-class SharedMemoryTransfer(WeightTransferEngine[SharedMemoryInit, SharedMemoryUpdate]):
-    """Loads every tensor of the block through vLLM's layerwise reload."""
+class MappedTransfer(WeightTransferEngine[MappedInit, MappedUpdate]):
+    """Loads every tensor through vLLM's layerwise reload."""
 
-    init_info_cls = SharedMemoryInit
-    update_info_cls = SharedMemoryUpdate
+    init_info_cls = MappedInit
+    update_info_cls = MappedUpdate
 
-    def init_transfer_engine(self, init_info: SharedMemoryInit) -> None:
+    def init_transfer_engine(self, init_info: MappedInit) -> None:
         """Nothing to set up."""
 
     def start_weight_update(self) -> None:
         """Get every layer ready to be loaded anew."""
         reload.initialize_layerwise_reload(self.model)
 
-    def receive_weights(self, update_info: SharedMemoryUpdate) -> None:
-        """Load the block's tensors."""
-        self.model.load_weights(_tensors(Path(update_info.path), update_info.specs))  # pyright: ignore[reportCallIssue]
+    def receive_weights(self, update_info: MappedUpdate) -> None:
+        """Load the tensors."""
+        self.model.load_weights(_tensors(Path(update_info.place), update_info.specs))  # pyright: ignore[reportCallIssue]
 
     def finish_weight_update(self) -> None:
         """Repack what the kernels need in another layout."""
@@ -60,12 +59,9 @@ class SharedMemoryTransfer(WeightTransferEngine[SharedMemoryInit, SharedMemoryUp
         """Nothing is held between updates."""
 
 
-def _tensors(path: Path, specs: list[list[Any]]) -> Iterator[tuple[str, torch.Tensor]]:
-    with path.open("rb") as file:
-        block = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-    for name, shape, dtype, start, stop in specs:
-        flat = torch.frombuffer(block, dtype=torch.uint8, count=stop - start, offset=start)
-        yield name, flat.view(getattr(torch, dtype)).reshape(shape)
+def _tensors(place: Path, specs: list[dict[str, Any]]) -> Iterator[tuple[str, torch.Tensor]]:
+    for spec, data in arrays(place, heard(specs)):
+        yield spec.name, tensor_of(spec, data)
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:
@@ -82,4 +78,4 @@ class WorkerExtension:
     """Named in ``worker_extension_cls``: importing it registers the backend in the worker's process."""
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, SharedMemoryTransfer)
+WeightTransferEngineFactory.register_engine(BACKEND, MappedTransfer)

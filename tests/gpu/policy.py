@@ -14,10 +14,11 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from llmrl.batches.collate import Inputs
 from llmrl.policy import attention
-from llmrl.policy.model import named_tensors
 from llmrl.policy.scorer import Scorer
+from llmrl.policy.tensors import named_tensors
 from llmrl.weights.bundle import Probe
-from llmrl.weights.pack import pack
+from llmrl.weights.outbox import Outbox
+from llmrl.weights.store import MemoryStore
 from tests.gpu.finding import Row, Sizes, grad_of, off, timed
 
 
@@ -106,11 +107,11 @@ def _alone(model: PreTrainedModel, inputs: Inputs, lengths: tuple[int, ...]) -> 
 def packed_rows(model: PreTrainedModel) -> Iterator[Row]:
     """Weights from the device into one block of bytes, and back onto the device, bit for bit."""
     probe = Probe(tokens=np.zeros(1, np.int32), logp=np.zeros(1, np.float32))
-    bundle = pack(named_tensors(model), version=1, probe=probe)
-    sent = dict(named_tensors(model))
+    sent, outbox = dict(named_tensors(model)), Outbox(MemoryStore(), deltas=False)
+    bundle = outbox.send([[(name, "whole", t) for name, t in sent.items()]], version=1, probe=probe)
     different = 0
-    for spec in bundle.specs:
-        raw = torch.from_numpy(bundle.data[spec.start : spec.stop]).to(model.device)
+    for spec, data in bundle.arrays():
+        raw = torch.from_numpy(data).to(model.device)
         back = raw.view(sent[spec.name].dtype).reshape(spec.shape)
         different += int((back.view(torch.int16) != sent[spec.name].view(torch.int16)).sum())
     yield Row(

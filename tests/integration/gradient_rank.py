@@ -38,11 +38,10 @@ def main(rank: int, ranks: int, folder: Path) -> None:
         worker.load()
         worker._learner = replace(worker._learner, scope=cell.get("scope", worker._learner.scope))
         metrics = worker.update(experiences, 0)
+        worker.open_outbox(False)
         bundle = worker.weights(1)
         if bundle is not None:
-            tensors = {
-                s.name: bundle.data[s.start : s.stop].view(np.float32).reshape(s.shape) for s in bundle.specs
-            }
+            tensors = {s.name: data.view(np.float32).reshape(s.shape) for s, data in bundle.arrays()}
             np.savez(folder / f"{cell['name']}.npz", allow_pickle=False, **tensors)
             (folder / f"{cell['name']}.json").write_text(json.dumps(metrics))
 

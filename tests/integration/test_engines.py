@@ -18,7 +18,8 @@ from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Roll
 from llmrl.rollouts import kinds as _kinds
 from llmrl.rollouts.engine import Completion, Engine, Request, engine
 from llmrl.weights.bundle import Probe, WeightBundle
-from llmrl.weights.pack import pack
+from llmrl.weights.outbox import Outbox
+from llmrl.weights.store import MemoryStore
 
 del _kinds
 
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROMPT = np.array([5, 9, 12, 7], np.int32)
 TEMPERATURE = 0.7
+OUTBOXES: list[Outbox] = []
+"""Their memory lives as long as they do."""
 
 
 def reference(folder: Path) -> PreTrainedModel:
@@ -41,9 +44,10 @@ def logp_of(model: PreTrainedModel, tokens: np.ndarray, temperature: float = 1.0
 
 def bundle_of(model: PreTrainedModel, version: int) -> WeightBundle:
     tokens = np.array([3, 4, 5, 6, 7, 8, 9, 10], np.int32)
-    return pack(
-        model.named_parameters(), version=version, probe=Probe(tokens=tokens, logp=logp_of(model, tokens))
-    )
+    OUTBOXES.append(Outbox(MemoryStore(), deltas=False))
+    tensors = [(name, "whole", tensor) for name, tensor in model.named_parameters()]
+    probe = Probe(tokens=tokens, logp=logp_of(model, tokens))
+    return OUTBOXES[-1].send([tensors], version=version, probe=probe)
 
 
 @torch.no_grad()

@@ -21,7 +21,8 @@ from llmrl.rollouts.engine import Completion, Engine, Request, Sampler, Sampling
 from llmrl.rollouts.opponent import geometric_mixture
 from llmrl.rollouts.worker import RolloutWorker
 from llmrl.weights.bundle import Probe, WeightBundle
-from llmrl.weights.pack import pack
+from llmrl.weights.outbox import Outbox
+from llmrl.weights.store import MemoryStore
 
 del _kinds
 
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.asyncio
 
 PROMPT = np.array([5, 9, 12, 7], np.int32)
 TEMPERATURE = 0.7
+OUTBOXES: list[Outbox] = []
+"""Their memory lives as long as they do."""
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 """[1, L] ids to [L, V] logits."""
@@ -57,7 +60,9 @@ def logp_of(logits: Logits, tokens: np.ndarray, temperature: float = 1.0) -> np.
 def bundle_of(model: PreTrainedModel, version: int) -> WeightBundle:
     tokens = np.array([3, 4, 5, 6, 7, 8, 9, 10], np.int32)
     probe = Probe(tokens=tokens, logp=logp_of(of_model(model), tokens))
-    return pack(model.named_parameters(), version=version, probe=probe)
+    OUTBOXES.append(Outbox(MemoryStore(), deltas=False))
+    tensors = [(name, "whole", tensor) for name, tensor in model.named_parameters()]
+    return OUTBOXES[-1].send([tensors], version=version, probe=probe)
 
 
 def request(name: str, sampler: Sampler, *, seed: int = 1, tokens: int = 24) -> Request:

@@ -30,8 +30,8 @@ recipe     | wording prompts:sources,parts,show            | rich:show
 prompts    | recipe.schema                                 | datasets:datasets transformers:tokenizer
            |                                               | tokenizers:tokenizer jinja2:tokenizer
 rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vllm_opponent
-           | prompts.tokenizer weights.bundle              | torch:torch_engine,vllm_opponent,types
-           | weights.proof weights.shared_file             | transformers:torch_engine,vllm_opponent
+           | prompts.tokenizer weights                     | torch:torch_engine,vllm_opponent,types
+           |                                               | transformers:torch_engine,vllm_opponent
            | prompts.example:conversation,worker           | aiohttp:endpoint
            | prompts.example:agent_contexts,endpoint_wire  |
            | sandbox:python                                |
@@ -43,12 +43,13 @@ batches    | recipe.schema prompts.prompt prompts.seeds    | torch
            | rollouts.rollout rewards.judgement            |
            | experience.experience                         |
 objectives | recipe.schema experience batches.batch:types  | torch:types
-policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zero peft:lora,model
+policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zero peft:lora
            | prompts.tokenizer:model,folder experience     | transformers:model,folder,scorer,attention
-           | batches objectives weights.bundle             | safetensors:model
-           | weights.pack weights.proof:folder             | huggingface_hub:folder
+           | batches objectives weights                    | safetensors:model
+           |                                               | huggingface_hub:folder
            | prompts.seeds                                 |
-weights    |                                               | torch:pack,receive vllm:receive
+weights    |                                               | torch:adapter,inbox,parcel,receive,types
+           |                                               | vllm:receive
 cluster    | recipe.schema                                 | ray
 report     | recipe.schema prompts.prompt rollouts.rollout | rich:console accelerate:trackers
            | rewards.judgement experience.experience       |

@@ -14,8 +14,9 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrl.errors import ModelError
-from llmrl.policy.model import load_model, named_tensors, prepare_model, save_model
+from llmrl.policy.model import load_model, prepare_model, save_model
 from llmrl.policy.scorer import Scorer
+from llmrl.policy.tensors import named_tensors
 from llmrl.recipe.schema import Lora, Model
 from llmrl.weights.proof import stored_tensors
 
@@ -132,7 +133,7 @@ def test_what_is_saved_reloads_to_the_same_logits_names_and_tokenizer(tied, tmp_
     path = built(tmp_path / "model", tie_word_embeddings=tied)
     model = load(path)
 
-    save_model(model, tokenizer_folder=path, folder=tmp_path / "saved")
+    save_model(model, dict(named_tensors(model)), tokenizer_folder=path, folder=tmp_path / "saved")
 
     assert torch.equal(plain_logits(tmp_path / "saved"), plain_logits(path))
     assert stored_tensors(tmp_path / "saved") == stored_tensors(path)
@@ -178,7 +179,7 @@ def test_adapters_are_merged_into_copies(good, tmp_path):
     model = with_random_adapters(good)
     adapted, before = logits(model), {k: v.clone() for k, v in model.state_dict().items()}
 
-    save_model(model, tokenizer_folder=good, folder=tmp_path / "saved")
+    save_model(model, dict(named_tensors(model)), tokenizer_folder=good, folder=tmp_path / "saved")
 
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
     assert stored_tensors(tmp_path / "saved") == stored_tensors(good)

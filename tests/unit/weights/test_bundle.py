@@ -1,4 +1,4 @@
-"""Weights in one block: packed, checked, mapped by another process, proven."""
+"""Weights on their way: written once, mapped by another process, checked, proven."""
 
 from __future__ import annotations
 
@@ -13,10 +13,12 @@ import torch
 from safetensors.torch import save_file
 
 from llmrl.errors import ModelError, WeightSyncError
-from llmrl.weights.bundle import Probe, WeightBundle
-from llmrl.weights.pack import ALIGNMENT, pack
+from llmrl.weights.bundle import ALIGNMENT, Probe, WeightBundle
+from llmrl.weights.inbox import tensor_of
+from llmrl.weights.memory import machine, mapped
+from llmrl.weights.outbox import Outbox
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
-from llmrl.weights.shared_file import shared_file
+from llmrl.weights.store import MemoryStore
 
 TENSORS = {
     "a.weight": torch.arange(6, dtype=torch.float32).reshape(2, 3),
@@ -26,46 +28,69 @@ TENSORS = {
 PROBE = Probe(tokens=np.array([1, 2, 3], np.int32), logp=np.array([0, -1, -2], np.float32))
 
 
-def bundle() -> WeightBundle:
-    return pack(TENSORS.items(), version=4, probe=PROBE)
+@pytest.fixture
+def outbox() -> Outbox:
+    return Outbox(MemoryStore(), deltas=False)
 
 
-def test_every_tensor_is_read_back_bit_for_bit_from_an_aligned_place() -> None:
-    packed = bundle()
+def send(outbox: Outbox, tensors: dict[str, torch.Tensor], version: int = 4) -> WeightBundle:
+    return outbox.send([[(n, "whole", t)] for n, t in tensors.items()], version=version, probe=PROBE)
 
-    for spec in packed.specs:
-        flat = torch.from_numpy(packed.data[spec.start : spec.stop])
-        tensor = flat.view(getattr(torch, spec.dtype)).reshape(spec.shape)
-        assert torch.equal(tensor, TENSORS[spec.name])
+
+def test_every_tensor_is_read_back_bit_for_bit_from_an_aligned_place(outbox: Outbox) -> None:
+    bundle = send(outbox, TENSORS)
+
+    assert bundle.size == 24 + 4 + 4
+    for spec, data in bundle.arrays():
+        assert torch.equal(tensor_of(spec, data), TENSORS[spec.name])
         assert spec.start % ALIGNMENT == 0
 
 
-def test_a_bundle_is_a_copy_that_later_steps_do_not_change() -> None:
+def test_a_bundle_is_a_copy_that_later_steps_do_not_change(outbox: Outbox) -> None:
     weight = torch.ones(3)
-    packed = pack([("w", weight)], version=0, probe=PROBE)
+    bundle = send(outbox, {"w": weight})
     weight.add_(1)
 
-    assert packed.data.view(np.float32).tolist() == [1.0, 1.0, 1.0]
+    assert [data.view(np.float32).tolist() for _, data in bundle.arrays()] == [[1.0, 1.0, 1.0]]
 
 
-def test_another_process_maps_the_block_and_it_is_gone_afterwards() -> None:
-    packed = bundle()
-    read = "import sys; print(sum(open(sys.argv[1], 'rb').read()))"
+def test_versions_under_way_are_apart_and_a_released_one_gives_its_memory_to_the_next(outbox: Outbox) -> None:
+    first, second = (send(outbox, {"w": torch.full((3,), float(v))}, v) for v in (1, 2))
+    assert [float(data.view(np.float32)[0]) for one in (first, second) for _, data in one.arrays()] == [1, 2]
 
-    with shared_file(packed.data) as path:
-        out = subprocess.run(
-            [sys.executable, "-c", read, str(path)], capture_output=True, timeout=30, check=True
-        )
+    outbox.release(1)
+    third = send(outbox, {"w": torch.full((3,), 3.0)}, 3)
 
-    assert int(out.stdout) == int(packed.data.sum(dtype=np.int64))
-    assert not path.exists()
+    assert (third.place == first.place, third.place == second.place) == (True, False)
+    assert [data.view(np.float32).tolist() for _, data in second.arrays()] == [[2.0, 2.0, 2.0]]
 
 
-def test_the_names_of_a_model_folder_come_from_its_headers(tmp_path: Path) -> None:
+def test_another_process_maps_the_very_bytes_and_they_are_gone_with_their_owner() -> None:
+    outbox = Outbox(MemoryStore(), deltas=False)
+    bundle = send(outbox, TENSORS)
+    read = (
+        "import sys; from pathlib import Path; from llmrl.weights.memory import machine, mapped; "
+        "print(machine()); print(int(mapped(Path(sys.argv[1])).sum()))"
+    )
+
+    out = subprocess.run(
+        [sys.executable, "-c", read, str(bundle.place)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+    assert out.stdout.split() == [machine(), str(int(mapped(bundle.place).sum()))]
+    del outbox
+    assert not bundle.place.exists()
+
+
+def test_the_names_of_a_model_folder_come_from_its_headers(tmp_path: Path, outbox: Outbox) -> None:
     save_file(TENSORS, tmp_path / "model.safetensors")
 
     assert stored_tensors(tmp_path) == {"a.weight": (2, 3), "b.weight": (2,), "c.scale": ()}
-    check_names(bundle(), stored_tensors(tmp_path))
+    check_names(send(outbox, TENSORS), stored_tensors(tmp_path))
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
@@ -82,20 +107,22 @@ def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_bundle_that_would_leave_old_or_unknown_tensors_is_refused(
-    stored: dict[str, tuple[int, ...]], words: str
+    stored: dict[str, tuple[int, ...]], words: str, outbox: Outbox
 ) -> None:
     with pytest.raises(WeightSyncError, match=words):
-        check_names(bundle(), stored)
+        check_names(send(outbox, TENSORS), stored)
 
 
-def test_the_probe_forgives_rounding_and_nothing_else() -> None:
-    check_probe(bundle(), PROBE.logp + np.float32(1e-5), dtype="float32")
+def test_the_probe_forgives_rounding_and_nothing_else(outbox: Outbox) -> None:
+    bundle = send(outbox, TENSORS)
+
+    check_probe(bundle, PROBE.logp + np.float32(1e-5), dtype="float32")
     with pytest.raises(WeightSyncError, match=r"differ from the policy's by 0\.05 nats"):
-        check_probe(bundle(), PROBE.logp + np.array([0, 0, 0.05], np.float32), dtype="float32")
+        check_probe(bundle, PROBE.logp + np.array([0, 0, 0.05], np.float32), dtype="float32")
     with pytest.raises(WeightSyncError, match="by nan"):
-        check_probe(bundle(), PROBE.logp * np.float32(np.nan), dtype="bfloat16")
+        check_probe(bundle, PROBE.logp * np.float32(np.nan), dtype="bfloat16")
 
 
-def test_records_stay_as_they_were_made() -> None:
+def test_records_stay_as_they_were_made(outbox: Outbox) -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
-        bundle().version = 5  # type: ignore[misc]
+        send(outbox, TENSORS).version = 5  # type: ignore[misc]

@@ -1,0 +1,116 @@
+"""Engine side of a weight sync: whatever was sent becomes complete weights in memory that can be mapped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmrl.errors import WeightSyncError
+from llmrl.weights.adapter import merged
+from llmrl.weights.bundle import ORIGINAL, TensorSpec, WeightBundle, Words, aligned, words
+from llmrl.weights.header import read_headers
+from llmrl.weights.memory import SharedMemory, machine, mapped
+from llmrl.weights.parcel import parcel
+
+
+class Inbox:
+    """Holds what later bundles change: nothing, the last version, or the model folder's weights."""
+
+    def __init__(self, folder: Path, *, dtype: str) -> None:
+        """Of an engine that loaded the model in ``folder`` and computes in ``dtype``."""
+        self._folder, self._dtype = folder, getattr(torch, dtype)
+        self._memory = SharedMemory()
+        self._block: NDArray[np.uint8] = self._memory.array(0)
+        self._specs: dict[str, TensorSpec] = {}
+        self._version: int | None = None
+        self._originals: dict[str, torch.Tensor] = {}
+
+    def take(self, bundle: WeightBundle) -> WeightBundle:
+        """The same version, complete, in a place that this machine's processes can map.
+
+        Raises:
+            WeightSyncError: the bundle changes a version that is not held here.
+        """
+        readable = bundle.data is None and bundle.machine in (None, machine())
+        if bundle.base is None and not bundle.kept and readable:
+            return bundle
+        # A version that is there already was sent again: its engine did not get to load it.
+        if bundle.version != self._version:
+            self._apply(bundle)
+        specs = tuple(self._specs.values())
+        return replace(bundle, base=None, specs=specs, place=self._memory.path, machine=machine(), data=None)
+
+    def _apply(self, bundle: WeightBundle) -> None:
+        held, self._version = self._version, None
+        if bundle.base is None:
+            self._replace(bundle)
+        elif bundle.base == ORIGINAL:
+            self._merge(bundle)
+        elif bundle.base == held:
+            self._patch(bundle)
+        else:
+            raise WeightSyncError(
+                f"weights {bundle.version} were sent as changes of weights {bundle.base}, but this engine "
+                f"holds {'none' if held is None else held}; set weights.delta = false to send all of them."
+            )
+        self._version = bundle.version
+
+    def _replace(self, bundle: WeightBundle) -> None:
+        arrays = list(bundle.arrays())
+        self._lay_out([spec for spec, _ in arrays])
+        for spec, data in arrays:
+            self._bytes(spec.name)[:] = data
+
+    def _patch(self, bundle: WeightBundle) -> None:
+        index: Words = np.empty(0, np.uint32)
+        for spec, data in bundle.arrays():
+            if spec.part == "whole":
+                self._bytes(spec.name)[:] = data
+            elif spec.part == "index":
+                index = data.view(np.uint32)
+            else:
+                elements = int(np.prod(self._specs[spec.name].shape))
+                words(self._bytes(spec.name), elements=elements)[index] = words(data, elements=index.size)
+
+    def _merge(self, bundle: WeightBundle) -> None:
+        if not self._originals:
+            self._read_originals()
+        factors: dict[str, dict[str, torch.Tensor]] = {}
+        for spec, data in bundle.arrays():
+            factors.setdefault(spec.name, {})[spec.part] = tensor_of(spec, data)
+        for name, of in factors.items():
+            whole = merged(self._originals[name], down=of["down"], up=of["up"], scale=float(of["scale"]))
+            self._bytes(name)[:] = parcel(name, "whole", whole).data
+
+    def _read_originals(self) -> None:
+        """The model folder's tensors, in memory that only adapted ones differ from."""
+        found = read_headers(self._folder)
+        for name, spec in found.items():
+            data = mapped(self._folder / spec.file)[spec.start : spec.stop]
+            self._originals[name] = tensor_of(spec, data).to(self._dtype)
+        parcels = [parcel(name, "whole", tensor) for name, tensor in self._originals.items()]
+        self._lay_out([one.at(0) for one in parcels])
+        for one in parcels:
+            self._bytes(one.name)[:] = one.data
+
+    def _lay_out(self, tensors: list[TensorSpec]) -> None:
+        end = 0
+        self._specs = {}
+        for spec in tensors:
+            start = aligned(end)
+            end = start + spec.stop - spec.start
+            self._specs[spec.name] = replace(spec, start=start, stop=end, file="")
+        self._block = self._memory.array(end)
+
+    def _bytes(self, name: str) -> NDArray[np.uint8]:
+        spec = self._specs[name]
+        return self._block[spec.start : spec.stop]
+
+
+def tensor_of(spec: TensorSpec, data: NDArray[np.uint8]) -> torch.Tensor:
+    """The tensor, over the same bytes."""
+    return torch.from_numpy(data).view(getattr(torch, spec.dtype)).reshape(spec.shape)

@@ -1,0 +1,62 @@
+"""Memory with a path: any process of this machine can map it, and it is gone when nobody uses it."""
+
+from __future__ import annotations
+
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class SharedMemory:
+    """A file without a name, in memory alone: a process that is killed leaves nothing behind.
+
+    Not in /dev/shm, whose 64 MiB in a container no model fits into.
+    """
+
+    def __init__(self) -> None:
+        self._file = os.memfd_create("llmrl-weights")
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    @property
+    def path(self) -> Path:
+        """Where processes of the same user and machine can open it while this one lives."""
+        return Path(f"/proc/{os.getpid()}/fd/{self._file}")
+
+    def write(self, data: NDArray[np.uint8], start: int) -> None:
+        """Put bytes at an offset; what is written over costs no new memory.
+
+        Raises:
+            OSError: there is no memory left.
+        """
+        rest = data.data
+        while rest:
+            written = os.pwrite(self._file, rest, start)
+            rest, start = rest[written:], start + written
+
+    def array(self, size: int) -> NDArray[np.uint8]:
+        """The first ``size`` bytes, to read and to change in place."""
+        if not size:
+            return np.empty(0, dtype=np.uint8)
+        if os.fstat(self._file).st_size < size:
+            os.ftruncate(self._file, size)
+        return np.frombuffer(mmap.mmap(self._file, size), dtype=np.uint8)
+
+
+def mapped(path: Path) -> NDArray[np.uint8]:
+    """The bytes of a file; what is written to them stays in this process."""
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return np.empty(0, dtype=np.uint8)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=np.uint8)
+
+
+def machine() -> str:
+    """Equal for processes that can open each other's memory."""
+    return f"{BOOT.read_text().strip()}:{os.stat('/proc/self/ns/pid').st_ino}"

@@ -1,0 +1,56 @@
+"""One array that travels: a tensor's bytes, or what changed of it, under the tensor's name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.weights.bundle import Part, TensorSpec, Words, words
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Parcel:
+    """Bytes with a label."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    part: Part
+    data: NDArray[np.uint8]
+
+    @property
+    def words(self) -> Words:
+        """The bits of each element."""
+        return words(self.data, elements=int(np.prod(self.shape)))
+
+    def with_part(self, part: Part, array: NDArray[Any], *, dtype: str) -> Parcel:
+        """A part of the same tensor."""
+        return Parcel(name=self.name, shape=array.shape, dtype=dtype, part=part, data=array.view(np.uint8))
+
+    def at(self, start: int, *, file: str = "") -> TensorSpec:
+        """Where it was put."""
+        stop = start + self.data.size
+        return TensorSpec(
+            name=self.name,
+            shape=self.shape,
+            dtype=self.dtype,
+            part=self.part,
+            start=start,
+            stop=stop,
+            file=file,
+        )
+
+
+def parcel(name: str, part: Part, tensor: Tensor) -> Parcel:
+    """The bytes of a tensor, wherever it lives; without a copy if it is contiguous and on the CPU."""
+    import torch  # noqa: PLC0415  readers of bundles need none
+
+    flat = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    return Parcel(name=name, shape=tuple(tensor.shape), dtype=dtype, part=part, data=flat.numpy())

@@ -1,0 +1,77 @@
+"""Where weights wait for the engines: one protocol, and the store that is shared memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.weights.bundle import TensorSpec, WeightBundle, aligned
+from llmrl.weights.memory import SharedMemory, machine
+from llmrl.weights.parcel import Parcel
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """Where everything was put."""
+
+    place: Path
+    machine: str | None
+    specs: tuple[TensorSpec, ...]
+
+
+class Store(Protocol):
+    """Holds the bytes of each version from when it is sent until every engine has taken it."""
+
+    def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
+        """Put everything in place, a bucket at a time."""
+        ...
+
+    def seal(self, bundle: WeightBundle) -> None:
+        """All is in place, and this describes it."""
+        ...
+
+    def copy(self, version: int) -> NDArray[np.uint8]:
+        """The bytes of a version, for engines that cannot open its place."""
+        ...
+
+    def release(self, version: int) -> None:
+        """Nobody reads this version any more."""
+        ...
+
+
+class MemoryStore:
+    """Written once per version, mapped by every engine of the machine."""
+
+    def __init__(self) -> None:
+        self._used: dict[int, tuple[SharedMemory, int]] = {}
+        self._free: list[SharedMemory] = []
+
+    def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
+        """Into memory that no engine reads now; what an earlier version left is written over."""
+        memory = self._free.pop() if self._free else SharedMemory()
+        specs: list[TensorSpec] = []
+        end = 0
+        for bucket in buckets:
+            for parcel in bucket:
+                specs.append(parcel.at(aligned(end)))
+                memory.write(parcel.data, specs[-1].start)
+                end = specs[-1].stop
+        self._used[version] = memory, end
+        return Written(place=memory.path, machine=machine(), specs=tuple(specs))
+
+    def seal(self, bundle: WeightBundle) -> None:
+        """The bundle itself is what the engines get."""
+
+    def copy(self, version: int) -> NDArray[np.uint8]:
+        """The bytes of a version, for engines on other machines."""
+        memory, end = self._used[version]
+        return memory.array(end)
+
+    def release(self, version: int) -> None:
+        """Its memory is for the next version."""
+        self._free.append(self._used.pop(version)[0])
