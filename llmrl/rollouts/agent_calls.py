@@ -118,9 +118,10 @@ class AgentCalls:
         room = min(self.limits.spoken + opened, self.limits.context) - tokens.size
         if room < 1:
             self.full = True
+            # Clients tell this end from a failure by the words "context length".
             raise NoRoom(
-                f"{tokens.size} tokens leave no room for an answer: rollouts.max_tokens allows "
-                f"{self.limits.spoken} after the first call, "
+                f"the context length leaves no room for an answer to {tokens.size} tokens: "
+                f"rollouts.max_tokens allows {self.limits.spoken} after the first call, "
                 f"model.context_tokens {self.limits.context} in all."
             )
         return Request(

@@ -68,6 +68,7 @@ STAND_INS = {
     "models/Qwen2.5-0.5B-Instruct/config.json": "{}",
     "gsm8k/train.jsonl": '{"question": "1 + 1?", "answer": "#### 2"}\n',
     "gsm8k/test.jsonl": '{"question": "1 + 2?", "answer": "#### 3"}\n',
+    "rows.jsonl": '{"prompt": "1+1=", "answer": "2"}\n',
     "own.csv": "task,result\n2 + 2?,4\n",
     "runs/first/0-train/pass_rates.jsonl": '{"id": "train/0", "solved": 1, "judged": 4}\n',
 }
