@@ -1,4 +1,4 @@
-"""The command line: ``llmrl train | show | check | ...``. A wrong recipe waits for no heavy import."""
+"""The command line: ``llmrl train | show | plan | check | ...``. A wrong recipe waits for no heavy import."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rich.console import Console
 from llmrl import __version__
 from llmrl.doctor import diagnose, report_findings
 from llmrl.errors import DataError, LlmrlError, ModelError, PlacementError, PluginError, RecipeError, Stopped
+from llmrl.plan.plan import CV, Assumptions, make_plan
+from llmrl.plan.show import plan_json, show_plan
 from llmrl.recipe.checks import check_recipe
 from llmrl.recipe.load import Loaded, load_recipe
 from llmrl.recipe.reference import render_reference
@@ -135,6 +137,44 @@ def show_command(
             Console().print(show_difference(loaded, _checked(diff, None)))
         else:
             Console().print(show(loaded))
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    *,
+    gpus: Annotated[str | None, typer.Option(help="Devices of each node, such as 8xH100.")] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="How many such nodes.")] = 1,
+    mean: Annotated[float | None, typer.Option(help="Tokens of a response on average.")] = None,
+    cv: Annotated[float, typer.Option(help="Spread of these: standard deviation over mean.")] = CV,
+    lengths: Annotated[Path | None, typer.Option(help="File of measured lengths instead.")] = None,
+    mean_prompt: Annotated[float | None, typer.Option(help="Tokens of a prompt on average.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The model's config.json, if it is not here.")] = None,
+    dollars: Annotated[float | None, typer.Option(help="Price of a device for an hour.")] = None,
+    calibration: Annotated[Path | None, typer.Option(help="What --measure has written.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each number is what it is.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Compute memory, time, lag and cost before anything starts, and refuse what cannot fit."""
+    with _clean_errors(debug=debug):
+        loaded = _checked(recipe, overrides)
+        assumptions = Assumptions(
+            gpus=gpus,
+            nodes=nodes,
+            mean=mean,
+            cv=cv,
+            lengths=lengths,
+            mean_prompt=mean_prompt,
+            config=config,
+            calibration=calibration,
+        )
+        plans = make_plan(loaded.recipe, assumptions)
+        if json:
+            typer.echo(plan_json(plans, dollars))
+        else:
+            Console().print(show_plan(plans, explain=explain, dollars_per_hour=dollars))
 
 
 @check.command("objective")

@@ -56,6 +56,11 @@ class Algorithm:
         """Whether it trains on sampled responses."""
         return self.bundle.trains_on == "rollouts"
 
+    def needs_old(self, updates: int) -> bool:
+        """Whether a step of so many updates is scored before its first one."""
+        compared = self.online or "old" in self.objective.reads
+        return self.objective.scope == "step" or bool(self.shaping) or (updates > 1 and compared)
+
 
 def objective_of(stage: Stage) -> Objective:
     """The objective of a stage.

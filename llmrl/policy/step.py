@@ -64,8 +64,7 @@ class Learner:
 
     def needs_old(self, updates: int) -> bool:
         """Whether the step is scored before its first update."""
-        compared = self.algorithm.online or "old" in self.algorithm.objective.reads
-        return self.scope == "step" or bool(self.algorithm.shaping) or (updates > 1 and compared)
+        return self.scope == "step" or self.algorithm.needs_old(updates)
 
     def know(
         self, microbatches: Sequence[Collated], everything: Collated | None, *, tokens: int, old: bool

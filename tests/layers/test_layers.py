@@ -57,9 +57,10 @@ run        | recipe prompts rollouts rewards experience    |
            | objectives weights.bundle cluster report      |
            | policy.folder:start batches:types             |
            | policy:types                                  |
+plan       | recipe objectives.algorithm                   | rich:show
 doctor     | sandbox                                       | packaging rich
 check      | objectives testing vectors                    | torch
-cli        | recipe run report doctor check                | typer rich
+cli        | recipe plan run report doctor check           | typer rich
 testing    | experience batches objectives rewards.reward  | torch
            | policy.reduce                                 |
 vectors    | experience batches objectives testing         | torch
@@ -75,8 +76,8 @@ HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "tokenizers", "dat
 LIGHT = """
 cli doctor wording registry recipe.schema recipe.load recipe.checks recipe.show recipe.arithmetic
 prompts.datasets prompts.stream prompts.tasks rollouts.kinds rollouts.pool rewards rewards.reward
-rewards.scorer experience.experience experience.credit experience.correction experience.keep objectives
-objectives.algorithm run.loop report.html weights.bundle
+rewards.scorer plan.plan plan.show experience.experience experience.credit experience.correction
+experience.keep objectives objectives.algorithm run.loop report.html weights.bundle
 """
 
 

@@ -24,7 +24,8 @@ def llmrl(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProce
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["show", str(RECIPE)], ["show", "--reference"], ["doctor"]]
+    "arguments",
+    [["--help"], ["show", str(RECIPE)], ["plan", str(RECIPE)], ["show", "--reference"], ["doctor"]],
 )
 def test_looking_starts_within_a_second_and_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (

@@ -1,0 +1,214 @@
+"""The sizes of a decoder as its config.json says them, and what follows: parameters, KV cache, FLOPs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from llmrl.errors import ModelError, did_you_mean, shown
+from llmrl.recipe.schema import Lora, Model
+
+SPECIAL_TOKENS = 3
+"""Padding, begin and end, which the tokenizer of ``model.characters`` has besides the characters."""
+
+Sizes = Mapping[str, Any]
+"""A config under the names that transformers gives its keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What a model type fixes without saying so in its config; defaults are those of transformers."""
+
+    defaults: Sizes
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    norms: int = 2
+    """Normalizations of each layer besides those of queries and keys."""
+    experts: bool = False
+
+
+def _sizes(
+    hidden: int, inner: int, layers: int, heads: int, kv: int | None, rows: int, **others: Any
+) -> Sizes:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "vocab_size": rows,
+    } | others
+
+
+_MOE: Sizes = {"num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}
+FAMILIES: Mapping[str, Family] = {
+    "llama": Family(defaults=_sizes(4096, 11008, 32, 32, None, 32000)),
+    "mistral": Family(defaults=_sizes(4096, 14336, 32, 32, 8, 32000)),
+    "qwen2": Family(defaults=_sizes(4096, 22016, 32, 32, 32, 151936), qkv_bias=True),
+    "qwen3": Family(defaults=_sizes(4096, 22016, 32, 32, 32, 151936, head_dim=128), qk_norm=True),
+    "phi3": Family(defaults=_sizes(3072, 8192, 32, 32, None, 32064)),
+    "gemma": Family(defaults=_sizes(3072, 24576, 28, 16, 16, 256000, head_dim=256, tie_word_embeddings=True)),
+    "gemma3_text": Family(
+        defaults=_sizes(2304, 9216, 26, 8, 4, 262208, head_dim=256, tie_word_embeddings=True),
+        qk_norm=True,
+        norms=4,
+    ),
+    "mixtral": Family(
+        defaults=_sizes(4096, 14336, 32, 32, 8, 32000, num_local_experts=8, num_experts_per_tok=2),
+        experts=True,
+    ),
+    "qwen3_moe": Family(defaults=_sizes(2048, 6144, 24, 32, 4, 151936, **_MOE), qk_norm=True, experts=True),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """A decoder of alike layers: attention with grouped heads, then a gated MLP or a choice of experts."""
+
+    kind: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    inner: int
+    """Width of the MLP, or of one expert."""
+    vocabulary: int
+    tied: bool
+    """Whether embedding and head are one matrix."""
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    norms: int = 2
+    experts: int = 1
+    experts_per_token: int = 1
+
+    @property
+    def attention(self) -> int:
+        """Weights of the four projections of one layer."""
+        return 2 * self.hidden * self.head_size * (self.heads + self.kv_heads)
+
+    @property
+    def expert(self) -> int:
+        """Weights of one MLP: gate, up and down."""
+        return 3 * self.hidden * self.inner
+
+    @property
+    def head(self) -> int:
+        """Weights of the last matrix."""
+        return self.vocabulary * self.hidden
+
+    @property
+    def parameters(self) -> int:
+        """All of them; a tied head counts once."""
+        router = self.hidden * self.experts if self.experts > 1 else 0
+        small = self.norms * self.hidden + 2 * self.head_size * self.qk_norm
+        small += self.head_size * (self.heads + 2 * self.kv_heads) * self.qkv_bias
+        layer = self.attention + self.experts * self.expert + router + small
+        return self.layers * layer + self.hidden + self.head * (1 if self.tied else 2)
+
+    @property
+    def matrices(self) -> int:
+        """Weights that one token is multiplied with: of its own experts only, the head once, no embedding."""
+        return self.matrices_of(self.experts_per_token)
+
+    def matrices_of(self, experts: float) -> int:
+        """Weights in matrix products if so many experts of each layer are used."""
+        router = self.hidden * self.experts if self.experts > 1 else 0
+        return int(self.layers * (self.attention + experts * self.expert + router)) + self.head
+
+    @property
+    def tensors(self) -> int:
+        """Tensors of the state dict; an MLP has three, and so have a router and its fused experts."""
+        layer = 4 + 3 * self.qkv_bias + 2 * self.qk_norm + self.norms + 3
+        return self.layers * layer + (2 if self.tied else 3)
+
+    def kv_bytes(self, width: int) -> int:
+        """KV cache of one token, with ``width`` bytes a number."""
+        return 2 * self.layers * self.kv_heads * self.head_size * width
+
+    def forward_flops(self, tokens: float, squares: float) -> float:
+        """Of one pass over sequences with so many tokens in all, and so large a sum of squared lengths."""
+        attention = 2 * self.layers * self.heads * self.head_size * squares
+        return 2 * self.matrices * tokens + attention
+
+    def adapter_parameters(self, lora: Lora) -> int:
+        """Weights of low-rank adapters on the named projections, or on all linear layers but the head."""
+        d, q, kv, f = self.hidden, self.heads * self.head_size, self.kv_heads * self.head_size, self.inner
+        shapes = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d)}
+        shapes |= {"gate_proj": (d, f), "up_proj": (d, f), "down_proj": (f, d)}
+        named = shapes if lora.targets == ("all-linear",) else lora.targets
+        return self.layers * sum(lora.rank * sum(shapes[name]) for name in named if name in shapes)
+
+
+def read_architecture(model: Model, *, config: Path | None = None) -> Architecture:
+    """The sizes of a recipe's model; nothing is downloaded and no weight is read.
+
+    Args:
+        model: the recipe's table.
+        config: a config.json, or a folder with one, to be used instead of ``model.path``.
+
+    Raises:
+        ModelError: there is no config here, or the plan does not know the kind of model.
+    """
+    if model.config is not None and config is None:
+        rows = SPECIAL_TOKENS + len(model.characters or "")
+        return architecture_of({"vocab_size": rows} | model.config, where="model.config")
+    file = config or Path(str(model.path)).expanduser()
+    file = file / "config.json" if file.is_dir() else file
+    if not file.is_file():
+        raise ModelError(
+            f"model.path: {shown(model.path)} is no folder here, and the plan downloads nothing; give the "
+            f"model's config.json with --config."
+        )
+    try:
+        sizes = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"model.path: {shown(str(file))} is not JSON: {error}.") from error
+    if not isinstance(sizes, dict):
+        raise ModelError(f"model.path: {shown(str(file))} must hold one JSON object.")
+    return architecture_of(cast("Sizes", sizes), where=str(file))
+
+
+def architecture_of(given: Sizes, *, where: str) -> Architecture:
+    """A config with transformers' defaults for what it leaves out.
+
+    Raises:
+        ModelError: a kind of model whose parameters the plan cannot count, or a size that is no number.
+    """
+    kind = str(given.get("model_type"))
+    if kind not in FAMILIES:
+        raise ModelError(
+            f"{where}: model_type: the plan cannot count the parameters of {shown(kind)}."
+            f"{did_you_mean(kind, FAMILIES)}"
+        )
+    family = FAMILIES[kind]
+    sizes = {**family.defaults, **{key: value for key, value in given.items() if value is not None}}
+    if sizes["num_key_value_heads"] is None:
+        sizes["num_key_value_heads"] = sizes["num_attention_heads"]
+    sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
+    sizes["num_local_experts"] = given.get("num_experts") or sizes.get("num_local_experts", 1)
+    wrong = [key for key, value in sizes.items() if key in _WHOLE and not isinstance(value, int)]
+    if wrong:
+        raise ModelError(f"{where}: {wrong[0]}: expected an integer, got {shown(sizes[wrong[0]])}.")
+    return Architecture(
+        kind=kind,
+        layers=sizes["num_hidden_layers"],
+        hidden=sizes["hidden_size"],
+        heads=sizes["num_attention_heads"],
+        kv_heads=sizes["num_key_value_heads"],
+        head_size=sizes["head_dim"],
+        inner=sizes.get("moe_intermediate_size", sizes["intermediate_size"]),
+        vocabulary=sizes["vocab_size"],
+        tied=bool(sizes.get("tie_word_embeddings", False)),
+        qkv_bias=family.qkv_bias or bool(sizes.get("attention_bias", False)),
+        qk_norm=family.qk_norm,
+        norms=family.norms,
+        experts=sizes["num_local_experts"] if family.experts else 1,
+        experts_per_token=sizes["num_experts_per_tok"] if family.experts else 1,
+    )
+
+
+_WHOLE = frozenset(_sizes(0, 0, 0, 0, 0, 0, head_dim=0, **_MOE))

@@ -1,0 +1,71 @@
+"""Rates that were measured on a machine, as a small JSON file that later plans read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, cast
+
+from llmrl.errors import DataError, shown
+from llmrl.plan.hardware import Device
+from llmrl.plan.rates import Rates
+
+FILE = Path("llmrl-calibration.json")
+"""Read by default, from the folder where ``llmrl`` is started."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What was measured, with which device and dtype; its numbers replace those of ``Rates``."""
+
+    device: str
+    dtype: str
+    said: str
+    """When, and with which model."""
+    step_s: float
+    sequence_s: float
+    read: float
+    decode: float
+    prefill: float
+    train: float
+    score: float
+    update_s: float
+    copy: float
+    sync_s: float
+    tensor_s: float
+
+    def write(self, file: Path) -> None:
+        """As JSON."""
+        file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def read_calibration(file: Path) -> Calibration:
+    """What ``Calibration.write`` wrote.
+
+    Raises:
+        DataError: it is not that.
+    """
+    try:
+        written = json.loads(file.read_text(encoding="utf-8"))
+        return Calibration(**cast("dict[str, Any]", written))
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(
+            f"--calibration: {shown(str(file))} cannot be read ({error}); make it again with --measure."
+        ) from error
+
+
+def calibrated(rates: Rates, file: Path | None, *, device: Device, dtype: str) -> Rates:
+    """The rates with what was measured on such a device in their place, if there is a file for it.
+
+    Raises:
+        DataError: the file was asked for by name and is missing, or is no calibration.
+    """
+    if file is None and not FILE.is_file():
+        return rates
+    found = read_calibration(file or FILE)
+    if (found.device, found.dtype) != (device.name, dtype):
+        return rates
+    known = {field.name for field in fields(Rates)}
+    measured = {name: value for name, value in asdict(found).items() if name in known}
+    return replace(rates, **measured | {"said": f"measured, {found.said}"})

@@ -1,0 +1,88 @@
+"""One placement of one workload: what every process needs, how long each part takes, and the pace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmrl.plan.figure import Figure
+from llmrl.plan.hardware import Machines
+from llmrl.plan.memory import Needs, engine_needs, kv_cache, rank_needs, slots
+from llmrl.plan.pace import Pace, pace_of
+from llmrl.plan.placement import Placement
+from llmrl.plan.rates import Rates
+from llmrl.plan.rollout import Generation, generation_of
+from llmrl.plan.sync import swap_of, sync_of
+from llmrl.plan.training import Training, training_of
+from llmrl.plan.workload import Workload
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is to be done, and with what: everything but who does which part."""
+
+    workload: Workload
+    machines: Machines
+    rates: Rates
+    context: int
+    """``model.context_tokens``: an engine must have room for one such response."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A placement with all that follows from it."""
+
+    placement: Placement
+    needs: tuple[Needs, ...]
+    """Of an engine, if there is any, and of a rank."""
+    cache: Figure | None
+    """KV cache of one device of an engine."""
+    slots: Figure | None
+    """Responses at once."""
+    generation: Generation | None
+    training: Training
+    sync: Figure
+    swap: Figure
+    """What sharing devices costs a step."""
+    pace: Pace
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step."""
+        return self.pace.step.value
+
+    @property
+    def fits(self) -> bool:
+        """Whether every process has the memory that it needs."""
+        return all(needs.fits for needs in self.needs)
+
+
+def estimate(job: Job, placement: Placement) -> Estimate:
+    """Every formula of the plan, for one placement."""
+    workload, machines, rates = job.workload, job.machines, job.rates
+    needs = [rank_needs(workload, placement, machines)]
+    generation = cache = held = None
+    if workload.generated:
+        engine = engine_needs(workload, placement, machines, context=job.context)
+        cache = kv_cache(engine, placement, machines)
+        held = slots(cache, workload, placement)
+        generation = generation_of(workload, placement, machines, rates, slots=held.value)
+        needs.insert(0, engine)
+    training = training_of(workload, placement, machines, rates)
+    sync = sync_of(workload, placement, machines, rates)
+    swap = swap_of(workload, rates, devices=placement.devices, shared=placement.shared)
+    return Estimate(
+        placement=placement,
+        needs=tuple(needs),
+        cache=cache,
+        slots=held,
+        generation=generation,
+        training=training,
+        sync=sync,
+        swap=swap,
+        pace=pace_of(
+            generation,
+            training_s=training.seconds + swap.value,
+            sync_s=sync.value,
+            lag=0 if placement.shared else placement.lag,
+        ),
+    )

@@ -1,0 +1,181 @@
+"""The memory of every role on one device, part by part, and whether it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmrl.plan.figure import Figure
+from llmrl.plan.hardware import Machines, host_memory_bytes
+from llmrl.plan.placement import Placement
+from llmrl.plan.workload import Workload
+
+CHUNK_LOGITS, CHUNK_TOKENS = 1 << 23, 256
+"""Of ``policy/head``: logits in memory at once, but at least so many tokens."""
+
+BUCKET = 500_000_000
+"""Gradients that DeepSpeed collects before it reduces them, from ZeRO 2 on."""
+
+BATCHED_TOKENS = {True: 8192, False: 4096}
+"""Most tokens of an engine's forward pass, on a GPU and on a CPU."""
+
+GRAPHS = 1e9
+"""Bytes of an engine's CUDA graphs."""
+
+CPU_KV_CACHE = 256 * 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Needs:
+    """What one process keeps on its device."""
+
+    role: str
+    parts: Mapping[str, Figure]
+    limit: float
+    """Bytes that it may use."""
+
+    @property
+    def total(self) -> float:
+        """Bytes of all parts."""
+        return sum(part.value for part in self.parts.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is so much."""
+        return self.total <= self.limit
+
+
+def _bytes(formula: str, value: float, **inputs: float) -> Figure:
+    return Figure(value=value, unit="bytes", formula=formula, inputs=inputs)
+
+
+def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> Needs:
+    """One rank of the policy, in the backward pass of a full micro-batch."""
+    shape, w, ranks = workload.architecture, workload.width, placement.ranks
+    p, trained = shape.parameters, workload.adapters or shape.parameters
+    split = {stage: ranks if placement.zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    # ZeRO keeps a float32 copy of the weights even where they are float32 themselves.
+    states = 8 if placement.zero_stage == 0 and w == 4 else 12
+    away, all_away = placement.offload != "none", placement.offload != "none" and placement.zero_stage == 3
+    parts = {
+        "weights": _bytes(
+            "w P / W" if split[3] > 1 else "w P", 0 if all_away else w * p / split[3], w=w, P=p
+        ),
+        "gradients": _bytes("w P / W" if split[2] > 1 else "w P", w * trained / split[2], w=w, P=trained),
+        "optimizer": _bytes(
+            "on the host" if away else "k P / W" if split[1] > 1 else "k P",
+            0 if away else states * trained / split[1],
+            k=states,
+            P=trained,
+            W=ranks,
+        ),
+        "activations": _activations(workload, placement),
+        "head": _head(workload, placement),
+        "buckets": _bytes(
+            "w min(P, bucket) from ZeRO 2 on",
+            w * min(trained, BUCKET) if placement.zero_stage >= 2 else 0,
+            bucket=BUCKET,
+        ),
+        "gathered": _bytes(
+            "w P while a sync gathers the shards of ZeRO 3", w * p if split[3] > 1 else 0, w=w, P=p
+        ),
+        "reference": _bytes("w P, not sharded", w * p if workload.scores_reference else 0, w=w, P=p),
+    }
+    kept = {name: part for name, part in parts.items() if part.value}
+    return Needs(role="rank", parts=kept, limit=_limit(placement, machines))
+
+
+def _activations(workload: Workload, placement: Placement) -> Figure:
+    """What autograd keeps of every token: both norms in float32 and normalized, projections, MLP."""
+    shape, w, t = workload.architecture, workload.width, placement.tokens_per_microbatch
+    q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    mlp = shape.inner * shape.experts_per_token
+    layer = w * (4 * shape.hidden + 2 * q + 2 * kv + 4 * mlp) + 8 * shape.hidden
+    layer += (4 + w) * (q + kv) * shape.qk_norm
+    if placement.recomputes:
+        kept = shape.layers * w * shape.hidden + layer
+        return _bytes(
+            "t (layers w d + layer)", t * kept, t=t, layers=shape.layers, layer=layer, d=shape.hidden
+        )
+    return _bytes("t layers layer", t * shape.layers * layer, t=t, layers=shape.layers, layer=layer)
+
+
+def _head(workload: Workload, placement: Placement) -> Figure:
+    """The chunks of logits, the gradient of the last matrix before it is added, that of the hidden states."""
+    shape, w, t = workload.architecture, workload.width, placement.tokens_per_microbatch
+    chunk = min(t, max(CHUNK_TOKENS, CHUNK_LOGITS // shape.vocabulary))
+    per_logit = 8 + (w if w < 4 else 0)
+    gradient = 0 if workload.adapters else w * shape.head
+    return _bytes(
+        "C V each + w V d + 4 t d",
+        chunk * shape.vocabulary * per_logit + gradient + 4 * t * shape.hidden,
+        C=chunk,
+        V=shape.vocabulary,
+        each=per_logit,
+        d=shape.hidden,
+        t=t,
+    )
+
+
+def engine_needs(workload: Workload, placement: Placement, machines: Machines, *, context: int) -> Needs:
+    """One GPU of an engine, with room for one response of full length; the rest becomes KV cache."""
+    shape, w, tp = workload.architecture, workload.width, placement.tensor_parallel
+    gpu = machines.device.is_gpu
+    batched = max(BATCHED_TOKENS[gpu], 0 if gpu else context)
+    inner = shape.inner * shape.experts_per_token
+    workspace = batched * w * (4 * shape.hidden + 3 * inner / tp)
+    workspace += 12 * placement.max_sequences * shape.vocabulary + (GRAPHS if gpu else 0)
+    parts = {
+        "weights": _bytes("w P / tp", w * shape.parameters / tp, w=w, P=shape.parameters, tp=tp),
+        "workspace": _bytes(
+            "tokens w (4 d + 3 f / tp) + 12 sequences V + graphs",
+            workspace,
+            tokens=batched,
+            sequences=placement.max_sequences,
+            V=shape.vocabulary,
+        ),
+        "one response": _bytes(
+            "context kv / tp",
+            context * _kv_per_gpu(workload, tp),
+            context=context,
+            kv=shape.kv_bytes(w),
+            tp=tp,
+        ),
+    }
+    share = placement.gpu_share if gpu else 1.0
+    return Needs(role="engine", parts=parts, limit=share * _limit(placement, machines))
+
+
+def kv_cache(needs: Needs, placement: Placement, machines: Machines) -> Figure:
+    """Bytes of KV cache on one GPU of an engine: what the recipe says, or what is left."""
+    spare = needs.limit - needs.total + needs.parts["one response"].value
+    if placement.kv_cache_mib is not None:
+        return _bytes("engines.kv_cache_mib", placement.kv_cache_mib * 2**20)
+    if not machines.device.is_gpu:
+        return _bytes("the default on CPU", CPU_KV_CACHE)
+    return _bytes("share M - weights - workspace", max(0.0, spare), M=needs.limit / placement.gpu_share)
+
+
+def slots(cache: Figure, workload: Workload, placement: Placement) -> Figure:
+    """B, responses that one engine can generate at once."""
+    lengths, p = workload.lengths, workload.prompt_tokens
+    context = p + lengths.square / (2 * lengths.mean)
+    held = cache.value / _kv_per_gpu(workload, placement.tensor_parallel) / context
+    return Figure(
+        value=min(placement.max_sequences, held),
+        unit="responses",
+        formula="min(engines.max_sequences, cache / (kv c / tp)), c = p + r2 / (2 r)",
+        inputs={"max": placement.max_sequences, "cache": cache.value, "c": context},
+    )
+
+
+def _kv_per_gpu(workload: Workload, tp: int) -> float:
+    """Bytes of one token; a KV head is never cut in two."""
+    shape = workload.architecture
+    return shape.kv_bytes(workload.width) * max(1, shape.kv_heads / tp) / shape.kv_heads
+
+
+def _limit(placement: Placement, machines: Machines) -> float:
+    if machines.device.is_gpu:
+        return machines.device.memory_gb * 1e9
+    return host_memory_bytes() / placement.devices

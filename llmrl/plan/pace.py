@@ -1,0 +1,102 @@
+"""How long a step takes where generation and training overlap as far as the lag allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from llmrl.plan.figure import Figure
+from llmrl.plan.rollout import Generation
+
+Binds = Literal["generation", "training", "lag", "the sum of both"]
+"""``lag``: neither side is busy all the time, because no more groups may be under way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """The steady state of a run."""
+
+    step: Figure
+    """Seconds from one step to the next."""
+    binds: Binds
+    enough_lag: int
+    """Smallest ``engines.max_lag`` with which no side waits for want of lag."""
+    mean_lag: float
+    """Versions by which a token is behind when it is trained, on average."""
+
+
+def pace_of(generation: Generation | None, *, training_s: float, sync_s: float, lag: int) -> Pace:
+    """The pace with ``lag + 1`` steps' worth of groups under way, from draw to served weights.
+
+    One step's worth is drawn whenever weights are served. The last step that may train on it is waited for if
+    need be, so its longest response, its training and its sync together take at most ``lag + 1`` steps.
+
+    Args:
+        generation: None where the dataset has the responses.
+        training_s: of one step, everything that the ranks do.
+        sync_s: until the engines serve the new weights.
+        lag: ``engines.max_lag``.
+    """
+    after = training_s + sync_s
+    if generation is None:
+        return _pace("training", after, "training", {"training": training_s}, lag=0, mean=0.0)
+    if lag == 0:
+        inputs = {"generation": generation.alone_s, "training": training_s, "sync": sync_s}
+        seconds = generation.alone_s + after
+        enough = _enough(generation, training_s, after)
+        return _pace("generation + training + sync", seconds, "the sum of both", inputs, lag=enough, mean=0.0)
+    busiest = max(training_s, generation.flowing_s)
+    seconds = _settled(generation, after, lag, at_least=busiest)
+    binds: Binds = "lag" if seconds > 1.001 * busiest else _busier(generation, training_s)
+    inputs = {
+        "training": training_s,
+        "flowing": generation.flowing_s,
+        "longest": generation.latency(seconds),
+        "sync": sync_s,
+        "lag": float(lag),
+    }
+    return _pace(
+        "max(training, flowing, (longest + training + sync) / (lag + 1))",
+        seconds,
+        binds,
+        inputs,
+        lag=_enough(generation, training_s, after),
+        mean=_mean_lag(generation, seconds, after, lag, waits=binds == "generation"),
+    )
+
+
+def _pace(
+    formula: str, seconds: float, binds: Binds, inputs: dict[str, float], *, lag: int, mean: float
+) -> Pace:
+    step = Figure(value=seconds, unit="s", formula=formula, inputs=inputs)
+    return Pace(step=step, binds=binds, enough_lag=lag, mean_lag=mean)
+
+
+def _busier(generation: Generation, training_s: float) -> Binds:
+    return "training" if training_s >= generation.flowing_s else "generation"
+
+
+def _settled(generation: Generation, after: float, lag: int, *, at_least: float) -> float:
+    """Where the period and the latency that it leads to agree: more time makes smaller, faster batches."""
+    low, high = at_least, max(at_least, (generation.latency(at_least) + after) / (lag + 1))
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = (generation.latency(middle) + after) / (lag + 1) <= middle
+        low, high = (low, middle) if fits else (middle, high)
+    return high
+
+
+def _enough(generation: Generation, training_s: float, after: float) -> int:
+    fastest = max(training_s, generation.flowing_s)
+    return max(1, int(np.ceil((generation.latency(fastest) + after) / fastest - 1 - 1e-6)))
+
+
+def _mean_lag(generation: Generation, period: float, after: float, lag: int, *, waits: bool) -> float:
+    """What is sampled right after its draw is ``lag`` behind; every version before it makes that less."""
+    token = generation.step_s(generation.sequences_at(period))
+    spare = (lag + 1) * period - after - generation.latency(period)
+    queued = max(0.0, spare) if waits else 0.0
+    reached = np.linspace(0, generation.square / generation.mean, 65)[:-1] * token
+    return float(np.clip(lag - (queued + reached) // period, 0, None).mean())

@@ -1,0 +1,63 @@
+"""Which devices do what: engines, ranks, and the lag between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from llmrl.recipe.schema import Stage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """What a stage says about processes, apart from what they compute."""
+
+    engines: int
+    tensor_parallel: int
+    ranks: int
+    zero_stage: int
+    lag: int
+    max_sequences: int
+    tokens_per_microbatch: int
+    recomputes: bool
+    offload: str
+    gpu_share: float
+    """Of a GPU's memory that an engine may use."""
+    kv_cache_mib: int | None
+    shared: bool = False
+    """Engines and ranks on the same devices, in turn."""
+
+    @property
+    def devices(self) -> int:
+        """That it takes in all."""
+        generating = self.engines * self.tensor_parallel
+        return max(generating, self.ranks) if self.shared else generating + self.ranks
+
+    @property
+    def keys(self) -> Mapping[str, int | str | bool]:
+        """The recipe's keys that describe it, without those that a plan never changes."""
+        return {
+            "engines.count": self.engines,
+            "engines.tensor_parallel": self.tensor_parallel,
+            "engines.max_lag": self.lag,
+            "policy.ranks": self.ranks,
+            "policy.zero_stage": self.zero_stage,
+        }
+
+
+def placement_of(stage: Stage) -> Placement:
+    """What a recipe's stage says."""
+    engines, policy = stage.engines, stage.policy
+    return Placement(
+        engines=engines.count,
+        tensor_parallel=engines.tensor_parallel,
+        ranks=policy.ranks,
+        zero_stage=policy.zero_stage,
+        lag=engines.max_lag,
+        max_sequences=engines.max_sequences,
+        tokens_per_microbatch=policy.tokens_per_microbatch,
+        recomputes=stage.model.gradient_checkpointing,
+        offload=policy.offload,
+        gpu_share=engines.gpu_memory_utilization,
+        kv_cache_mib=engines.kv_cache_mib,
+    )

@@ -1,0 +1,226 @@
+"""The plan of a stage: assumptions, the recipe's own placement, better ones, and why these are better."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from llmrl.errors import PlacementError
+from llmrl.plan.architecture import Architecture, read_architecture
+from llmrl.plan.calibration import calibrated
+from llmrl.plan.estimate import Estimate, Job, estimate
+from llmrl.plan.figure import Figure, amount
+from llmrl.plan.hardware import CPU, Machines, find_machines, read_efficiency
+from llmrl.plan.lengths import Lengths, assumed, read_lengths
+from llmrl.plan.memory import Needs
+from llmrl.plan.placement import placement_of
+from llmrl.plan.rates import estimated
+from llmrl.plan.split import best_shared, best_split, smallest_change
+from llmrl.plan.workload import workload_of
+from llmrl.recipe.schema import Recipe, Stage
+
+CV = 0.6
+"""Spread of lengths that is assumed where nobody says another."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumptions:
+    """What a recipe does not say."""
+
+    gpus: str | None = None
+    """Such as ``8xH100``; by default the processes of the recipe on CPU cores."""
+    nodes: int = 1
+    mean: float | None = None
+    """Tokens of a response; by default half of ``rollouts.max_tokens``."""
+    cv: float = CV
+    lengths: Path | None = None
+    """A file of measured lengths instead."""
+    mean_prompt: float | None = None
+    """Tokens of a prompt; by default half of ``prompts.max_tokens``."""
+    config: Path | None = None
+    """A config.json instead of that in ``model.path``."""
+    calibration: Path | None = None
+    """What ``--measure`` has written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One stage, planned."""
+
+    stage: str
+    steps: int
+    job: Job
+    assumed: tuple[str, ...]
+    """In sentences."""
+    recipe: Estimate
+    """As the stage says."""
+    synchronous: Estimate | None
+    """The same with ``engines.max_lag = 0``; None where nothing is generated."""
+    best: Estimate | None
+    """The fastest asynchronous split of all devices; None if nothing fits."""
+    shared: Estimate | None
+    """Synchronous, engines and ranks in turn on all devices."""
+
+    @property
+    def reasons(self) -> Mapping[str, Figure]:
+        """Seconds of a step that the best split saves over sharing, by where they are from; they add up."""
+        if self.best is None or self.shared is None or self.shared.generation is None:
+            return {}
+        turn, split = self.shared, self.best
+        generation = turn.generation
+        assert generation is not None  # promised by the line above
+        tail = generation.alone_s - generation.flowing_s
+        old = turn.training.old.value - split.training.old.value
+        moved = turn.swap.value + turn.sync.value
+        rest = turn.step_s - split.step_s - tail - moved - old
+        return {
+            "tail": Figure(
+                value=tail,
+                unit="s",
+                formula="generation alone - generation among others",
+                inputs={"alone": generation.alone_s, "among others": generation.flowing_s},
+            ),
+            "scaling": Figure(
+                value=rest,
+                unit="s",
+                formula="what is left: how two smaller groups scale and come out even, what waits for lag",
+                inputs={"in turn": turn.step_s, "split": split.step_s},
+            ),
+            "offload": Figure(
+                value=moved,
+                unit="s",
+                formula="optimizer states out and in + weights from ranks to engines, which a split hides",
+                inputs={"out and in": turn.swap.value, "weights": turn.sync.value},
+            ),
+            "old pass": Figure(
+                value=old,
+                unit="s",
+                formula="scores of the step before its first update, which this objective needs either way",
+                inputs={"in turn": turn.training.old.value, "split": split.training.old.value},
+            ),
+            "precision": Figure(
+                value=0.0,
+                unit="s",
+                formula="model.dtype is that of engines and ranks; each side's own width counts as scaling",
+                inputs={},
+            ),
+        }
+
+
+def make_plan(recipe: Recipe, assumptions: Assumptions) -> list[Plan]:
+    """The plan of every stage; its plugins must have been imported.
+
+    Raises:
+        PlacementError: a stage does not fit; the sentence has the smallest change that would.
+        RecipeError: an assumption that cannot be.
+        ModelError: no config here, or a model whose parameters the plan cannot count.
+    """
+    architecture = read_architecture(recipe.stages[0].model, config=assumptions.config)
+    return [_plan(stage, architecture, assumptions) for stage in recipe.stages]
+
+
+def make_job(
+    stage: Stage, architecture: Architecture, assumptions: Assumptions
+) -> tuple[Job, tuple[str, ...]]:
+    """What a stage has to do and on what, with every assumption in a sentence."""
+    machines = _machines(stage, assumptions)
+    rates = estimated(machines.device, read_efficiency(machines.device), dtype=stage.model.dtype)
+    rates = calibrated(rates, assumptions.calibration, device=machines.device, dtype=stage.model.dtype)
+    lengths = _lengths(stage, assumptions)
+    prompt = assumptions.mean_prompt or stage.prompts.max_tokens / 2
+    said = (
+        f"{machines}: {rates.said}.",
+        f"Responses: {lengths.said}.",
+        f"Prompts of {prompt:,.0f} tokens"
+        + (
+            " (--mean-prompt)."
+            if assumptions.mean_prompt
+            else ", half of prompts.max_tokens (--mean-prompt)."
+        ),
+    )
+    workload = workload_of(stage, architecture, lengths, prompt_tokens=prompt)
+    return Job(workload=workload, machines=machines, rates=rates, context=stage.model.context_tokens), said
+
+
+def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
+    """Raise if a process needs more than its device has, or there are fewer devices than processes.
+
+    Raises:
+        PlacementError: with the sizes, the keys, and the smallest change that would fit.
+    """
+    place, devices = made.placement, job.machines.devices
+    if job.machines.device.is_gpu and place.devices > devices:
+        raise PlacementError(
+            f"engines.count x engines.tensor_parallel + policy.ranks = {place.engines} x "
+            f"{place.tensor_parallel} + {place.ranks} = {place.devices} GPUs, and --gpus says {devices}; "
+            f"lower one of them, or add GPUs."
+        )
+    _refuse_small_cache(job, made)
+    short = next((needs for needs in made.needs if not needs.fits), None)
+    if short is None:
+        return
+    change = smallest_change(job, place)
+    cure = (
+        f"{change[0]} would fit" if change else "no change of these keys would fit; use more or larger GPUs"
+    )
+    raise PlacementError(
+        f"{_role(short)} needs {amount(short.total, 'bytes')} of {amount(short.limit, 'bytes')} on one "
+        f"{job.machines.device.name} ({_parts(short)}); {cure}."
+    )
+
+
+def _refuse_small_cache(job: Job, made: Estimate) -> None:
+    needs = made.needs[0].parts.get("one response")
+    if needs is None or made.cache is None or made.cache.value >= needs.value or not made.needs[0].fits:
+        return
+    raise PlacementError(
+        f"engines.kv_cache_mib: {made.cache.value / 2**20:,.0f} MiB hold less than one response of "
+        f"model.context_tokens = {job.context:,}; use at least {needs.value / 2**20:,.0f}."
+    )
+
+
+def _plan(stage: Stage, architecture: Architecture, assumptions: Assumptions) -> Plan:
+    job, said = make_job(stage, architecture, assumptions)
+    place = placement_of(stage)
+    own = estimate(job, place)
+    refuse_what_cannot_fit(job, own)
+    generates = own.generation is not None
+    searches = generates and job.machines.devices > 1
+    return Plan(
+        stage=stage.name,
+        steps=stage.optimizer.steps,
+        job=job,
+        assumed=said,
+        recipe=own,
+        synchronous=estimate(job, replace(place, lag=0)) if generates else None,
+        best=best_split(job, place) if searches else None,
+        shared=best_shared(job, place) if searches else None,
+    )
+
+
+def _machines(stage: Stage, assumptions: Assumptions) -> Machines:
+    processes = placement_of(stage).devices
+    if assumptions.gpus is not None:
+        return find_machines(assumptions.gpus, nodes=assumptions.nodes, default=processes)
+    if stage.cluster.device == "cuda":
+        raise PlacementError("cluster.device = 'cuda': say which GPUs with --gpus, such as --gpus 8xH100.")
+    return find_machines(CPU, nodes=1, default=processes)
+
+
+def _lengths(stage: Stage, assumptions: Assumptions) -> Lengths:
+    cap = stage.rollouts.max_tokens
+    if assumptions.lengths is not None:
+        return read_lengths(assumptions.lengths, cap=cap)
+    mean = cap / 2 if assumptions.mean is None else assumptions.mean
+    half = ", half of rollouts.max_tokens (--mean)" if assumptions.mean is None else ""
+    said = f"{mean:,.0f} tokens on average{half}, lognormal with cv {assumptions.cv:g} (--cv), cut at {cap:,}"
+    return assumed(mean, cv=assumptions.cv, cap=cap, said=said)
+
+
+def _role(needs: Needs) -> str:
+    return {"rank": "a policy rank", "engine": "an engine"}[needs.role]
+
+
+def _parts(needs: Needs) -> str:
+    return ", ".join(f"{name} {amount(part.value, 'bytes')}" for name, part in needs.parts.items())

@@ -1,0 +1,107 @@
+"""The best way to deal devices out, and the smallest change that makes a placement fit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations, product
+from typing import Any
+
+from llmrl.plan.estimate import Estimate, Job, estimate
+from llmrl.plan.placement import Placement
+
+MANY = 48
+"""Numbers of engines that are tried for each width; on a large cluster these are not all."""
+
+Way = tuple[dict[str, Any], str]
+"""Fields of a placement to change, and how a recipe says it."""
+
+
+def best_split(job: Job, start: Placement) -> Estimate | None:
+    """The fastest asynchronous placement on all devices; None if nothing fits.
+
+    Widths and counts are tried with the recipe's own lag (at least 1) and the lowest ZeRO stage that fits,
+    because higher ones talk more.
+    """
+    lag = max(1, start.lag)
+    tried = (_lowest_stage(job, replace(place, lag=lag)) for place in _splits(job, start))
+    return min((one for one in tried if one), key=lambda one: one.step_s, default=None)
+
+
+def best_shared(job: Job, start: Placement) -> Estimate | None:
+    """The fastest synchronous placement whose engines and ranks take turns on all devices."""
+    devices = job.machines.devices
+    everywhere = replace(start, ranks=devices, shared=True, lag=0)
+    tried = (
+        _lowest_stage(job, replace(everywhere, tensor_parallel=width, engines=devices // width))
+        for width in _widths(job)
+    )
+    return min((one for one in tried if one), key=lambda one: one.step_s, default=None)
+
+
+def smallest_change(job: Job, start: Placement) -> tuple[str, Estimate] | None:
+    """Keys that would make a placement fit, the fewest and mildest first; None if no three of them do."""
+    ways = _ways(job, start)
+    for count in (1, 2, 3):
+        for keys in combinations(ways, count):
+            for chosen in product(*(ways[key] for key in keys)):
+                changed = replace(
+                    start, **{name: value for fields, _ in chosen for name, value in fields.items()}
+                )
+                made = estimate(job, changed)
+                if made.fits:
+                    return " and ".join(said for _, said in chosen), made
+    return None
+
+
+def _splits(job: Job, start: Placement) -> Iterator[Placement]:
+    devices = job.machines.devices
+    for width in _widths(job):
+        most = (devices - 1) // width
+        for engines in sorted({max(1, round(most * (i + 1) / MANY)) for i in range(MANY)} if most else set()):
+            ranks = devices - engines * width
+            yield replace(start, engines=engines, tensor_parallel=width, ranks=ranks, shared=False)
+
+
+def _widths(job: Job) -> list[int]:
+    """GPUs of one engine: powers of two that divide the heads, within a node."""
+    if not job.machines.device.is_gpu:
+        return [1]
+    fits = (2**power for power in range(6))
+    return [
+        width
+        for width in fits
+        if width <= job.machines.per_node and not job.workload.architecture.heads % width
+    ]
+
+
+def _lowest_stage(job: Job, placement: Placement) -> Estimate | None:
+    for stage in range(min(1, placement.zero_stage), 4):
+        made = estimate(job, replace(placement, zero_stage=stage))
+        if made.fits:
+            return made
+    return None
+
+
+def _ways(job: Job, start: Placement) -> dict[str, list[Way]]:
+    """For each key that saves memory, the values to try: the mildest key first, and the mildest value."""
+    stages = range(start.zero_stage + 1, 4 if start.ranks > 1 else start.zero_stage + 1)
+    wider = (width for width in _widths(job) if width > start.tensor_parallel)
+    ways: dict[str, list[Way]] = {
+        "zero": [({"zero_stage": stage}, f"policy.zero_stage = {stage}") for stage in stages],
+        "recompute": [({"recomputes": True}, "model.gradient_checkpointing = true")],
+        "tokens": [
+            ({"tokens_per_microbatch": job.context}, f"policy.tokens_per_microbatch = {job.context}"),
+        ],
+        "share": [({"gpu_share": 0.95}, "engines.gpu_memory_utilization = 0.95")],
+        "width": [_widened(start, width) for width in wider],
+        "offload": [({"offload": "cpu"}, 'policy.offload = "cpu"')],
+    }
+    return ways
+
+
+def _widened(start: Placement, width: int) -> Way:
+    count = max(1, start.engines * start.tensor_parallel // width)
+    said = f"engines.tensor_parallel = {width}"
+    said += f" (with engines.count = {count})" if count != start.engines else ""
+    return {"tensor_parallel": width, "engines": count}, said

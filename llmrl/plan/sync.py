@@ -1,0 +1,54 @@
+"""The time until every engine serves new weights."""
+
+from __future__ import annotations
+
+from llmrl.plan.figure import Figure
+from llmrl.plan.hardware import Machines
+from llmrl.plan.placement import Placement
+from llmrl.plan.rates import Rates
+from llmrl.plan.workload import Workload
+
+
+def sync_of(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Figure:
+    """From the end of an update until the engines generate with its weights; 0 where nothing is generated.
+
+    The whole model goes from one rank through the memory of the hosts to every engine: device to host,
+    object store, the other nodes if there are any, a file in memory, device.
+    """
+    if not workload.generated:
+        return Figure(value=0.0, unit="s", formula="nothing is generated", inputs={})
+    size = workload.width * workload.architecture.parameters
+    if placement.shared:
+        inputs = {"fixed": rates.sync_s, "S": size, "link": rates.link}
+        value = rates.sync_s + size / rates.link
+        return Figure(value=value, unit="s", formula="fixed + S / link, on the devices", inputs=inputs)
+    across = placement.devices > machines.per_node and machines.nodes > 1
+    hops = 2 / rates.host + 2 / rates.copy + across / rates.network
+    return Figure(
+        value=rates.sync_s + size * hops + workload.architecture.tensors * rates.tensor_s,
+        unit="s",
+        formula=f"fixed + S (2 / host + 2 / copy{' + 1 / network' if across else ''}) + tensors each",
+        inputs={
+            "fixed": rates.sync_s,
+            "S": size,
+            "host": rates.host,
+            "copy": rates.copy,
+            "network": rates.network,
+            "tensors": workload.architecture.tensors,
+            "each": rates.tensor_s,
+        },
+    )
+
+
+def swap_of(workload: Workload, rates: Rates, *, devices: int, shared: bool) -> Figure:
+    """What a step pays for sharing devices: optimizer states and weights leave for generation, and return."""
+    if not (shared and workload.generated):
+        return Figure(value=0.0, unit="s", formula="engines and ranks have devices of their own", inputs={})
+    trained = workload.adapters or workload.architecture.parameters
+    size = 12 * trained + workload.width * workload.architecture.parameters
+    return Figure(
+        value=2 * size / (devices * rates.host),
+        unit="s",
+        formula="2 (12 P + w P) / (G host)",
+        inputs={"12 P + w P": size, "G": devices, "host": rates.host},
+    )

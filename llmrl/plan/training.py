@@ -1,0 +1,128 @@
+"""The time of one training step: scores, forward and backward, the update, and what ranks tell each other."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from llmrl.plan.figure import Figure
+from llmrl.plan.hardware import Machines
+from llmrl.plan.placement import Placement
+from llmrl.plan.rates import Rates
+from llmrl.plan.workload import Workload
+
+UPDATE_BYTES = 28
+"""An update reads and writes master weight and two moments in float32, and reads the gradient."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """Seconds of one step on every rank, with reasons."""
+
+    old: Figure
+    """Scores of the step before its first update."""
+    reference: Figure
+    """Scores under the frozen model."""
+    passes: Figure
+    """Forward and backward of every epoch."""
+    update: Figure
+    """The optimizer."""
+    talk: Figure
+    """Collectives of ZeRO that no computation hides."""
+
+    @property
+    def seconds(self) -> float:
+        """Of the whole step."""
+        return sum(part.value for part in (self.old, self.reference, self.passes, self.update, self.talk))
+
+
+def training_of(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Training:
+    """The step on ``placement.ranks`` equal ranks."""
+    ranks, share = placement.ranks, rates.experts if workload.architecture.experts > 1 else 1.0
+    return Training(
+        old=_scored(workload, ranks, share * rates.score, wanted=workload.scores_old),
+        reference=_scored(workload, ranks, share * rates.score, wanted=workload.scores_reference),
+        passes=Figure(
+            value=workload.train_flops / (ranks * share * rates.train),
+            unit="s",
+            formula="(epochs k + scans) (2 P T + 2 layers heads size S2) / (W F)",
+            inputs={
+                "epochs": workload.epochs,
+                "k": workload.passes,
+                "scans": workload.scans,
+                "P": workload.architecture.matrices,
+                "T": workload.tokens,
+                "S2": workload.squares,
+                "W": ranks,
+                "F": share * rates.train,
+            },
+        ),
+        update=_update(workload, placement, rates),
+        talk=_talk(workload, placement, machines, rates),
+    )
+
+
+def trained_parameters(workload: Workload) -> int:
+    """Those with gradients and optimizer states."""
+    return workload.adapters or workload.architecture.parameters
+
+
+def microbatches(workload: Workload, placement: Placement) -> int:
+    """A, forward passes of one rank in one update."""
+    each = workload.tokens * workload.epochs / (placement.ranks * workload.updates)
+    return max(1, math.ceil(each / placement.tokens_per_microbatch))
+
+
+def _scored(workload: Workload, ranks: int, flops: float, *, wanted: bool) -> Figure:
+    return Figure(
+        value=workload.forward_flops / (ranks * flops) if wanted else 0.0,
+        unit="s",
+        formula="(2 P T + 2 layers heads size S2) / (W F)" if wanted else "nothing reads it",
+        inputs={
+            "P": workload.architecture.matrices,
+            "T": workload.tokens,
+            "S2": workload.squares,
+            "W": ranks,
+            "F": flops,
+        }
+        if wanted
+        else {},
+    )
+
+
+def _update(workload: Workload, placement: Placement, rates: Rates) -> Figure:
+    shards = placement.ranks if placement.zero_stage else 1
+    speed = rates.memory if placement.offload == "none" else min(rates.host, rates.copy * 4)
+    trained = trained_parameters(workload)
+    return Figure(
+        value=workload.updates * (UPDATE_BYTES * trained / (shards * speed) + rates.update_s),
+        unit="s",
+        formula=f"updates ({UPDATE_BYTES} P / (W speed) + fixed)",
+        inputs={
+            "updates": workload.updates,
+            "P": trained,
+            "W": shards,
+            "speed": speed,
+            "fixed": rates.update_s,
+        },
+    )
+
+
+def _talk(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Figure:
+    ranks, passes = placement.ranks, microbatches(workload, placement)
+    moved = {0: 2, 1: 2, 2: passes + 1, 3: 3 * passes}[placement.zero_stage]
+    speed = rates.link if ranks <= machines.per_node else rates.network
+    size = workload.width * trained_parameters(workload)
+    return Figure(
+        value=workload.updates * moved * size * (ranks - 1) / ranks / speed,
+        unit="s",
+        formula="updates times w P (W - 1) / W / speed",
+        inputs={
+            "updates": workload.updates,
+            "times": moved,
+            "A": passes,
+            "w P": size,
+            "W": ranks,
+            "speed": speed,
+        },
+    )

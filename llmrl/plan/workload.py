@@ -1,0 +1,113 @@
+"""What one step computes: how many responses, how long, and how often each is gone through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmrl.objectives.algorithm import Algorithm
+from llmrl.plan.architecture import Architecture
+from llmrl.plan.lengths import Lengths
+from llmrl.recipe.arithmetic import stage_arithmetic
+from llmrl.recipe.schema import Stage
+
+WIDTHS = {"float32": 4, "bfloat16": 2}
+"""Bytes of a number by dtype."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """One step, whatever it runs on."""
+
+    architecture: Architecture
+    dtype: str
+    samples: int
+    """N, responses of a step."""
+    per_prompt: int
+    """G, responses that share a prompt."""
+    prompt_tokens: float
+    """p, of a prompt on average."""
+    lengths: Lengths
+    longest: float
+    """L, the longest response of a step."""
+    generated: int
+    """Responses that the engines give, an opponent's included; 0 where the dataset has them."""
+    epochs: int = 1
+    updates: int = 1
+    """Optimizer updates of a step."""
+    scores_old: bool = False
+    scores_reference: bool = False
+    scans: float = 0.0
+    """Further forward passes over the step, for an objective of scope ``step``."""
+    recomputes: bool = False
+    """Whether activations are computed again in the backward pass."""
+    adapters: int = 0
+    """Parameters of the adapters; 0 where all weights are trained."""
+
+    @property
+    def width(self) -> int:
+        """w, bytes of a number."""
+        return WIDTHS[self.dtype]
+
+    @property
+    def tokens(self) -> float:
+        """T, that the policy reads in one pass over the step, prompts included."""
+        return self.samples * (self.prompt_tokens + self.lengths.mean)
+
+    @property
+    def response_tokens(self) -> float:
+        """Of one step."""
+        return self.samples * self.lengths.mean
+
+    @property
+    def squares(self) -> float:
+        """Sum of squared lengths over the step, prompts included."""
+        p, lengths = self.prompt_tokens, self.lengths
+        return self.samples * (p * p + 2 * p * lengths.mean + lengths.square)
+
+    @property
+    def forward_flops(self) -> float:
+        """Of one pass over the step."""
+        return self.architecture.forward_flops(self.tokens, self.squares)
+
+    @property
+    def passes(self) -> float:
+        """Forward passes that a training pass costs: itself, two backward (one if frozen), recomputing."""
+        return 3 + self.recomputes - bool(self.adapters)
+
+    @property
+    def train_flops(self) -> float:
+        """Of all updates of a step, with what an objective of scope ``step`` scans."""
+        return (self.epochs * self.passes + self.scans) * self.forward_flops
+
+
+def workload_of(
+    stage: Stage, architecture: Architecture, lengths: Lengths, *, prompt_tokens: float
+) -> Workload:
+    """The workload that a stage describes; its plugins must have been imported.
+
+    Raises:
+        RecipeError: an unknown objective, or an option that it refuses.
+    """
+    algorithm, optimizer = Algorithm.of(stage), stage.optimizer
+    numbers, opponent = stage_arithmetic(stage), algorithm.bundle.opponent
+    opponents = 0 if opponent.kind == "none" else stage.prompts.per_step * opponent.per_prompt
+    updates = optimizer.minibatches * optimizer.epochs
+    # The first update of a step looks at the scores of `old`, every other one at scores of its own.
+    scans = (updates - 1) / optimizer.minibatches if algorithm.objective.scope == "step" else 0.0
+    return Workload(
+        architecture=architecture,
+        dtype=stage.model.dtype,
+        samples=numbers.responses_per_step,
+        per_prompt=max(1, numbers.responses_per_step // stage.prompts.per_step),
+        prompt_tokens=prompt_tokens,
+        lengths=lengths,
+        longest=lengths.longest_of(numbers.responses_per_step),
+        generated=numbers.responses_per_step + opponents if numbers.generates else 0,
+        epochs=optimizer.epochs,
+        updates=updates,
+        scores_old=algorithm.needs_old(updates),
+        scores_reference="reference" in algorithm.reads,
+        scans=scans,
+        recomputes=stage.model.gradient_checkpointing,
+        adapters=architecture.adapter_parameters(stage.model.lora) if stage.model.lora else 0,
+    )

@@ -1,0 +1,147 @@
+"""Memory of a rank and of an engine, by hand-worked numbers and against what torch keeps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import pytest
+import torch
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from llmrl.plan.architecture import architecture_of
+from llmrl.plan.hardware import Machines, find_machines
+from llmrl.plan.memory import engine_needs, kv_cache, rank_needs, slots
+from llmrl.plan.placement import Placement
+from llmrl.plan.workload import Workload
+
+GB = 1e9
+
+
+@pytest.fixture
+def machines() -> Machines:
+    return find_machines("8xH100", nodes=1, default=1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "per_parameter"),
+    # Weights, gradients, 12 bytes of master weight and moments; divided by 4 ranks where sharded.
+    [(0, 2 + 2 + 12), (1, 2 + 2 + 12 / 4), (2, 2 + (2 + 12) / 4), (3, (2 + 2 + 12) / 4)],
+)
+def test_zero_divides_more_with_every_stage(
+    stage: int, per_parameter: float, work: Workload, place: Placement, machines: Machines
+) -> None:
+    needs = rank_needs(work, replace(place, zero_stage=stage), machines)
+
+    states = sum(needs.parts[name].value for name in ("weights", "gradients", "optimizer"))
+    assert states == pytest.approx(per_parameter * work.architecture.parameters)
+
+
+def test_in_float32_a_sharded_optimizer_keeps_a_copy_of_the_weights(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    single = replace(work, dtype="float32")
+    plain = rank_needs(single, replace(place, zero_stage=0), machines).parts["optimizer"].value
+    sharded = rank_needs(single, replace(place, zero_stage=1, ranks=1), machines).parts["optimizer"].value
+
+    assert plain == 8 * work.architecture.parameters
+    assert sharded == 12 * work.architecture.parameters
+
+
+def test_adapters_need_states_and_the_frozen_rest_needs_none(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    parts = rank_needs(replace(work, adapters=10_000_000), replace(place, ranks=1), machines).parts
+
+    assert parts["gradients"].value == 2 * 10_000_000
+    assert parts["optimizer"].value == 12 * 10_000_000
+    assert parts["weights"].value == 2 * work.architecture.parameters
+
+
+def test_offloading_moves_states_to_the_host_and_with_zero_3_the_weights_too(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    states = rank_needs(work, replace(place, offload="cpu", zero_stage=2), machines).parts
+    everything = rank_needs(work, replace(place, offload="cpu", zero_stage=3), machines).parts
+
+    assert "optimizer" not in states
+    assert "weights" in states
+    assert "weights" not in everything
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_activations_are_what_autograd_keeps(
+    kind: str, dtype: str, work: Workload, place: Placement, machines: Machines
+) -> None:
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 192,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 16,
+        "vocab_size": 100,
+    }
+    shape = architecture_of({"model_type": kind, **sizes}, where="here")
+
+    planned = rank_needs(
+        replace(work, architecture=shape, dtype=dtype), replace(place, tokens_per_microbatch=128), machines
+    )
+
+    assert planned.parts["activations"].value == pytest.approx(kept(kind, sizes, dtype, tokens=128), rel=0.05)
+
+
+def kept(kind: str, sizes: dict[str, int], dtype: str, *, tokens: int) -> float:
+    """Bytes of all tensors that the layers save for their backward pass, each memory once."""
+    config = cast("Any", CONFIG_MAPPING[kind])(**sizes, pad_token_id=0)
+    model: Any = (
+        cast("Any", AutoModelForCausalLM)
+        .from_config(config, attn_implementation="sdpa", dtype=getattr(torch, dtype))
+        .base_model
+    )
+    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    alive: list[torch.Tensor] = []
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        alive.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        out = model(input_ids=torch.zeros(1, tokens, dtype=torch.int64), use_cache=False)
+    assert out.last_hidden_state.requires_grad
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in alive}
+    return sum(size for at, size in storages.items() if at not in own)
+
+
+def test_recomputing_keeps_the_input_of_each_layer_and_one_layer(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    whole = rank_needs(work, place, machines).parts["activations"].value
+    less = rank_needs(work, replace(place, recomputes=True), machines).parts["activations"].value
+
+    inputs = 8192 * 28 * 2 * 3584
+    assert less == pytest.approx(inputs + whole / 28)
+
+
+def test_what_an_engine_leaves_becomes_cache_and_limits_how_many_are_generated(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    needs = engine_needs(work, place, machines, context=2000)
+    cache = kv_cache(needs, place, machines)
+    held = slots(cache, work, replace(place, max_sequences=10_000))
+
+    left = 0.9 * 80 * GB - needs.parts["weights"].value - needs.parts["workspace"].value
+    assert cache.value == pytest.approx(left)
+    # Responses of 500 tokens are 250 long on average while they are made, after a prompt of 100.
+    assert held.value == pytest.approx(left / 57_344 / (100 + 250))
+    assert slots(cache, work, place).value == 256
+
+
+def test_a_key_value_head_is_never_cut_in_two(work: Workload, place: Placement, machines: Machines) -> None:
+    four, eight = (
+        engine_needs(work, replace(place, tensor_parallel=width), machines, context=2000) for width in (4, 8)
+    )
+
+    # Qwen2.5 7B has four of them.
+    assert four.parts["one response"].value == eight.parts["one response"].value == 2000 * 57_344 / 4

@@ -1,0 +1,208 @@
+"""The whole plan of a recipe: what it assumes, advises and refuses."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from llmrl.errors import DataError, PlacementError, RecipeError
+from llmrl.plan.plan import Assumptions, Plan, make_plan
+from llmrl.plan.show import plan_json, show_plan
+from llmrl.recipe.checks import check_recipe
+from llmrl.recipe.load import load_recipe
+
+from .conftest import QWEN
+
+RECIPE = """
+[model]
+path = "{model}"
+dtype = "bfloat16"
+context_tokens = 4608
+gradient_checkpointing = true
+
+[prompts]
+sources = [{{ task = "digit_sum", rows = 5000 }}]
+per_step = 128
+max_tokens = 512
+
+[rollouts]
+per_prompt = 16
+max_tokens = 4096
+
+[engines]
+count = 4
+
+[rewards.answer]
+kind = "number"
+
+[objective]
+name = "grpo"
+
+[optimizer]
+steps = 100
+
+[policy]
+ranks = 4
+zero_stage = 2
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", **QWEN["7B"]}))
+    path = tmp_path / "seven.toml"
+    path.write_text(RECIPE.format(model=tmp_path))
+    return path
+
+
+def planned(path: Path, *overrides: str, gpus: str = "8xH100", **others: object) -> Plan:
+    loaded = load_recipe(path, list(overrides))
+    check_recipe(loaded)
+    (plan,) = make_plan(loaded.recipe, Assumptions(gpus=gpus, **others))  # pyright: ignore[reportArgumentType]
+    return plan
+
+
+def said(plan: Plan, *, explain: bool = False, dollars: float | None = None) -> str:
+    console = Console(file=StringIO(), width=200)
+    console.print(show_plan([plan], explain=explain, dollars_per_hour=dollars))
+    return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_the_workload_is_that_of_the_recipe(recipe: Path) -> None:
+    work = planned(recipe).job.workload
+
+    assert (work.samples, work.per_prompt, work.prompt_tokens) == (2048, 16, 256)
+    assert work.lengths.mean == pytest.approx(2048)
+    assert work.tokens == pytest.approx(2048 * (256 + 2048))
+    assert work.train_flops == pytest.approx(4 * work.forward_flops)  # forward, backward, and forward again
+    assert not work.scores_old
+
+
+def test_several_updates_score_the_step_first_and_a_reference_scores_it_too(recipe: Path) -> None:
+    two = planned(recipe, "optimizer.minibatches=2", "optimizer.epochs=2").job.workload
+    kl = planned(recipe, "objective.options.kl_weight=0.01").job.workload
+
+    assert (two.updates, two.scores_old, two.scores_reference) == (4, True, False)
+    assert two.train_flops == pytest.approx(2 * 4 * two.forward_flops)
+    assert kl.scores_reference
+
+
+def test_an_objective_of_the_whole_step_scans_it_once_more_for_every_further_update(recipe: Path) -> None:
+    work = planned(recipe, "objective.name=clip_cov", "optimizer.minibatches=4").job.workload
+
+    assert work.scores_old
+    assert work.scans == 3 / 4
+
+
+def test_the_reasons_add_up_to_what_the_best_split_saves(recipe: Path) -> None:
+    plan = planned(recipe)
+
+    assert plan.best is not None
+    assert plan.shared is not None
+    saved = sum(reason.value for reason in plan.reasons.values())
+    assert saved == pytest.approx(plan.shared.step_s - plan.best.step_s)
+    assert list(plan.reasons) == ["tail", "scaling", "offload", "old pass", "precision"]
+    assert plan.reasons["tail"].value > 0
+
+
+def test_the_best_split_takes_all_devices_and_is_no_slower_than_the_recipe(recipe: Path) -> None:
+    plan = planned(recipe)
+
+    assert plan.best is not None
+    assert plan.best.placement.devices == 8
+    assert plan.best.fits
+    assert plan.best.step_s <= plan.recipe.step_s * (1 + 1e-9)
+
+
+def test_long_tails_favour_overlap_and_equal_lengths_do_not(recipe: Path) -> None:
+    tailed, even = planned(recipe, mean=400.0, cv=1.2), planned(recipe, mean=400.0, cv=0.0)
+
+    gains = [plan.shared.step_s / plan.best.step_s for plan in (tailed, even) if plan.shared and plan.best]
+    assert gains[0] > gains[1]
+    assert even.reasons["tail"].value == pytest.approx(0, abs=1e-6)
+
+
+def test_a_rank_that_does_not_fit_is_refused_with_the_smallest_change(recipe: Path) -> None:
+    with pytest.raises(PlacementError) as refused:
+        planned(recipe, "policy.zero_stage=0")
+
+    text = str(refused.value)
+    assert text.startswith("a policy rank needs 1")
+    assert "of 80.0 GB on one H100 (weights 15.2 GB, gradients 15.2 GB, optimizer 91.4 GB, " in text
+    assert text.endswith("; policy.zero_stage = 1 would fit.")
+
+
+def test_an_engine_that_does_not_fit_is_refused_with_a_cure(recipe: Path) -> None:
+    small = ["engines.gpu_memory_utilization=0.3", "policy.ranks=60", "policy.tokens_per_microbatch=4608"]
+
+    with pytest.raises(
+        PlacementError, match=r"^an engine needs .* of 14.4 GB on one L40S .* = 0.95 would fit"
+    ):
+        planned(recipe, *small, gpus="64xL40S")
+
+
+def test_more_processes_than_gpus_are_refused(recipe: Path) -> None:
+    with pytest.raises(PlacementError) as refused:
+        planned(recipe, "policy.ranks=8")
+
+    assert str(refused.value) == (
+        "engines.count x engines.tensor_parallel + policy.ranks = 4 x 1 + 8 = 12 GPUs, and --gpus says 8; "
+        "lower one of them, or add GPUs."
+    )
+
+
+def test_a_cache_without_room_for_one_response_is_refused(recipe: Path) -> None:
+    with pytest.raises(PlacementError) as refused:
+        planned(recipe, "engines.kv_cache_mib=100")
+
+    assert str(refused.value) == (
+        "engines.kv_cache_mib: 100 MiB hold less than one response of model.context_tokens = 4,608; "
+        "use at least 252."
+    )
+
+
+@pytest.mark.parametrize(
+    ("gpus", "sentence"),
+    [
+        ("8xH1000", "--gpus: no device named 'H1000'. Did you mean 'H100'? Known: A100, B200, "),
+        ("eight", "--gpus: no device named 'eight'. Known: "),
+        ("8*H100", "--gpus: expected a number and a name such as 8xH100, got '8*H100'."),
+    ],
+)
+def test_an_unknown_device_is_refused(gpus: str, sentence: str, recipe: Path) -> None:
+    with pytest.raises(RecipeError) as refused:
+        planned(recipe, gpus=gpus)
+
+    assert str(refused.value).startswith(sentence)
+
+
+def test_a_broken_calibration_is_refused(recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.json").write_text("{}")
+
+    with pytest.raises(DataError, match=r"--calibration: .* cannot be read .* make it again with --measure"):
+        planned(recipe, calibration=tmp_path / "broken.json")
+
+
+def test_people_read_sentences_and_why(recipe: Path) -> None:
+    plan = planned(recipe)
+    text, why = said(plan, dollars=2.0), said(plan, explain=True)
+
+    assert "qwen2 with 7.62 B parameters, 7.07 B of them in matrix products, 57,344 bytes of KV cache" in text
+    assert "2,048 tokens on average, half of rollouts.max_tokens (--mean), lognormal with cv 0.6" in text
+    assert "dollars, without evaluation and start." in text
+    assert "w P / W; w = 2, P = 7.62e+09" in why
+    assert "prefill + t0 (L + max(0, n r / B - r))" in why
+    assert "w P / W" not in text
+
+
+def test_programs_read_json_in_plain_units(recipe: Path) -> None:
+    plan = planned(recipe)
+    read = json.loads(plan_json([plan], None))["train"]["placements"]["this recipe"]
+
+    assert read["time"]["step"]["value"] == plan.recipe.step_s
+    assert read["memory"]["engine"]["weights"]["value"] == 2 * plan.job.workload.architecture.parameters
+    assert read["keys"]["policy.ranks"] == 4
