@@ -24,13 +24,14 @@ from llmrl.policy.model import load_model, prepare_model, save_model
 from llmrl.policy.probe import probe_experience
 from llmrl.policy.scorer import Scorer
 from llmrl.policy.step import Forward, Learner, Update
-from llmrl.policy.tensors import Piece, pieces
+from llmrl.policy.tensors import Piece, adapter_pieces, pieces
 from llmrl.policy.watch import GradientWatch
 from llmrl.policy.zero import Meeting, Zero, join_group
 from llmrl.prompts.seeds import derive_seed, shuffled
 from llmrl.recipe.schema import Model, Stage
 from llmrl.registry import load_plugins
-from llmrl.weights.bundle import Probe, WeightBundle
+from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
+from llmrl.weights.folder import FolderStore
 from llmrl.weights.memory import machine
 from llmrl.weights.outbox import Outbox
 from llmrl.weights.store import MemoryStore
@@ -129,7 +130,8 @@ class PolicyWorker:
         if self._rank:
             deque(tensors, maxlen=0)
             return None
-        return self._outbox.send(tensors, version=version, probe=proof)
+        base = ORIGINAL if self._stage.model.lora else None
+        return self._outbox.send(tensors, version=version, probe=proof, base=base)
 
     def open_outbox(self, deltas: bool) -> None:
         """Rank 0 only: from here on weights go to engines that hold none yet.
@@ -137,11 +139,12 @@ class PolicyWorker:
         Args:
             deltas: send all weights once, then what changed.
         """
-        self._outbox = Outbox(MemoryStore(), deltas=deltas)
+        table = self._stage.weights
+        self._outbox = Outbox(FolderStore(table.folder) if table.folder else MemoryStore(), deltas=deltas)
 
-    def copy_of(self, version: int) -> NDArray[np.uint8]:
-        """Rank 0 only: the bytes of weights, for engines on other machines."""
-        return self._outbox.copy(version)
+    def copy_of(self, bundle: WeightBundle) -> NDArray[np.uint8]:
+        """Rank 0 only: the bytes of weights in its memory, for engines on other machines."""
+        return bundle.copied()
 
     def release(self, version: int) -> None:
         """Rank 0 only: all engines serve these weights."""
@@ -191,7 +194,8 @@ class PolicyWorker:
         return pieces(self._zero.module.model)
 
     def _sent(self) -> list[Piece]:
-        return self._pieces()
+        """Adapters alone where there are some: the engines have all that is under them."""
+        return adapter_pieces(self._zero.module.model) if self._stage.model.lora else self._pieces()
 
     def _parts(self, groups: int, step: int) -> list[list[int]]:
         """The groups of each update: every one once an epoch, in parts drawn from (run, step, epoch)."""

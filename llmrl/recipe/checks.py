@@ -67,7 +67,7 @@ def _stage_problems(recipe: Recipe, index: int, stage: Stage) -> Sentences:
     yield from source_problems(stage, alphabet=first.model.characters)
     yield from held_out_problems(stage, here | before)
     yield from part_problems(stage)
-    for problems in (_model, _lengths, _optimizer, _policy, _engines, _evaluation, _cluster):
+    for problems in (_model, _lengths, _optimizer, _policy, _engines, _weights, _evaluation, _cluster):
         yield from problems(stage)
 
 
@@ -197,6 +197,19 @@ def _engines(stage: Stage) -> Sentences:
             f"engines.tensor_parallel: expected 1 with {why}, got {table.tensor_parallel}; "
             "more needs vLLM on GPUs."
         )
+
+
+def _weights(stage: Stage) -> Sentences:
+    table = stage.weights
+    if table.transport == "folder" and table.folder is None:
+        yield (
+            "weights.folder: this key is missing; weights.transport = 'folder' needs one that all "
+            "machines share."
+        )
+    if table.transport == "memory" and table.folder is not None:
+        yield "weights.folder: has no effect with weights.transport = 'memory'; use 'folder', or remove it."
+    if table.delta is True and stage.model.lora is not None:
+        yield "weights.delta: has no effect with model.lora, whose adapters travel alone; remove it."
 
 
 def _evaluation(stage: Stage) -> Sentences:

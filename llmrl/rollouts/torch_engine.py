@@ -25,7 +25,7 @@ from llmrl.rollouts.engine import Completion, Request, Sampler
 from llmrl.rollouts.opponent import geometric_mixture, move_average
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
-from llmrl.weights.inbox import tensor_of
+from llmrl.weights.parcel import tensor_of
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
 
 

@@ -13,6 +13,7 @@ from llmrl.cluster.actor import Actor, Pending, spawn
 from llmrl.cluster.connection import head_address, process_environment
 from llmrl.cluster.placement import choose_device, needs, release, reserve
 from llmrl.recipe.schema import Model, Stage
+from llmrl.weights.bundle import WeightBundle
 
 ENGINE = "llmrl.rollouts.worker:RolloutWorker"
 RANK = "llmrl.policy.worker:PolicyWorker"
@@ -47,11 +48,11 @@ class Crew:
         """Have the ranks send their present weights, before they do anything else."""
         pending = [rank.send("weights", version) for rank in self.ranks]
         # The other ranks help to gather, and have nothing to send.
-        copy = self.ranks[0].send("copy_of", version) if self.remote else None
+        copy = self.ranks[0].send("copy_of", pending[0]) if self.remote else None
         return Letter(version=version, bundle=pending[0], copy=copy)
 
-    async def publish(self, letter: Letter) -> None:
-        """Give the engines weights that are still on their way from the policy.
+    async def publish(self, letter: Letter) -> WeightBundle:
+        """Give the engines weights that are still on their way from the policy; returns what was sent.
 
         One that fails or dies is named when all others have taken them.
         """
@@ -66,6 +67,7 @@ class Crew:
         for outcome in taken:
             if isinstance(outcome, BaseException):
                 raise outcome
+        return await letter.bundle.result(deadline_s=self.deadline_s)
 
 
 async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any]:
@@ -117,7 +119,7 @@ async def hired(
         await _start(
             crew, build, Path(str(stage.model.path)), seed=seed, deadline_s=stage.cluster.start_deadline_s
         )
-        yield await _with_mail(crew)
+        yield await _with_mail(crew, stage)
         await gathered(
             [engine.send("close") for engine in crew.engines], deadline_s=stage.cluster.call_deadline_s
         )
@@ -137,12 +139,15 @@ async def _start(crew: Crew, build: Model | None, folder: Path, *, seed: int, de
     await gathered(starting, deadline_s=deadline_s)
 
 
-async def _with_mail(crew: Crew) -> Crew:
+async def _with_mail(crew: Crew, stage: Stage) -> Crew:
     """Rank 0 is ready to send weights, and it is known which engines cannot read its memory."""
     if not crew.engines:
         return crew
+    table = stage.weights
     asked = [process.send("machine") for process in (crew.ranks[0], *crew.engines)]
     home, *machines = await gathered(asked, deadline_s=crew.deadline_s)
-    await crew.ranks[0].call("open_outbox", False, deadline_s=crew.deadline_s)
-    away = (engine.name for engine, its in zip(crew.engines, machines, strict=True) if its != home)
-    return replace(crew, remote=frozenset(away))
+    away = {engine.name for engine, its in zip(crew.engines, machines, strict=True) if its != home}
+    pays = bool(table.folder or away) if table.delta == "auto" else table.delta
+    deltas = pays and stage.model.lora is None
+    await crew.ranks[0].call("open_outbox", deltas, deadline_s=crew.deadline_s)
+    return replace(crew, remote=frozenset() if table.folder else frozenset(away))

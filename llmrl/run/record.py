@@ -24,6 +24,7 @@ from llmrl.rewards.scorer import Scorer
 from llmrl.rollouts.pool import EnginePool
 from llmrl.run.evaluate import deciding_reward, is_correct
 from llmrl.run.loop import Judged
+from llmrl.weights.bundle import ORIGINAL, WeightBundle
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,6 +41,9 @@ class _Window:
     pass_rates: list[PassRate] = field(default_factory=list[PassRate])
     """Of the dropped groups too: those are the easiest and the hardest."""
     sync_s: float = 0.0
+    sync_bytes: int = 0
+    changed: float | None = None
+    """Of the newest weights: the share of values that are new; None where nobody compared."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -88,8 +92,11 @@ class Record:
         """A group was given up, as it would have come too late."""
         self.window.late += 1
 
-    def synced(self, seconds: float) -> None:
+    def synced(self, seconds: float, bundle: WeightBundle) -> None:
         """The engines have taken new weights."""
+        self.window.sync_bytes += bundle.size
+        if bundle.base not in (None, ORIGINAL):
+            self.window.changed = bundle.changed
         self.window.sync_s += seconds
 
     def stepped(
@@ -108,8 +115,11 @@ class Record:
             "time/wait": whole_s - train_s,
             "time/train": train_s,
             "time/sync": window.sync_s,
+            "sync/bytes": window.sync_bytes,
             "memory/driver_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
+        if window.changed is not None:
+            numbers["sync/changed"] = window.changed
         if window.responses:
             numbers |= {
                 "rollout/responses": window.responses,

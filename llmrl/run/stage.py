@@ -65,7 +65,7 @@ class StagePlan:
     @property
     def digest(self) -> str:
         """Of the tables that decide what is computed; a resumed run must have the same."""
-        free = {"cluster", "report", "checkpoints"}
+        free = {"cluster", "report", "checkpoints", "weights"}
         tables = self.stage.model_dump(mode="json", exclude=free)
         return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
 

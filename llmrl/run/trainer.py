@@ -66,8 +66,8 @@ class Trainer:
         if self.crew.engines:
             began = time.monotonic()
             with self.record.timeline.span("weights", f"version {version}"):
-                await self.crew.publish(self.letters.pop(version))
-            self.record.synced(time.monotonic() - began)
+                bundle = await self.crew.publish(self.letters.pop(version))
+            self.record.synced(time.monotonic() - began, bundle)
 
     async def save(self, step: int) -> None:
         """A checkpoint of policy and ledger as they are now."""

@@ -82,6 +82,10 @@ class WeightBundle:
         """Bytes that travel."""
         return sum(spec.stop - spec.start for spec in self.specs)
 
+    def copied(self) -> NDArray[np.uint8]:
+        """The bytes of ``place``, which is a file, to be sent along."""
+        return mapped(self.place)[: max((spec.stop for spec in self.specs), default=0)]
+
     def arrays(self) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
         """Every array with its bytes, mapped rather than read."""
         yield from arrays(self.place, self.specs, {} if self.data is None else {"": self.data})

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from llmrl.errors import WeightSyncError
 from llmrl.weights.adapter import merged
 from llmrl.weights.bundle import ORIGINAL, TensorSpec, WeightBundle, Words, aligned, words
+from llmrl.weights.folder import read_folder
 from llmrl.weights.header import read_headers
 from llmrl.weights.memory import SharedMemory, machine, mapped
-from llmrl.weights.parcel import parcel
+from llmrl.weights.parcel import parcel, tensor_of
 
 
 class Inbox:
@@ -33,8 +34,10 @@ class Inbox:
         """The same version, complete, in a place that this machine's processes can map.
 
         Raises:
-            WeightSyncError: the bundle changes a version that is not held here.
+            WeightSyncError: it changes a version that is not held here, or a folder is not as it was sealed.
         """
+        if bundle.machine is None:
+            bundle = read_folder(bundle.place)
         readable = bundle.data is None and bundle.machine in (None, machine())
         if bundle.base is None and not bundle.kept and readable:
             return bundle
@@ -109,8 +112,3 @@ class Inbox:
     def _bytes(self, name: str) -> NDArray[np.uint8]:
         spec = self._specs[name]
         return self._block[spec.start : spec.stop]
-
-
-def tensor_of(spec: TensorSpec, data: NDArray[np.uint8]) -> torch.Tensor:
-    """The tensor, over the same bytes."""
-    return torch.from_numpy(data).view(getattr(torch, spec.dtype)).reshape(spec.shape)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from llmrl.weights.bundle import Part, Probe, WeightBundle
 from llmrl.weights.delta import Held
 from llmrl.weights.parcel import Parcel, parcel
 from llmrl.weights.store import Store
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Tensors = Sequence[tuple[str, Part, "Tensor"]]
+Tensors = Sequence[tuple[str, Part, Tensor]]
 
 
 class Outbox:
@@ -55,10 +50,6 @@ class Outbox:
         )
         self._store.seal(bundle)
         return bundle
-
-    def copy(self, version: int) -> NDArray[np.uint8]:
-        """The bytes of a version, for engines that cannot open its place."""
-        return self._store.copy(version)
 
     def release(self, version: int) -> None:
         """Every engine has taken this version."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from llmrl.weights.bundle import Part, TensorSpec, Words, words
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,8 +48,11 @@ class Parcel:
 
 def parcel(name: str, part: Part, tensor: Tensor) -> Parcel:
     """The bytes of a tensor, wherever it lives; without a copy if it is contiguous and on the CPU."""
-    import torch  # noqa: PLC0415  readers of bundles need none
-
     flat = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
     dtype = str(tensor.dtype).removeprefix("torch.")
     return Parcel(name=name, shape=tuple(tensor.shape), dtype=dtype, part=part, data=flat.numpy())
+
+
+def tensor_of(spec: TensorSpec, data: NDArray[np.uint8]) -> torch.Tensor:
+    """The tensor, over the same bytes."""
+    return torch.from_numpy(data).view(getattr(torch, spec.dtype)).reshape(spec.shape)

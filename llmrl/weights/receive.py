@@ -17,7 +17,7 @@ from vllm.model_executor.model_loader import reload
 
 from llmrl.weights.backend import BACKEND, heard
 from llmrl.weights.bundle import arrays
-from llmrl.weights.inbox import tensor_of
+from llmrl.weights.parcel import tensor_of
 
 
 @dataclass

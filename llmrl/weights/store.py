@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from llmrl.weights.bundle import TensorSpec, WeightBundle, aligned
 from llmrl.weights.memory import SharedMemory, machine
 from llmrl.weights.parcel import Parcel
@@ -35,10 +32,6 @@ class Store(Protocol):
         """All is in place, and this describes it."""
         ...
 
-    def copy(self, version: int) -> NDArray[np.uint8]:
-        """The bytes of a version, for engines that cannot open its place."""
-        ...
-
     def release(self, version: int) -> None:
         """Nobody reads this version any more."""
         ...
@@ -48,7 +41,7 @@ class MemoryStore:
     """Written once per version, mapped by every engine of the machine."""
 
     def __init__(self) -> None:
-        self._used: dict[int, tuple[SharedMemory, int]] = {}
+        self._used: dict[int, SharedMemory] = {}
         self._free: list[SharedMemory] = []
 
     def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
@@ -61,17 +54,12 @@ class MemoryStore:
                 specs.append(parcel.at(aligned(end)))
                 memory.write(parcel.data, specs[-1].start)
                 end = specs[-1].stop
-        self._used[version] = memory, end
+        self._used[version] = memory
         return Written(place=memory.path, machine=machine(), specs=tuple(specs))
 
     def seal(self, bundle: WeightBundle) -> None:
         """The bundle itself is what the engines get."""
 
-    def copy(self, version: int) -> NDArray[np.uint8]:
-        """The bytes of a version, for engines on other machines."""
-        memory, end = self._used[version]
-        return memory.array(end)
-
     def release(self, version: int) -> None:
         """Its memory is for the next version."""
-        self._free.append(self._used.pop(version)[0])
+        self._free.append(self._used.pop(version))

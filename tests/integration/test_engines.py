@@ -17,7 +17,10 @@ from llmrl.errors import EngineError, WeightSyncError
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
 from llmrl.rollouts import kinds as _kinds
 from llmrl.rollouts.engine import Completion, Engine, Request, engine
-from llmrl.weights.bundle import Probe, WeightBundle
+from llmrl.weights.adapter import merged
+from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
+from llmrl.weights.folder import FolderStore
+from llmrl.weights.inbox import Inbox
 from llmrl.weights.outbox import Outbox
 from llmrl.weights.store import MemoryStore
 
@@ -42,12 +45,15 @@ def logp_of(model: PreTrainedModel, tokens: np.ndarray, temperature: float = 1.0
     return np.concatenate([[0], logp.gather(-1, ids[0, 1:, None])[:, 0].numpy()]).astype(np.float32)
 
 
-def bundle_of(model: PreTrainedModel, version: int) -> WeightBundle:
+def probe_of(model: PreTrainedModel) -> Probe:
     tokens = np.array([3, 4, 5, 6, 7, 8, 9, 10], np.int32)
+    return Probe(tokens=tokens, logp=logp_of(model, tokens))
+
+
+def bundle_of(model: PreTrainedModel, version: int) -> WeightBundle:
     OUTBOXES.append(Outbox(MemoryStore(), deltas=False))
     tensors = [(name, "whole", tensor) for name, tensor in model.named_parameters()]
-    probe = Probe(tokens=tokens, logp=logp_of(model, tokens))
-    return OUTBOXES[-1].send([tensors], version=version, probe=probe)
+    return OUTBOXES[-1].send([tensors], version=version, probe=probe_of(model))
 
 
 @torch.no_grad()
@@ -55,6 +61,14 @@ def moved(model: PreTrainedModel, factor: float) -> PreTrainedModel:
     for parameter in model.parameters():
         parameter.mul_(factor)
     return model
+
+
+@torch.no_grad()
+def nudged(model: PreTrainedModel, *, seed: int) -> None:
+    """About one value in twenty, as after a step that most values are too coarse for."""
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter[torch.rand(parameter.shape, generator=generator) < 0.05] *= 1.5
 
 
 def request(name: str, *, seed: int = 1, tokens: int = 24, temperature: float = TEMPERATURE) -> Request:
@@ -166,6 +180,48 @@ async def test_a_sync_that_is_incomplete_or_does_not_arrive_is_an_error(
     with pytest.raises(WeightSyncError, match="does not serve these weights"):
         await running.load(dataclasses.replace(good, probe=stale))
     await running.load(good)
+
+
+@pytest.mark.parametrize("store", ["memory", "folder"])
+async def test_a_chain_of_changes_serves_what_a_full_push_serves(
+    running: Engine, tiny_model: Path, tmp_path: Path, store: str
+) -> None:
+    outbox = Outbox(MemoryStore() if store == "memory" else FolderStore(tmp_path), deltas=True)
+    inbox, model = Inbox(tiny_model, dtype="float32"), reference(tiny_model)
+    for version in range(3, 7):
+        nudged(model, seed=version)
+        tensors = [(name, "whole", tensor) for name, tensor in model.named_parameters()]
+        bundle = outbox.send([tensors], version=version, probe=probe_of(model))
+        await running.load(inbox.take(bundle))
+
+    chained = await running.generate(request(f"chained-{store}"))
+    await running.load(bundle_of(model, 6))
+    full = await running.generate(request(f"full-{store}"))
+
+    assert (bundle.base, 0.04 < bundle.changed < 0.06) == (5, True)
+    assert chained.tokens.tolist() == full.tokens.tolist()
+    assert chained.logp.tolist() == full.logp.tolist()
+
+
+async def test_an_adapter_alone_serves_what_merging_it_before_serves(
+    running: Engine, tiny_model: Path
+) -> None:
+    name, model = "model.layers.1.self_attn.q_proj.weight", reference(tiny_model)
+    weight = model.get_parameter(name)
+    down, up = torch.randn(4, weight.shape[1]), torch.randn(weight.shape[0], 4)
+    weight.data = merged(weight.data, down=down, up=up, scale=0.5)
+    outbox = Outbox(MemoryStore(), deltas=False)
+    scale = torch.tensor(0.5, dtype=torch.float64)
+
+    factors = [(name, "down", down), (name, "up", up), (name, "scale", scale)]
+    bundle = outbox.send([factors], version=7, probe=probe_of(model), base=ORIGINAL)
+    inbox = Inbox(tiny_model, dtype="float32")
+    await running.load(inbox.take(bundle))
+
+    after = await running.generate(request("adapted"))
+    whole = np.concatenate([PROMPT, after.tokens])
+    np.testing.assert_allclose(after.logp, logp_of(model, whole, TEMPERATURE)[PROMPT.size :], atol=1e-5)
+    assert bundle.size < 5_000
 
 
 async def test_a_request_that_does_not_fit_is_refused_and_harms_nobody(running: Engine) -> None:

@@ -48,8 +48,8 @@ policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zer
            | batches objectives weights                    | safetensors:model
            |                                               | huggingface_hub:folder
            | prompts.seeds                                 |
-weights    |                                               | torch:adapter,inbox,parcel,receive,types
-           |                                               | vllm:receive
+weights    |                                               | torch:adapter,inbox,parcel,receive,outbox
+           |                                               | vllm:receive safetensors:folder
 cluster    | recipe.schema                                 | ray
 report     | recipe.schema prompts.prompt rollouts.rollout | rich:console accelerate:trackers
            | rewards.judgement experience.experience       |

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from llmrl.errors import ModelError, WeightSyncError
 from llmrl.weights.bundle import ALIGNMENT, Probe, WeightBundle
-from llmrl.weights.inbox import tensor_of
 from llmrl.weights.memory import machine, mapped
 from llmrl.weights.outbox import Outbox
+from llmrl.weights.parcel import tensor_of
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
 from llmrl.weights.store import MemoryStore
 

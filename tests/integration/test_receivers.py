@@ -1,0 +1,70 @@
+"""An engine that dies while it takes new weights is named at once, and harms no other."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+from llmrl.cluster.connection import connect
+from llmrl.errors import LlmrlError
+from llmrl.prompts.prompt import Draw, Prompt
+from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Source, Stage
+from llmrl.rollouts.engine import Sampling
+from llmrl.run.crew import Crew, hired
+
+TOKENS = [np.array([3, 4, 5, 6, 7], np.int32)]
+DRAW = Draw(ordinal=0, prompt=Prompt(id="p", tokens=TOKENS[0], text="", answer=None, source="p"))
+SAMPLING = Sampling(purpose="train", per_prompt=2, temperature=1.0, max_tokens=8)
+
+
+def process_of(log: Path) -> psutil.Process:
+    """The process that writes its output to ``log``."""
+    for process in psutil.Process().children(recursive=True):
+        fds = Path(f"/proc/{process.pid}/fd/1")
+        if fds.exists() and fds.resolve() == log.resolve():
+            return process
+    raise AssertionError(f"nobody writes {log}")
+
+
+async def killed_in_the_middle(crew: Crew, log: Path) -> None:
+    """Publish version 1 while the process that writes ``log`` stands still, and kill it; then look around."""
+    before = await crew.engines[0].call("score", TOKENS, deadline_s=60)
+    victim = process_of(log)
+    victim.suspend()
+    sending = asyncio.create_task(crew.publish(crew.post(1)))
+    await asyncio.sleep(2)
+    assert not sending.done()
+
+    victim.kill()
+    await asyncio.wait([sending], timeout=60)  # a call's deadline is half an hour
+
+    assert sending.done()
+    after = await crew.engines[0].call("score", TOKENS, deadline_s=60)
+    group = await crew.engines[0].call("generate", DRAW, SAMPLING, deadline_s=60)
+    np.testing.assert_array_equal(after[0], before[0])
+    assert {v for rollout in group.rollouts for v in rollout.version.tolist()} == {1}
+    await sending
+
+
+async def test_the_others_have_whole_weights_when_one_dies_in_the_middle(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    stage = Stage(
+        model=Model(path=str(tiny_model), context_tokens=64),
+        prompts=Prompts(sources=(Source(task="digit_sum"),)),
+        engines=Engines(kind="torch", count=2),
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+    )
+
+    async def run() -> None:
+        async with hired(stage, seed=0, plugins=(), engines=True, build=None, logs=tmp_path) as crew:
+            await crew.publish(crew.post(0))
+            await killed_in_the_middle(crew, tmp_path / "engine-1.log")
+
+    with connect(stage.cluster), pytest.raises(LlmrlError, match=r"engine-1\.load failed because its proc"):
+        await run()
