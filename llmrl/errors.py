@@ -10,6 +10,7 @@
     +-- WeightSyncError  (RuntimeError)  an engine does not serve the weights that it was sent
     +-- ParityError      (RuntimeError)  engine and trainer disagree about the same tokens
     +-- RewardError      (RuntimeError)  more judgements failed than the recipe tolerates
+    +-- ServiceError     (RuntimeError)  a service, or a role of the run, that was asked did not answer
     +-- TrainingError    (RuntimeError)  the optimizer cannot go on (non-finite loss or gradient)
     +-- CheckpointError  (RuntimeError)  a checkpoint is missing, incomplete or of another run
     +-- DeadlineError    (TimeoutError)  something did not answer in time; the message names it
@@ -66,6 +67,10 @@ class ParityError(LlmrlError, RuntimeError):
 
 class RewardError(LlmrlError, RuntimeError):
     """More judgements failed than the recipe tolerates."""
+
+
+class ServiceError(LlmrlError, RuntimeError):
+    """A service, or a role of the run, that was asked refused, failed or made no sense."""
 
 
 class TrainingError(LlmrlError, RuntimeError):

@@ -39,7 +39,7 @@ def choose_device(stage: Stage) -> str:
 
 
 def needs(stage: Stage, *, device: str, engines: bool) -> list[Need]:
-    """One entry per process: the engines, then the ranks of the policy."""
+    """One entry per process: the engines, the ranks of the policy, then the roles."""
     cpu = stage.cluster.cpus_per_process
     gpus = 1 if device == "cuda" else 0
     engine: Resources = {"CPU": cpu, "GPU": float(gpus * stage.engines.tensor_parallel)}
@@ -47,6 +47,9 @@ def needs(stage: Stage, *, device: str, engines: bool) -> list[Need]:
     count = stage.engines.count if engines else 0
     listed = [Need(name=f"engine-{i}", resources=engine) for i in range(count)]
     listed += [Need(name=f"policy-{i}", resources=rank) for i in range(stage.policy.ranks)]
+    for name, role in stage.roles.items():
+        resources: Resources = {"CPU": cpu, "GPU": float(gpus * role.tensor_parallel)}
+        listed += [Need(name=f"{name}-{i}", resources=resources) for i in range(role.count)]
     return [Need(name=n.name, resources={k: v for k, v in n.resources.items() if v}) for n in listed]
 
 
@@ -124,5 +127,6 @@ def _table(listed: Sequence[Need], nodes: Mapping[str, Resources], homeless: Seq
     for need in listed:
         amounts = ", ".join(f"{amount:g} {kind}" for kind, amount in need.resources.items())
         lines.append(f"  {need.name:<28} {amounts}{'   <- missing' if need in homeless else ''}")
-    lines.append("  Ask for fewer with engines.count, engines.tensor_parallel or policy.ranks, or add nodes.")
+    fewer = "engines.count, engines.tensor_parallel, policy.ranks or [roles]"
+    lines.append(f"  Ask for fewer with {fewer}, or add nodes.")
     return "\n".join(lines)

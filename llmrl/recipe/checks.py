@@ -12,6 +12,7 @@ from pathlib import Path
 from llmrl.errors import did_you_mean, shown
 from llmrl.recipe.load import Loaded, refuse, where_in
 from llmrl.recipe.parts import part_problems
+from llmrl.recipe.roles import role_problems, unread_problems
 from llmrl.recipe.schema import Recipe, Stage
 from llmrl.recipe.sources import held_out_problems, is_local, missing_path, source_problems
 from llmrl.registry import load_plugins
@@ -35,7 +36,7 @@ def check_recipe(loaded: Loaded) -> None:
     refuse(loaded.path, _plugin_problems(recipe))
     load_plugins(recipe.plugins)
     stages = [list(_stage_problems(recipe, index, stage)) for index, stage in enumerate(recipe.stages)]
-    refuse(loaded.path, chain(_run_problems(recipe), _with_stage(recipe, stages)))
+    refuse(loaded.path, chain(_run_problems(recipe), unread_problems(recipe), _with_stage(recipe, stages)))
 
 
 def _with_stage(recipe: Recipe, problems: Sequence[Sequence[str]]) -> Sentences:
@@ -67,6 +68,7 @@ def _stage_problems(recipe: Recipe, index: int, stage: Stage) -> Sentences:
     yield from source_problems(stage, alphabet=first.model.characters)
     yield from held_out_problems(stage, here | before)
     yield from part_problems(stage)
+    yield from role_problems(recipe, index, stage)
     for problems in (_model, _lengths, _optimizer, _policy, _engines, _weights, _evaluation, _cluster):
         yield from problems(stage)
 

@@ -156,6 +156,29 @@ class Engines(Table):
     """No CUDA graphs or compilation; by default True on CPU, False on GPU."""
 
 
+class Role(Table):
+    """A further model, in processes of its own, that rewards and environments ask; it is never trained."""
+
+    path: str
+    """Folder or hub name; ``stage:<name>`` is the model that an earlier stage of this run leaves."""
+    kind: str
+    """``generate``: it speaks; ``classify``: it scores a response; ``steps``: it scores each step of one."""
+    options: dict[str, Any] = {}
+    """Options of the kind."""
+    count: Positive = 1
+    """Processes; a question goes to the one with the fewest."""
+    tensor_parallel: Positive = 1
+    """GPUs that share one process's weights; more than 1 needs vLLM."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Dtype that it runs in."""
+    context_tokens: Positive = 1024
+    """Longest question plus answer, in tokens; what is longer is an error of its response."""
+    chat: bool = False
+    """Render what it reads with its tokenizer's chat template; False takes it as plain text."""
+    trust_remote_code: str | None = None
+    """Run the Python code that ships with the model: only if this repeats ``path``."""
+
+
 class Reward(Table):
     """One named reward; the total is the weighted sum of all of them."""
 
@@ -340,6 +363,7 @@ class Stage(Table):
     engines: Engines = Engines()
     rewards: dict[str, Reward] = {}
     scoring: Scoring = Scoring()
+    roles: dict[str, Role] = {}
     credit: Choice | None = None
     """From rewards to advantages; by default what the objective's bundle says."""
     keep: Choice | None = None

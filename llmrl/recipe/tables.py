@@ -20,7 +20,7 @@ Keys = tuple[str, ...]
 
 CHOICES = ("environment", "objective", "credit", "keep", "pairing", "correction")
 CHOICE_REPLACES: Mapping[str, Keys] = {"name": ("options",)}
-REWARD_REPLACES: Mapping[str, Keys] = {"kind": ("options",)}
+KIND_REPLACES: Mapping[str, Keys] = {"kind": ("options",)}
 SOURCE_REPLACES: Mapping[str, Keys] = {
     "task": ("options", "dataset", "split", "fields"),
     "dataset": ("options", "task"),
@@ -95,8 +95,8 @@ def _replaces(where: Keys) -> Mapping[str, Keys]:
             return _replaces(tuple(below))
         case (choice,) if choice in CHOICES:
             return CHOICE_REPLACES
-        case ("rewards", _):
-            return REWARD_REPLACES
+        case ("rewards" | "roles", _):
+            return KIND_REPLACES
         case (_, "sources", _):
             return SOURCE_REPLACES
         case ("model",):

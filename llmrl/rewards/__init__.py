@@ -5,9 +5,11 @@ from llmrl.rewards import code as _code
 from llmrl.rewards import format as _format
 from llmrl.rewards import instructions as _instructions
 from llmrl.rewards import json_schema as _json_schema
+from llmrl.rewards import judge as _judge
 from llmrl.rewards import length as _length
 from llmrl.rewards import match as _match
 from llmrl.rewards import math as _math
+from llmrl.rewards import model as _model
 from llmrl.rewards import number as _number
 from llmrl.rewards import outcome as _outcome
 from llmrl.rewards import remote as _remote
@@ -41,5 +43,5 @@ __all__ = [
     "reward",
 ]
 
-del _choice, _code, _format, _instructions, _json_schema, _length
-del _match, _math, _number, _outcome, _remote, _sql, _versus
+del _choice, _code, _format, _instructions, _json_schema, _judge, _length
+del _match, _math, _model, _number, _outcome, _remote, _sql, _versus

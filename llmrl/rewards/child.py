@@ -27,6 +27,7 @@ from llmrl.registry import load_plugins
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.part import Part, evaluate, evaluate_awaited
 from llmrl.rewards.reward import Changing, Formal, Heavy, Reward, build_rewards, is_awaited
+from llmrl.roles.asker import Asker
 
 
 def main() -> None:
@@ -41,7 +42,7 @@ def main() -> None:
         _reply(replies, {"error": type(error).__name__, "message": str(error)})
         return
     _limit_memory(setup["memory_mib"])
-    gold = {name: _bare(reward) for name, reward in rewards.items() if reward.reads_answer}
+    gold = {name: _bare(reward) for name, reward in rewards.items() if _grades_gold(reward)}
     awaited = [[name for name, one in judges.items() if is_awaited(one)] for judges in (rewards, gold)]
     _reply(replies, {"reads_answer": list(gold), "awaited": awaited})
     _Desk(replies, {False: list(rewards.values()), True: list(gold.values())}).serve(asks)
@@ -76,7 +77,8 @@ def _go_first() -> None:
 
 def _prepare(setup: dict[str, Any]) -> dict[str, Reward]:
     load_plugins(setup["plugins"])
-    rewards = build_rewards({name: RewardTable(**table) for name, table in setup["rewards"].items()})
+    built = build_rewards({name: RewardTable(**table) for name, table in setup["rewards"].items()})
+    rewards = {name: one.at(setup["door"]) if isinstance(one, Asker) else one for name, one in built.items()}
     for name, reward in rewards.items():
         if setup["cache"] and isinstance(reward, Changing):
             raise RecipeError(
@@ -107,6 +109,11 @@ def _limit_memory(mib: int | None) -> None:
     limit = held + mib * 2**20
     if most == resource.RLIM_INFINITY or limit < most:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+
+
+def _grades_gold(reward: Reward) -> bool:
+    """Whoever asks a model does not: it is not there yet, and nothing says that it knows the gold answer."""
+    return reward.reads_answer and not isinstance(reward, Asker)
 
 
 def _bare(reward: Reward) -> Reward:

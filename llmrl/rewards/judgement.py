@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -29,6 +29,13 @@ class Sample:
     """What the environment says that the conversation was worth; None where it says nothing."""
     rivals: tuple[str, ...] = ()
     """Responses to the same prompt that this one is compared with; only for rewards that read them."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The prompt before any chat template: messages with ``role`` and ``content``."""
+
+    @property
+    def conversation(self) -> Sequence[Mapping[str, str]]:
+        """The messages; where there are none, the prompt as one of the user."""
+        return self.messages or ({"role": "user", "content": self.prompt},)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,6 +34,7 @@ def samples_of(group: RolloutGroup, *, max_tokens: int, rivals: bool) -> list[Sa
             max_tokens=max_tokens,
             outcome=rollout.outcome,
             rivals=_rivals(group, rollout) if rivals else (),
+            messages=tuple({"role": one.role, "content": one.content} for one in prompt.messages),
         )
         for rollout in group.rollouts
     ]

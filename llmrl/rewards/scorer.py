@@ -55,7 +55,7 @@ class Scorer:
         self._scoring = scoring
         tables = {name: reward.model_dump() for name, reward in rewards.items()}
         setup = {"plugins": list(plugins), "rewards": tables, "memory_mib": scoring.memory_mib}
-        self._setup = _json(setup | {"cache": scoring.cache}) + b"\n"
+        self._setup = setup | {"cache": scoring.cache, "door": ""}
         self._known = KnownVerdicts(scoring.cache)
         self._tally = Tally()
         self._awaited: Mapping[bool, frozenset[str]] = {}
@@ -63,15 +63,19 @@ class Scorer:
         self._processes: set[RewardProcess] = set()
         self._closed = False
 
-    async def start(self) -> None:
+    async def start(self, *, door: str = "") -> None:
         """Start the processes.
+
+        Args:
+            door: where the roles of the run are reached, for rewards that ask one.
 
         Raises:
             PluginError: a plugin cannot be imported; the message holds its traceback.
             RecipeError: a reward or an option does not exist.
             RewardError, DeadlineError: a process died or was not ready in time.
         """
-        starting = (RewardProcess.start(self._setup) for _ in range(self._scoring.processes))
+        self._setup["door"] = door
+        starting = (RewardProcess.start(self._begin) for _ in range(self._scoring.processes))
         started = await asyncio.gather(*starting, return_exceptions=True)
         self._processes = {process for process in started if isinstance(process, RewardProcess)}
         for process in started:
@@ -145,6 +149,11 @@ class Scorer:
                 task.cancel()  # the others of a chunk that failed; of no effect on those that are done
         return [{name: parts[name] for name in names if name in parts} for chunk in chunks for parts in chunk]
 
+    @property
+    def _begin(self) -> bytes:
+        """What a process reads first."""
+        return _json(self._setup) + b"\n"
+
     def _lanes(self, names: Sequence[str], *, gold: bool) -> list[_Lane]:
         """The rewards that take one sample after another, and those that take several at once."""
         plain = tuple(name for name in names if name not in self._awaited[gold])
@@ -188,7 +197,7 @@ class Scorer:
         self._processes.discard(slot.process)
         self.restarts += 1
         self._tally.restarts += 1
-        slot.process = await RewardProcess.start(self._setup)
+        slot.process = await RewardProcess.start(self._begin)
         self._processes.add(slot.process)
         return slot.process
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,8 @@ from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Stage
 from llmrl.registry import load_plugins
+from llmrl.roles.asker import Asker
+from llmrl.roles.switchboard import Member, Switchboard
 from llmrl.rollouts import kinds as _kinds  # registers the built-in engines
 from llmrl.rollouts.agent import Agent
 from llmrl.rollouts.agent_contexts import Rendering
@@ -46,6 +48,7 @@ class RolloutWorker:
         self._engine: Engine | None = None
         self._endpoint = Endpoint(stops=stage.rollouts.stop)
         self._host = Host()
+        self._switchboard = Switchboard()
         self._under_way: dict[tuple[str, int], asyncio.Task[RolloutGroup]] = {}
         self._environment: Environment | None = None
         self._place: AbstractAsyncContextManager[None] = nullcontext()
@@ -54,7 +57,7 @@ class RolloutWorker:
         """Load the model; the engine serves version 0 afterwards."""
         load_plugins(self._plugins)
         self._tokenizer = load_tokenizer(self._stage.model)
-        self._environment = self._ready_environment()
+        self._environment = await self._ready_environment()
         kind = engine.build(self._stage.engines.kind, {}, key="engines")
         self._inbox = Inbox(Path(str(self._stage.model.path)), dtype=self._stage.model.dtype)
         self._engine = await kind.start(self._stage, device=self._device)
@@ -62,6 +65,10 @@ class RolloutWorker:
             if self._environment.at_once is not None:
                 self._place = asyncio.Semaphore(self._environment.at_once)
             await self._endpoint.start()
+
+    async def meet(self, members: Mapping[str, Sequence[Member]]) -> None:
+        """Be told who plays the roles that an environment asks, by their name."""
+        self._switchboard.connect(members, deadline_s=self._stage.cluster.call_deadline_s)
 
     async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
         """The policy's responses to one draw, then the opponent's.
@@ -125,6 +132,7 @@ class RolloutWorker:
         if self._environment is not None:
             self._environment.close()
         await self._endpoint.close()
+        await self._switchboard.close()
         if self._engine is not None:
             await self._engine.close()
 
@@ -133,7 +141,7 @@ class RolloutWorker:
         assert self._engine is not None, "start() comes first"
         return self._engine
 
-    def _ready_environment(self) -> Environment | None:
+    async def _ready_environment(self) -> Environment | None:
         chosen = self._stage.environment
         if chosen is None:
             return None
@@ -141,6 +149,9 @@ class RolloutWorker:
             # A template that cannot go on with any conversation is refused before the first one.
             self._tokenizer.encode_reply(GREETING, "c", after=self._tokenizer.stop_ids[0])
         built: Environment = environment.build(chosen.name, chosen.options, key="environment")
+        if isinstance(built, Asker):
+            await self._switchboard.open()
+            built = built.at(self._switchboard.url)
         built.warm_up()
         return built
 

@@ -1,11 +1,12 @@
-"""The processes of one stage: engines and policy ranks, started together and ended together."""
+"""The processes of one stage: engines, policy ranks and roles, started together and ended together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from llmrl.weights.bundle import WeightBundle
 
 ENGINE = "llmrl.rollouts.worker:RolloutWorker"
 RANK = "llmrl.policy.worker:PolicyWorker"
+ROLE = "llmrl.roles.worker:RoleWorker"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class Crew:
 
     engines: Sequence[Actor]
     ranks: Sequence[Actor]
+    roles: Mapping[str, Sequence[Actor]]
+    """The processes of each role, by its name."""
     deadline_s: float
     remote: frozenset[str] = frozenset()
     """Names of the engines on other machines than rank 0's."""
@@ -75,6 +79,27 @@ async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any
     return list(await asyncio.gather(*(p.result(deadline_s=deadline_s) for p in pending)))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Post:
+    """What one process runs."""
+
+    path: str
+    """``module:Class``."""
+    args: tuple[Any, ...]
+    is_async: bool = True
+
+
+def posts(stage: Stage, *, device: str, seed: int, plugins: Sequence[str], engines: bool) -> Iterator[Post]:
+    """One per process, in the order of ``placement.needs``."""
+    for _ in range(stage.engines.count if engines else 0):
+        yield Post(path=ENGINE, args=(stage, device, seed, plugins))
+    for rank in range(stage.policy.ranks):
+        yield Post(path=RANK, args=(stage, device, rank, seed, plugins), is_async=False)
+    for name, role in stage.roles.items():
+        for _ in range(role.count):
+            yield Post(path=ROLE, args=(stage, name, device, plugins))
+
+
 @asynccontextmanager
 async def hired(
     stage: Stage, *, seed: int, plugins: Sequence[str], engines: bool, build: Model | None, logs: Path
@@ -95,38 +120,48 @@ async def hired(
     env = process_environment(stage.cluster, device=device)
     actors: list[Actor] = []
     try:
-        for index, need in enumerate(listed):
-            is_engine = need.name.startswith("engine")
-            rank = index - (stage.engines.count if engines else 0)
-            args = (stage, device, seed, plugins) if is_engine else (stage, device, rank, seed, plugins)
+        staffed = posts(stage, device=device, seed=seed, plugins=plugins, engines=engines)
+        for index, (need, post) in enumerate(zip(listed, staffed, strict=True)):
             actor = spawn(
-                ENGINE if is_engine else RANK,
-                *args,
+                post.path,
+                *post.args,
                 name=need.name,
                 group=group,
                 bundle=index,
                 resources=need.resources,
                 env=env,
-                is_async=is_engine,
+                is_async=post.is_async,
                 log=logs / f"{need.name}.log",
             )
             actors.append(actor)
-        crew = Crew(
-            engines=[a for a in actors if a.name.startswith("engine")],
-            ranks=[a for a in actors if a.name.startswith("policy")],
-            deadline_s=stage.cluster.call_deadline_s,
-        )
+        crew = _crew(stage, actors, engines=engines)
         await _start(
             crew, build, Path(str(stage.model.path)), seed=seed, deadline_s=stage.cluster.start_deadline_s
         )
         yield await _with_mail(crew, stage)
-        await gathered(
-            [engine.send("close") for engine in crew.engines], deadline_s=stage.cluster.call_deadline_s
-        )
+        await _dismiss(crew)
     finally:
         for actor in actors:
             actor.kill()
         release(group)
+
+
+def _crew(stage: Stage, actors: Sequence[Actor], *, engines: bool) -> Crew:
+    """The processes by what they are; their order is that of ``posts``."""
+    left = iter(actors)
+    return Crew(
+        engines=list(islice(left, stage.engines.count if engines else 0)),
+        ranks=list(islice(left, stage.policy.ranks)),
+        roles={name: list(islice(left, role.count)) for name, role in stage.roles.items()},
+        deadline_s=stage.cluster.call_deadline_s,
+    )
+
+
+async def _dismiss(crew: Crew) -> None:
+    """End in order; a role that has died has been told of by those who asked it."""
+    closing = [role.send("close") for members in crew.roles.values() for role in members]
+    await asyncio.gather(*(one.result(deadline_s=crew.deadline_s) for one in closing), return_exceptions=True)
+    await gathered([engine.send("close") for engine in crew.engines], deadline_s=crew.deadline_s)
 
 
 async def _start(crew: Crew, build: Model | None, folder: Path, *, seed: int, deadline_s: float) -> None:
@@ -136,7 +171,9 @@ async def _start(crew: Crew, build: Model | None, folder: Path, *, seed: int, de
         await crew.ranks[0].call("prepare", build, folder, seed, deadline_s=deadline_s)
     starting = [engine.send("start") for engine in crew.engines]
     starting += [rank.send("start", address) for rank in crew.ranks]
+    starting += [role.send("start") for members in crew.roles.values() for role in members]
     await gathered(starting, deadline_s=deadline_s)
+    await gathered([engine.send("meet", crew.roles) for engine in crew.engines], deadline_s=deadline_s)
 
 
 async def _with_mail(crew: Crew, stage: Stage) -> Crew:

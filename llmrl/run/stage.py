@@ -26,6 +26,7 @@ from llmrl.report.journal import EvaluationEntry, Journal, read_journal
 from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.scorer import Scorer
+from llmrl.roles.switchboard import Switchboard
 from llmrl.rollouts.engine import Sampling
 from llmrl.rollouts.pool import Answer, EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
@@ -81,7 +82,7 @@ class StageResult:
 
 
 async def run_stage(
-    recipe: Recipe, plan: StagePlan, console: ConsoleReport, stop: StopRequest
+    recipe: Recipe, plan: StagePlan, console: ConsoleReport, stop: StopRequest, switchboard: Switchboard
 ) -> StageResult:
     """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export."""
     stage, folder = plan.stage, plan.folder
@@ -98,6 +99,7 @@ async def run_stage(
         build=plan.build,
         logs=folder / "logs",
     ) as crew:
+        switchboard.connect(crew.roles, deadline_s=crew.deadline_s)
         if newest:
             await crew.policy("restore", newest)
         with (

@@ -9,7 +9,7 @@ import time
 from typing import Literal
 
 from llmrl.cluster.connection import connect
-from llmrl.errors import RecipeError
+from llmrl.errors import ModelError, RecipeError
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.policy.folder import check_folder, find_folder
 from llmrl.prompts.stream import PromptStream, held_out
@@ -17,11 +17,13 @@ from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.arithmetic import arithmetic
 from llmrl.recipe.checks import check_recipe
 from llmrl.recipe.load import Loaded
-from llmrl.recipe.schema import Recipe
+from llmrl.recipe.roles import asked_roles, stage_named
+from llmrl.recipe.schema import Model, Recipe, Role, Stage
 from llmrl.report.console import ConsoleReport, final_line
 from llmrl.report.html import write_report
 from llmrl.rewards.gold import check_answers
 from llmrl.rewards.scorer import Scorer
+from llmrl.roles.switchboard import Switchboard
 from llmrl.run.stage import StagePlan, StageResult, run_stage
 from llmrl.run.stop import StopRequest
 
@@ -52,23 +54,27 @@ async def _run(
     recipe: Recipe, plans: list[StagePlan], console: ConsoleReport, existing: Existing
 ) -> list[StageResult]:
     scorers = [plan.scorer for plan in plans if plan.scorer]
+    switchboard = Switchboard()
     try:
+        if any(plan.stage.roles for plan in plans):
+            await switchboard.open()
         for plan in plans:
-            await _check_rewards(plan)
+            await _check_rewards(plan, door=switchboard.url)
         _open_folder(recipe, existing)
         stop = StopRequest()
         with connect(recipe.stages[0].cluster):
             stop.listen()
-            return [await run_stage(recipe, plan, console, stop) for plan in plans]
+            return [await run_stage(recipe, plan, console, stop, switchboard) for plan in plans]
     finally:
         for scorer in scorers:
             await scorer.close()
+        await switchboard.close()
 
 
-async def _check_rewards(plan: StagePlan) -> None:
+async def _check_rewards(plan: StagePlan, *, door: str) -> None:
     if plan.scorer is None:
         return
-    await plan.scorer.start()
+    await plan.scorer.start(door=door)
     if plan.stage.scoring.check_answers:
         await check_answers(plan.scorer, [*(plan.stream.rows if plan.online else ()), *plan.evaluated])
 
@@ -97,6 +103,7 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
             update={
                 "model": stage.model.model_copy(update={"path": str(path), "config": None}),
                 "rewards": rewards,
+                "roles": _found_roles(recipe, stage),
                 "opponent": algorithm.bundle.opponent,
             }
         ),
@@ -113,6 +120,24 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
         scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,
         folder=recipe.stage_folder(index),
     )
+
+
+def _found_roles(recipe: Recipe, stage: Stage) -> dict[str, Role]:
+    """The roles that a stage asks, each with the folder that its processes load."""
+    return {name: _found_role(recipe, name, table) for name, table in asked_roles(stage).items()}
+
+
+def _found_role(recipe: Recipe, name: str, table: Role) -> Role:
+    place = stage_named(recipe, table.path)
+    if place is not None:
+        return table.model_copy(update={"path": str(recipe.stage_folder(place) / "model")})
+    model = Model(path=table.path, trust_remote_code=table.trust_remote_code)
+    try:
+        path = str(find_folder(model))
+    except ModelError as error:
+        raise ModelError(f"roles.{name}: {error}") from error
+    code = path if table.trust_remote_code == table.path else None
+    return table.model_copy(update={"path": path, "trust_remote_code": code})
 
 
 def _open_folder(recipe: Recipe, existing: Existing) -> None:

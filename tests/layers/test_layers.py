@@ -26,7 +26,9 @@ recipe     | wording prompts:sources,parts,show            | rich:show
            | objectives:parts,arithmetic,show              |
            | rewards:parts experience:parts                |
            | rollouts.kinds:parts report.trackers:parts    |
-           | rollouts.environments:parts                   |
+           | rollouts.environments:parts,roles             |
+           | objectives:roles rewards:roles                |
+           | roles.asker:roles roles.kinds:roles           |
 prompts    | recipe.schema                                 | datasets:datasets transformers:tokenizer
            |                                               | tokenizers:tokenizer jinja2:tokenizer
 rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vllm_opponent
@@ -34,9 +36,13 @@ rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vl
            |                                               | transformers:torch_engine,vllm_opponent
            | prompts.example:conversation,worker           | aiohttp:endpoint
            | prompts.example:agent_contexts,endpoint_wire  |
-           | sandbox:python                                |
+           | sandbox:python roles.asker:worker,dialogue    |
+           | roles.switchboard:worker                      |
 rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math jsonschema:json_schema
-           | sandbox:code                                  | httpx:post
+           | roles.asker roles.service:remote sandbox:code |
+roles      | recipe.schema prompts.example:wire            | httpx:post aiohttp:switchboard
+           | prompts.tokenizer:speaker,classifier          | torch:classifier transformers:classifier
+           | rollouts:speaker                              | safetensors:classifier
 experience | recipe.schema prompts.prompt rollouts.rollout | torch:types
            | rewards.judgement                             |
 batches    | recipe.schema prompts.prompt prompts.seeds    | torch
@@ -55,6 +61,7 @@ report     | recipe.schema prompts.prompt rollouts.rollout | rich:console accele
            | rewards.judgement experience.experience       |
 run        | recipe prompts rollouts rewards experience    |
            | objectives weights.bundle cluster report      |
+           | roles.switchboard:start,stage                 |
            | policy.folder:start batches:types             |
            | policy:types                                  |
 plan       | recipe objectives.algorithm                   | rich:show
@@ -76,8 +83,8 @@ HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "tokenizers", "dat
 LIGHT = """
 cli doctor wording registry recipe.schema recipe.load recipe.checks recipe.show recipe.arithmetic
 prompts.datasets prompts.stream prompts.tasks rollouts.kinds rollouts.pool rewards rewards.reward
-rewards.scorer plan.plan plan.show experience.experience experience.credit experience.correction
-experience.keep objectives objectives.algorithm run.loop report.html weights.bundle
+rewards.scorer roles.asker roles.kinds plan.plan plan.show experience.experience experience.credit
+experience.correction experience.keep objectives objectives.algorithm run.loop report.html weights.bundle
 """
 
 

@@ -196,7 +196,7 @@ async def test_nobody_there_is_an_error_with_the_address(scorer_of: MakeScorer) 
     (judgement,) = await judged(scorer_of, "http://127.0.0.1:1/judge", "good")
 
     assert judgement.status == "error"
-    assert "RewardError: http://127.0.0.1:1/judge failed: All connection attempts failed" in judgement.note
+    assert "ServiceError: http://127.0.0.1:1/judge failed: All connection attempts failed" in judgement.note
 
 
 async def test_a_token_comes_from_the_environment(

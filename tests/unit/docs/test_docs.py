@@ -35,6 +35,7 @@ from llmrl.recipe.problems import table_at
 from llmrl.registry import Registry
 from llmrl.report.metrics import METRICS, metric
 from llmrl.rewards import reward
+from llmrl.roles.kinds import role
 from llmrl.rollouts.environments import environment
 from llmrl.rollouts.kinds import engine
 from llmrl.rollouts.tools import tool
@@ -66,6 +67,9 @@ steps = 100
 # Files that samples name and nobody has here.
 STAND_INS = {
     "models/Qwen2.5-0.5B-Instruct/config.json": "{}",
+    "models/reward-model/config.json": "{}",
+    "models/judge/config.json": "{}",
+    "models/user/config.json": "{}",
     "gsm8k/train.jsonl": '{"question": "1 + 1?", "answer": "#### 2"}\n',
     "gsm8k/test.jsonl": '{"question": "1 + 2?", "answer": "#### 3"}\n',
     "rows.jsonl": '{"prompt": "1+1=", "answer": "2"}\n',
@@ -77,7 +81,7 @@ OPEN_TABLES = {"options", "config", "environment", "fields"}
 """Keys below which names are free."""
 
 REGISTRIES: dict[str, tuple[Registry, ...]] = {
-    "docs/rewards.md": (reward,),
+    "docs/rewards.md": (reward, role),
     "docs/credit.md": (credit, keep, shaping, correction),
     "docs/objectives.md": (objective,),
     "docs/preferences.md": (pairing,),

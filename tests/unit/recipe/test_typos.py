@@ -18,14 +18,14 @@ from llmrl.recipe.schema import Run, Stage, Table
 
 
 def every_key(table: type[Table], path: str) -> Iterator[str]:
-    """Each key below a table as an override names it; a reward is ``correct``, a source has index 0."""
+    """Each key below a table as an override names it; a role is ``judge``, a source has index 0."""
     for name, field in table.model_fields.items():
         if path or name != "name":
             yield f"{path}{name}"
         inner: list[Any] = [field.annotation, *get_args(field.annotation)]
         for option in inner:
             if isinstance(option, type) and option is not NoneType and issubclass(option, Table):
-                index = {"rewards": "correct.", "sources": "0."}.get(name, "")
+                index = {"rewards": "correct.", "roles": "judge.", "sources": "0."}.get(name, "")
                 yield from every_key(option, f"{path}{name}.{index}")
 
 

@@ -1,4 +1,4 @@
-"""POST over HTTP without blocking: the only file of rewards that imports httpx."""
+"""POST over HTTP without blocking: the only file that imports httpx."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import cache
 import httpx
 
 LONGEST_ANSWER = 2**16
-"""Bytes; what is longer is no verdict."""
+"""Bytes; what is longer is no answer."""
 
 
 async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:

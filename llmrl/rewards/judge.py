@@ -1,0 +1,147 @@
+"""Rewards that a model gives in words: ``judge`` reads its verdict, ``compare`` its choice between two."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from llmrl.errors import ServiceError, shown
+from llmrl.rewards.judgement import Sample
+from llmrl.rewards.reward import Score, gold_of, reward
+from llmrl.roles.asker import Asker, chat, filled
+
+NUMBER = r"(?<![\w.])(-?\d+(?:\.\d+)?)(?!\w)"
+THOUGHTS = "</think>"
+_SHOWN = 120
+"""Characters of what the judge said that a note quotes, from its end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict(Asker):
+    """Options of rewards that ask a model at temperature 0 and read what it writes, never run it."""
+
+    template: str
+    """The question, with places such as ``{prompt}``."""
+    system: str = ""
+    """Said before it, as the system's message."""
+    pattern: str | None = None
+    """What is read: the last match of its first group. By default a number, or one of ``choices``."""
+    choices: Mapping[str, float] = field(default_factory=dict[str, float])
+    """What each word that can be read is worth, in any case of letters; by default a number is its worth."""
+    range: tuple[float, float] | None = None
+    """Numbers outside cannot be read; the score is where a number lies between the two, from 0 to 1."""
+    max_tokens: int = 64
+    """Of the verdict."""
+    unreadable: Literal["error", "abstain"] = "error"
+    """What it is if nothing can be read from it; never a 0."""
+
+    reads_answer: ClassVar[bool] = False
+    places: ClassVar[frozenset[str]] = frozenset()
+    """Those that the template must have."""
+
+    def __post_init__(self) -> None:
+        Asker.__post_init__(self)
+        for place in sorted(self.places):
+            if f"{{{place}}}" not in self.template:
+                raise ValueError(f"template must contain {{{place}}}, got {shown(self.template)}")
+        try:
+            groups = re.compile(self.pattern or NUMBER).groups
+        except re.error as error:
+            raise ValueError(f"pattern must be a regular expression, and {error}") from None
+        if not groups:
+            raise ValueError(f"pattern must have a group around what is read, got {shown(self.pattern)}")
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError(f"range must be two numbers, the lower one first, got {list(self.range)}")
+
+    async def verdict(self, sample: Sample, places: Mapping[str, str]) -> Score:
+        """What the judge says once it has read the template with these texts in their places."""
+        known = {"prompt": _text(sample), "response": sample.response, **places}
+        if "{answer}" in self.template:
+            known["answer"] = gold_of(sample)
+        messages = chat(("system", self.system), ("user", filled(self.template, known)))
+        said = await self.hear(messages, max_tokens=self.max_tokens, temperature=0.0, seed=0)
+        value = self.read(said)
+        note = f"the judge said {shown(said[-_SHOWN:], _SHOWN)}"
+        if value is None and self.unreadable == "error":
+            raise ServiceError(f"{self.who} gave no verdict that can be read; {note}.")
+        return Score(value, note)
+
+    def read(self, said: str) -> float | None:
+        """The worth of what the judge said, its thoughts apart; None if it cannot be read."""
+        found = list(re.finditer(self._pattern, said.rpartition(THOUGHTS)[2], re.IGNORECASE))
+        word = (found[-1][1] or "").strip() if found else ""
+        if self.choices:
+            return {name.lower(): worth for name, worth in self.choices.items()}.get(word.lower())
+        try:
+            return self._scaled(float(word))
+        except ValueError:
+            return None
+
+    @property
+    def _pattern(self) -> str:
+        longest = sorted(self.choices, key=len, reverse=True)
+        words = "|".join(re.escape(name) for name in longest)
+        return self.pattern or (rf"(?<!\w)({words})(?!\w)" if words else NUMBER)
+
+    def _scaled(self, number: float) -> float | None:
+        if self.range is None:
+            return number
+        low, high = self.range
+        return (number - low) / (high - low) if low <= number <= high else None
+
+    @abstractmethod
+    async def __call__(self, sample: Sample) -> Score:
+        """The score of one response."""
+
+
+@reward("judge")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judge(Verdict):
+    """What a model writes about a response, read as a number or as one of ``choices``."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"response"})
+
+    async def __call__(self, sample: Sample) -> Score:
+        return await self.verdict(sample, {})
+
+
+@reward("compare")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compare(Verdict):
+    """The mean over the rivals of what a model says of the response (first) and a rival (second).
+
+    Judges favour a place, so each pair is shown in both orders and the two verdicts are averaged.
+    """
+
+    choices: Mapping[str, float] = field(default_factory=lambda: {"A": 1.0, "B": 0.0})
+    """What each word that can be read is worth to ``{first}``; to ``{second}`` it is worth 1 minus that."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"first", "second"})
+    reads_rivals: ClassVar[Literal[True]] = True
+
+    async def __call__(self, sample: Sample) -> Score:
+        if not sample.rivals:
+            return Score(None, "no rival")
+        pairs = [(sample.response, rival) for rival in sample.rivals]
+        ahead = await asyncio.gather(*(self._chosen(sample, one, other) for one, other in pairs))
+        behind = await asyncio.gather(*(self._chosen(sample, other, one) for one, other in pairs))
+        worths: list[float] = []
+        for first, second in zip(ahead, behind, strict=True):
+            if first.value is None or second.value is None:
+                return first if first.value is None else second
+            worths += [first.value, 1.0 - second.value]
+        return Score(sum(worths) / len(worths), " ".join(f"{worth:g}" for worth in worths))
+
+    async def _chosen(self, sample: Sample, first: str, second: str) -> Score:
+        return await self.verdict(sample, {"first": first, "second": second})
+
+
+def _text(sample: Sample) -> str:
+    """The prompt without what a chat template puts around it."""
+    if len(sample.conversation) == 1:
+        return sample.conversation[0]["content"]
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in sample.conversation)

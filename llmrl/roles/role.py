@@ -1,0 +1,48 @@
+"""What every role promises: a question in, an answer out, whatever model is behind it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Protocol
+
+from llmrl.recipe.schema import Stage
+from llmrl.registry import Registry
+
+role: Registry[RoleKind] = Registry("role", named_by="kind")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What goes back to whoever asked."""
+
+    body: bytes
+    """JSON."""
+    status: int = 200
+    """Of HTTP."""
+
+
+class Role(Protocol):
+    """A loaded model that answers."""
+
+    async def answer(self, route: str, question: bytes) -> Answer:
+        """The answer to the body of a POST; ``route`` is what follows ``/v1/``. Many may be under way."""
+        ...
+
+    async def close(self) -> None:
+        """Free everything."""
+        ...
+
+
+class RoleKind(Protocol):
+    """What is registered: a frozen dataclass that starts a role, its fields the options."""
+
+    async def start(self, stage: Stage, name: str, *, device: str) -> Role:
+        """Load the model in the folder ``stage.roles[name].path`` on ``device`` (cpu or cuda)."""
+        ...
+
+
+def refusal(reason: str, *, status: int = 400) -> Answer:
+    """An error in the form that OpenAI's clients read."""
+    body = {"error": {"message": reason, "type": "invalid_request_error", "param": None, "code": None}}
+    return Answer(body=json.dumps(body).encode(), status=status)

@@ -1,0 +1,78 @@
+"""Where the roles of a stage are reached from one process: a server that passes their questions on."""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from llmrl.errors import DeadlineError, LlmrlError
+from llmrl.roles.role import Answer, refusal
+
+QUESTION_BYTES = 16 * 2**20
+"""Largest question."""
+
+
+class Member(Protocol):
+    """A handle on one process of a role."""
+
+    name: str
+
+    async def call(self, method: str, *args: Any, deadline_s: float) -> Any:
+        """The result of a method of its RoleWorker."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Switchboard:
+    """Reachable from this machine alone, at an address that nobody can guess."""
+
+    url: str = ""
+    """Of all roles; known after ``open``, before there is any."""
+    _members: Mapping[str, Sequence[Member]] = field(default_factory=dict[str, Sequence[Member]])
+    _deadline_s: float = 0.0
+    _under_way: Counter[str] = field(default_factory=Counter[str])
+    _runner: web.AppRunner | None = None
+
+    async def open(self) -> None:
+        """Listen on a free port of the loopback interface."""
+        key = secrets.token_urlsafe(16)
+        app = web.Application(client_max_size=QUESTION_BYTES)
+        app.router.add_post(f"/{key}/{{role}}/v1/{{route:.+}}", self._answer)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/{key}"
+
+    def connect(self, members: Mapping[str, Sequence[Member]], *, deadline_s: float) -> None:
+        """From now on these processes answer, by the name of their role."""
+        self._members, self._deadline_s = members, deadline_s
+
+    async def close(self) -> None:
+        """Answer nobody any more."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.Response:
+        role, route = request.match_info["role"], request.match_info["route"]
+        answer = await self._put_through(self._members.get(role, ()), role, route, await request.read())
+        return web.Response(status=answer.status, body=answer.body, content_type="application/json")
+
+    async def _put_through(self, members: Sequence[Member], role: str, route: str, question: bytes) -> Answer:
+        """From the one with the least to do; if it fails, from the next."""
+        reason = f"role '{role}' has no process now."
+        for member in sorted(members, key=lambda one: self._under_way[one.name]):
+            self._under_way[member.name] += 1
+            try:
+                return await member.call("answer", route, question, deadline_s=self._deadline_s)
+            except DeadlineError as error:
+                return refusal(str(error), status=504)
+            except LlmrlError as error:
+                reason = str(error).partition("\n")[0]
+            finally:
+                self._under_way[member.name] -= 1
+        return refusal(reason, status=503)

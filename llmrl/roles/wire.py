@@ -1,0 +1,60 @@
+"""What is written to a role and what it writes back, where OpenAI's API says nothing about it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+from llmrl.prompts.example import Message
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Turn(_Body):
+    """One message of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+    def message(self) -> Message:
+        """The same, as prompts have it."""
+        return Message(role=self.role, content=self.content)
+
+
+class ToScore(_Body):
+    """The question of ``/v1/score``."""
+
+    messages: Annotated[list[Turn], Field(min_length=1)]
+    """The conversation up to the response."""
+    response: str
+
+
+class Scored(_Body):
+    """The answer to it."""
+
+    scores: Annotated[list[FiniteFloat], Field(min_length=1)]
+    """One of the whole response, or one of each step."""
+
+
+class Sampled(_Body):
+    """What a role reads of a chat completion's sampling."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+
+
+class Choice(_Body):
+    """One answer of a model that speaks."""
+
+    message: Turn
+
+
+class Said(_Body):
+    """What is read of a chat completion."""
+
+    choices: Annotated[list[Choice], Field(min_length=1)]
