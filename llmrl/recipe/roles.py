@@ -62,10 +62,10 @@ def stage_named(recipe: Recipe, path: str) -> int | None:
 
 
 def unread_problems(recipe: Recipe) -> Sentences:
-    """Roles that no stage asks."""
+    """Roles that no stage asks; where one is asked by a wrong name, that is said instead."""
     named = {name for stage in recipe.stages for name in stage.roles}
     asked = {name for stage in recipe.stages for name in _asked(stage)}
-    for name in sorted(named - asked):
+    for name in sorted(named - asked) if asked <= named else ():
         yield (
             f"roles.{name}: no reward or environment asks it, so it would only take room; "
             f"name it in their options, as role = {shown(name)}, or remove it."
@@ -94,7 +94,9 @@ def _buildable(stage: Stage) -> bool:
 
 
 def _asked(stage: Stage) -> set[str]:
-    return {one.role for one in askers_of(stage).values()} if _buildable(stage) else set(stage.roles)
+    return (
+        {one.role for one in askers_of(stage).values() if one.role} if _buildable(stage) else set(stage.roles)
+    )
 
 
 def _kind_problems(name: str, table: Role, stage: Stage) -> Sentences:
