@@ -87,12 +87,18 @@ CLAIMS = {
         ),
         Claim(
             name="turns",
-            arms={"grpo": (), "empg": ('objective={ name = "empg" }',)},
+            arms={
+                "grpo": (),
+                "empg": (
+                    'objective={ name = "empg" }',
+                    'shaping=[{ name = "empg", options = { zeta = 0.05 } }]',
+                ),
+            },
             measure=accuracy,
             verdict="accuracy",
             better="more",
             along="step",
-            up="held-out share of numbers found",
+            up="held-out accuracy",
         ),
     )
 }
