@@ -1,8 +1,8 @@
 """Rows of a step as tensors: packed inputs without padding, and the columns that an objective sees.
 
-A row is one rollout of one experience. The model reads everything before the row's last trained token,
-end to end with other rows; only trained tokens are scored. The shift by one, from the position that
-predicts a token to the token, is made here and nowhere else.
+A row is one rollout of one experience. The model reads everything before the row's last trained token, and
+only trained tokens are scored. Where the past was rewritten it reads one sequence for each segment; for the
+objective it is still one row. All sequences lie end to end.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Inputs(NamedTuple):
     positions: Tensor
     """[1, N] int64, from 0 in each sequence."""
     cu_seqlens: Tensor
-    """[S + 1] int32 where sequences begin, and N at the end; rows without inputs are not among them."""
+    """[S + 1] int32 where sequences begin, and N at the end; a row may have none, one or several of them."""
     max_length: int
     """Tokens of the longest sequence."""
     predict_at: Tensor
@@ -166,12 +166,9 @@ def _inputs(pieces: Sequence[Row]) -> Inputs:
     """The rows end to end; one token that nothing is predicted from where no row has any."""
     sizes = [piece.tokens.size for piece in pieces]
     starts = np.cumsum([0, *sizes[:-1]])
-    predict_at = [
-        start + piece.prompt_tokens + np.flatnonzero(piece.mask) - 1
-        for start, piece in zip(starts, pieces, strict=True)
-    ]
+    predict_at = [start + piece.predict_at for start, piece in zip(starts, pieces, strict=True)]
     tokens = [piece.tokens for piece in pieces] if any(sizes) else [np.zeros(1, dtype=np.int32)]
-    lengths = [size for size in sizes if size] or [1]
+    lengths = [size for piece in pieces for size in piece.sizes] or [1]
     return Inputs(
         tokens=_joined(tokens)[None],
         positions=_joined([np.arange(length) for length in lengths])[None],

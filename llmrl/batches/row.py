@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,11 @@ class Row:
     """``mask``, ``advantage``, ``turn``, ``sampled`` and ``noise`` span the response."""
 
     tokens: NDArray[np.int32]
-    prompt_tokens: int
+    """[N] what the model reads, the row's sequences end to end."""
+    sizes: tuple[int, ...]
+    """Tokens of each sequence: one, or one for each segment of the response in which anything is trained."""
+    predict_at: NDArray[np.int64]
+    """[M] positions in 0..N-1 whose hidden states predict the targets."""
     targets: NDArray[np.int32]
     mask: NDArray[np.bool_]
     advantage: NDArray[np.float32]
@@ -37,7 +42,7 @@ def row_of(experience: Experience, number: int, *, noise_seed: int | None) -> Ro
     """The row of one rollout.
 
     Raises:
-        DataError: a prompt without tokens, from which no first token can be predicted.
+        DataError: a segment that goes on from no tokens, so that nothing predicts its first one.
         EngineError: a rollout with arrays of unequal length, or a trained token's logprob is not finite.
         TrainingError: credit of another length than its rollout, or not finite.
     """
@@ -48,12 +53,15 @@ def row_of(experience: Experience, number: int, *, noise_seed: int | None) -> Ro
     )
     where = f"response {number} to prompt '{group.prompt.id}'"
     _check(rollout, advantage, where)
-    mask, prompt = rollout.trained, group.prompt.tokens
-    if mask.any() and not prompt.size:
-        raise DataError(f"{where}: the prompt has no tokens, so nothing predicts the first one.")
+    mask, pieces = rollout.trained, list(_pieces(group.prompt.tokens, rollout))
+    if any(piece.predict_at[0] < 0 for piece in pieces):
+        raise DataError(f"{where}: it goes on from no tokens, so nothing predicts its first one.")
+    sizes = [piece.tokens.size for piece in pieces]
+    places = [start + piece.predict_at for start, piece in zip(np.cumsum([0, *sizes]), pieces, strict=False)]
     return Row(
-        tokens=np.concatenate([prompt, rollout.tokens])[: tokens_read(prompt.size, rollout)],
-        prompt_tokens=prompt.size,
+        tokens=np.concatenate([np.zeros(0, dtype=np.int32), *(piece.tokens for piece in pieces)]),
+        sizes=tuple(sizes),
+        predict_at=np.concatenate([np.zeros(0, dtype=np.int64), *places]),
         targets=rollout.tokens[mask],
         mask=mask,
         advantage=_within(mask, advantage),
@@ -85,7 +93,8 @@ def stand_in() -> Row:
     none, zero = np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.float32)
     return Row(
         tokens=none,
-        prompt_tokens=0,
+        sizes=(),
+        predict_at=none.astype(np.int64),
         targets=none,
         mask=np.zeros(1, dtype=np.bool_),
         advantage=zero,
@@ -98,10 +107,28 @@ def stand_in() -> Row:
     )
 
 
-def tokens_read(prompt: int, rollout: Rollout) -> int:
-    """Everything before the last trained token: what comes later predicts nothing that is scored."""
-    trained = np.flatnonzero(rollout.trained)
-    return prompt + int(trained[-1]) if trained.size else 0
+def tokens_read(prompt: NDArray[np.int32], rollout: Rollout) -> int:
+    """Tokens that the model reads of a rollout; 0 if nothing in it is trained."""
+    return sum(piece.tokens.size for piece in _pieces(prompt, rollout))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Piece:
+    """What the model reads of one segment."""
+
+    tokens: NDArray[np.int32]
+    """[N] everything before the last trained token: what comes later predicts nothing that is scored."""
+    predict_at: NDArray[np.int64]
+    """[M] positions that predict the segment's trained tokens; -1 where nothing does."""
+
+
+def _pieces(prompt: NDArray[np.int32], rollout: Rollout) -> Iterator[_Piece]:
+    """The segments in which anything is trained, each on its own: none sees what another one read."""
+    for context, here in rollout.segments(prompt):
+        trained = np.flatnonzero(rollout.trained[here])
+        if trained.size:
+            read = np.concatenate([context, rollout.tokens[here][: trained[-1]]])
+            yield _Piece(tokens=read, predict_at=context.size + trained - 1)
 
 
 def _noise(mask: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:

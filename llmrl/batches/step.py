@@ -34,7 +34,7 @@ class Step:
         self._first = np.cumsum([0, *(len(one.group.rollouts) for one in experiences)])
         rollouts = [(experiences[e].group.prompt, experiences[e].group.rollouts[r]) for e, r in self._places]
         self.lengths: NDArray[np.int64] = np.array(
-            [tokens_read(prompt.tokens.size, one) for prompt, one in rollouts], dtype=np.int64
+            [tokens_read(prompt.tokens, one) for prompt, one in rollouts], dtype=np.int64
         )
         """[rows] tokens that the model reads of each row; 0 if nothing in it is trained."""
         self.trained: NDArray[np.int64] = np.array([int(one.trained.sum()) for _, one in rollouts], np.int64)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from llmrl.errors import DataError
 from llmrl.experience.experience import Experience
-from llmrl.prompts.prompt import Draw
+from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
 
@@ -22,7 +24,7 @@ def demonstrate(draw: Draw) -> RolloutGroup:
         raise DataError(
             f"{draw.prompt.id}: no response to imitate; map one with prompts.sources.fields.response."
         )
-    rollout = _recorded(tokens, draw.prompt.demonstrated_turn)
+    rollout = _demonstrated(draw.prompt, tokens)
     return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=(rollout,))
 
 
@@ -39,7 +41,7 @@ def contrast(draw: Draw) -> RolloutGroup:
             f"{draw.prompt.id}: no pair of a chosen and a rejected response; "
             f"map the column of the missing one with prompts.sources.fields.{missing}."
         )
-    rollouts = (_recorded(chosen, draw.prompt.demonstrated_turn), _recorded(rejected, None))
+    rollouts = (_demonstrated(draw.prompt, chosen), _recorded(rejected, None))
     return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=rollouts)
 
 
@@ -51,6 +53,10 @@ def imitate(group: RolloutGroup) -> Experience:
     advantages = tuple(r.trained.astype(np.float32) for r in group.rollouts)
     pairs = ((0, 1),) if len(group.rollouts) == 2 else ()
     return Experience(group=group, judgements=(), advantages=advantages, lag=0, pairs=pairs)
+
+
+def _demonstrated(prompt: Prompt, tokens: NDArray[np.int32]) -> Rollout:
+    return replace(_recorded(tokens, prompt.demonstrated_turn), rewrites=prompt.demonstrated_rewrites)
 
 
 def _recorded(tokens: NDArray[np.int32], turn: NDArray[np.int32] | None) -> Rollout:

@@ -95,7 +95,8 @@ def fingerprint(collections: Sequence[Collection]) -> str:
     for prompt in (prompt for collection in collections for prompt in collection.prompts):
         answer = b"-" if prompt.answer is None else b"+" + prompt.answer.encode()
         shown_to = map(_bytes, (prompt.demonstration, prompt.demonstrated_turn, prompt.rejected))
-        for part in (prompt.id.encode(), _bytes(prompt.tokens), answer, *shown_to):
+        rewritten = (_bytes(rewrite.context) for rewrite in prompt.demonstrated_rewrites)
+        for part in (prompt.id.encode(), _bytes(prompt.tokens), answer, *shown_to, *rewritten):
             digest.update(len(part).to_bytes(8, "little") + part)
     return digest.hexdigest()
 
@@ -162,6 +163,7 @@ def _prompt(example: Example, tokenizer: Tokenizer) -> Prompt:
         demonstration=None if shown_to is None else shown_to.tokens,
         rejected=rejected,
         demonstrated_turn=None if shown_to is None else shown_to.turn,
+        demonstrated_rewrites=() if shown_to is None else shown_to.rewrites,
         messages=tokenizer.conversation(example.prompt),
     )
 

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmrl.prompts.example import Message, Role
+from llmrl.prompts.prompt import Rewrite
 from llmrl.prompts.tokenizer import Tokenizer
 
 
@@ -20,6 +21,8 @@ class Demonstration:
     """[L] ids; every turn of the policy ends with the end-of-sequence token."""
     turn: NDArray[np.int32] | None
     """[L] the policy's turn that a token belongs to, -1 in a reply; None where there is but one turn."""
+    rewrites: tuple[Rewrite, ...]
+    """Where the chat template rewrites the past, in order."""
 
 
 def encode_demonstration(
@@ -31,16 +34,23 @@ def encode_demonstration(
         turns: a response, the reply to it, the response to that, and so on; the last one is a response.
     Raises:
         DataError: the template refuses the conversation, or a character has no token.
-        ModelError: the template renders what was said differently once the conversation goes on.
     """
     said, pieces = list(tokenizer.conversation(prompt)), list[NDArray[np.int32]]()
+    rewrites = list[Rewrite]()
     for place, text in enumerate(turns):
         role: Role = "user" if place % 2 else "assistant"
         if place % 2:
-            pieces.append(tokenizer.encode_reply(said, text, after=int(pieces[-1][-1])))
+            heard = tokenizer.encode_reply(said, text, after=int(pieces[-1][-1]))
+            if heard.past is not None:
+                rewrites.append(Rewrite(at=sum(piece.size for piece in pieces), context=heard.past))
+            pieces.append(heard.tokens)
         else:
             pieces.append(tokenizer.encode_response(text))
         said.append(Message(role=role, content=text))
     owners = [-1 if place % 2 else place // 2 for place in range(len(pieces))]
     turn = np.repeat(np.array(owners, dtype=np.int32), [piece.size for piece in pieces])
-    return Demonstration(tokens=np.concatenate(pieces), turn=turn if len(pieces) > 1 else None)
+    return Demonstration(
+        tokens=np.concatenate(pieces),
+        turn=turn if len(pieces) > 1 else None,
+        rewrites=tuple(rewrites),
+    )

@@ -11,6 +11,17 @@ from llmrl.prompts.example import Message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rewrite:
+    """A place where the policy went on from something else than what was said: a chat template dropped the
+    thoughts of earlier turns, an agent shortened its history. A new segment of the response begins there."""
+
+    at: int
+    """Index of the segment's first token."""
+    context: NDArray[np.int32]
+    """[M] ids that stood there for the prompt and all tokens before; nobody trains them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Prompt:
     """One row of a dataset, rendered and tokenized."""
 
@@ -31,6 +42,8 @@ class Prompt:
     demonstrated_turn: NDArray[np.int32] | None = None
     """[L] the policy's turn that each token of the demonstration belongs to, -1 where the other speaker has
     the word; None if all of it is one turn."""
+    demonstrated_rewrites: tuple[Rewrite, ...] = ()
+    """Where the chat template rewrites the past of the demonstration, in order."""
     messages: tuple[Message, ...] = ()
     """The conversation that ``text`` renders; plain text is one message of the user."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -25,6 +26,16 @@ if TYPE_CHECKING:
 # A private-use character: no template, tokenizer or honest text gives it a meaning.
 MARK_CHARACTER = "\uf8ff"
 MARK = re.compile(f"{MARK_CHARACTER}([0-9]+){MARK_CHARACTER}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Heard:
+    """What the model reads between a turn of the policy and its next one."""
+
+    tokens: NDArray[np.int32]
+    """[K] ids of the reply, and of what the chat template puts around it."""
+    past: NDArray[np.int32] | None = None
+    """[M] ids that stand before them in place of the prompt and all that was said; None where that stays."""
 
 
 class Tokenizer:
@@ -99,27 +110,30 @@ class Tokenizer:
         """
         return np.array([*self._encode_text(text), self._eos], dtype=np.int32)
 
-    def encode_reply(self, said: Sequence[Message], reply: str, *, after: int) -> NDArray[np.int32]:
-        """[K] ids between a turn of the policy and its next one; what was said before keeps its tokens.
+    def encode_reply(self, said: Sequence[Message], reply: str, *, after: int) -> Heard:
+        """What is read after a turn of the policy; what was said keeps its tokens if the template keeps it.
 
-        Plain text has those of ``reply`` alone. In a conversation they are all that the template puts from
-        the end of the policy's turn, around and including ``reply``, to where its next turn begins.
+        Plain text has the ids of ``reply`` alone. In a conversation they are all that the template puts from
+        the end of the policy's turn, around and including ``reply``, to where its next turn begins. A
+        template that renders the past otherwise once the conversation goes on (many drop the thoughts of
+        earlier turns) gives another past, in which the ids that were sampled need not occur.
 
         Args:
             said: the conversation so far; the policy's turn is its last message. Not read for plain text.
             after: last id of that turn; an end of the turn that the policy wrote itself is not repeated.
         Raises:
-            ModelError: the template renders what was said differently once the conversation goes on.
             DataError: the template refuses the conversation, or a character has no token.
         """
         if not self._chat:
-            return np.array(self._encode_text(reply), dtype=np.int32)
+            return Heard(tokens=np.array(self._encode_text(reply), dtype=np.int32))
         marked, texts = self._marked([*said, Message(role="user", content=reply)])
-        rest = self._rest(marked, len(texts))
+        past, rest = self._past_and_rest(marked, len(texts))
+        if past is not None:
+            return Heard(tokens=self._encode_marked(rest, texts), past=self._encode_marked(past, texts))
         end = self._backend.convert_ids_to_tokens(after) if after in self.stop_ids else None
         if isinstance(end, str) and rest.lstrip().startswith(end):
             rest = rest.lstrip().removeprefix(end)
-        return self._encode_marked(rest, texts)
+        return Heard(tokens=self._encode_marked(rest, texts))
 
     def decode(self, ids: NDArray[np.int32] | Sequence[int]) -> str:
         """The text of ``ids`` without special tokens, spaces as they are."""
@@ -176,8 +190,9 @@ class Tokenizer:
             marked.append(Message(role=message.role, content=content))
         return marked, texts
 
-    def _rest(self, marked: Sequence[Message], free: int) -> str:
-        """What the template puts after the last but one of ``marked``, the policy's turn.
+    def _past_and_rest(self, marked: Sequence[Message], free: int) -> tuple[str | None, str]:
+        """What the template makes of the last but one of ``marked``, the policy's turn, and all before it,
+        or None if it is what was said; and what it puts after that turn.
 
         Args:
             free: number of a mark that ``marked`` does not have.
@@ -186,15 +201,13 @@ class Tokenizer:
         place = f"{MARK_CHARACTER}{free}{MARK_CHARACTER}"
         stand_in = Message(role=said.role, content=place)
         _, found, rest = self._render_chat([*before, stand_in, reply]).rpartition(place)
+        # What the policy read for this turn begins with what it said before: that was asked after each turn.
         start, whole = self._render_chat(before), self._render_chat(marked)
         kept = whole.removeprefix(start).removesuffix(rest).strip()
-        if not (found and whole.startswith(start) and kept == said.content.strip()):
-            raise ModelError(
-                f"the chat template of {shown(self._name)} renders {shown(said.content)} as {shown(kept)} "
-                f"once the conversation goes on, so its tokens would not be those that were sampled; "
-                f"use a template that keeps every turn as it was written."
-            )
-        return rest
+        if found and whole.startswith(start) and kept == said.content.strip():
+            return None, rest
+        rest = rest if found and whole.endswith(rest) else ""
+        return whole.removesuffix(rest), rest
 
     def _encode_marked(self, text: str, texts: Sequence[str]) -> NDArray[np.int32]:
         """[L] ids of rendered text; a mark stands for one of ``texts``, never read as the template's own."""

@@ -42,6 +42,12 @@ _TABLE: tuple[tuple[str, str, Better, str], ...] = (
     ("judgement/restarts", "processes", "down", "reward processes that had to be replaced"),
     ("rollout/tokens_mean", "tokens", None, "mean length of a response"),
     ("rollout/tokens_max", "tokens", None, "longest response"),
+    (
+        "rollout/segments_mean",
+        "1",
+        "down",
+        "mean pieces of a response, above 1 where its past was rewritten",
+    ),
     ("rollout/truncated_rate", "fraction", "down", "share of responses that the token budget cut off"),
     ("rollout/aborted_rate", "fraction", "down", "share of responses that nobody finished"),
     ("rollout/tokens_per_second", "tokens/s", "up", "response tokens of the step over the time they took"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,23 +12,11 @@ from numpy.typing import NDArray
 
 from llmrl.prompts.seeds import derive_seed
 from llmrl.rollouts.agent_contexts import Context, NoRoom, RefusedCall, Rendering
-from llmrl.rollouts.conversation import Exchange
 from llmrl.rollouts.engine import Completion, Engine, Request, Sampler
 from llmrl.rollouts.environment import Reply, Turn
+from llmrl.rollouts.exchange import Exchange, Limits, segments
 
 OVER = "the rollout of this key is over."
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What bounds a rollout of an agent, in tokens."""
-
-    spoken: int
-    """After the first call's context, the agent's later words included."""
-    context: int
-    """Of all together."""
-    turn: int | None
-    """Of one answer; None leaves it what is left."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,7 +48,7 @@ class AgentCalls:
     full: bool = False
     """Whether a call found no room for an answer."""
     failure: Exception | None = None
-    """What the engine or the template failed with; not the agent's doing."""
+    """What the engine failed with; not the agent's doing."""
     gave_up: bool = False
     """Whether the engine left a call unfinished."""
 
@@ -77,15 +66,15 @@ class AgentCalls:
         Args:
             most: what the agent allows of tokens; None leaves it to the limits.
         Raises:
-            RefusedCall: it does not go on from the last call, the rollout is over, or the engine failed.
+            RefusedCall: nothing can go on from it, the rollout is over, or the engine failed.
         """
         async with self._turn:
             self._refuse_if_over()
             if self.exchanges and _equal(context, self._said):
                 return self._last()
-            heard = self._heard(context)
-            said = await self._generated(self._request(heard, most))
-            self._keep(context, heard, said)
+            opening, exchanges = self._going_on(context)
+            said = await self._generated(self._request(opening, exchanges, most))
+            self._keep(context, opening, exchanges, said)
             return self._last()
 
     def end(self) -> None:
@@ -100,29 +89,26 @@ class AgentCalls:
         if self.failure is not None:
             raise RefusedCall(f"the engine failed: {self.failure}")
 
-    def _heard(self, context: Context) -> tuple[str, NDArray[np.int32]]:
-        """What is new in a call."""
+    def _going_on(self, context: Context) -> tuple[NDArray[np.int32], list[Exchange]]:
+        """The rollout as it is once a call is heard: how it begins, and the exchanges."""
         if not self.exchanges:
-            return "", self.rendering.whole(context)
-        try:
-            return self.rendering.added(self._said, self.exchanges[-1], context)
-        except RefusedCall:
-            raise
-        except Exception as error:
-            self.failure = error
-            raise RefusedCall(str(error)) from error
+            return self.rendering.whole(context), []
+        *before, last = self.exchanges
+        text, heard = self.rendering.heard(self._said, last, context)
+        return self.first, [*before, dataclasses.replace(last, reply=Reply(text=text), heard=heard)]
 
-    def _request(self, heard: tuple[str, NDArray[np.int32]], most: int | None) -> Request:
-        tokens = np.concatenate([self._tokens(), heard[1]])
-        opened = self.first.size or tokens.size
-        room = min(self.limits.spoken + opened, self.limits.context) - tokens.size
+    def _request(
+        self, opening: NDArray[np.int32], exchanges: Sequence[Exchange], most: int | None
+    ) -> Request:
+        tokens, room = segments(opening, exchanges)[-1], self.limits.room(opening, exchanges)
         if room < 1:
             self.full = True
             # Clients tell this end from a failure by the words "context length".
             raise NoRoom(
                 f"the context length leaves no room for an answer to {tokens.size} tokens: "
                 f"rollouts.max_tokens allows {self.limits.spoken} after the first call, "
-                f"model.context_tokens {self.limits.context} in all."
+                f"model.context_tokens {self.limits.context} at once, and "
+                f"policy.tokens_per_microbatch bounds all contexts of a rollout together."
             )
         return Request(
             id=f"{self.name}-{len(self.exchanges)}",
@@ -148,28 +134,24 @@ class AgentCalls:
             raise RefusedCall("the engine gave up on this call, so the rollout is over.")
         return said
 
-    def _keep(self, context: Context, heard: tuple[str, NDArray[np.int32]], said: Completion) -> None:
-        text, ids = heard
-        if self.exchanges:
-            self.exchanges[-1] = dataclasses.replace(self.exchanges[-1], reply=Reply(text=text), heard=ids)
-        else:
-            self.first = ids
+    def _keep(
+        self,
+        context: Context,
+        opening: NDArray[np.int32],
+        exchanges: Sequence[Exchange],
+        said: Completion,
+    ) -> None:
         turn = Turn(
             text=self.rendering.tokenizer.decode(said.tokens),
             tokens=int(said.tokens.size),
             finished=said.stop == "stop",
         )
-        self.exchanges.append(Exchange(said=said, turn=turn, reply=Reply(), heard=None))
-        self._said = context
+        self.first, self._said = opening, context
+        self.exchanges = [*exchanges, Exchange(said=said, turn=turn, reply=Reply(), heard=None)]
 
     def _last(self) -> Answer:
-        exchange = self.exchanges[-1]
-        return Answer(exchange=exchange, read=self._tokens().size - exchange.said.tokens.size)
-
-    def _tokens(self) -> NDArray[np.int32]:
-        """[L] everything so far."""
-        pieces = [piece for one in self.exchanges for piece in (one.said.tokens, one.heard)]
-        return np.concatenate([self.first, *(piece for piece in pieces if piece is not None)])
+        *before, last = self.exchanges
+        return Answer(exchange=last, read=segments(self.first, before)[-1].size)
 
 
 def _equal(one: Context, other: Context) -> bool:

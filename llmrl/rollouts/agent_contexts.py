@@ -1,4 +1,4 @@
-"""What a call to the model says, as token ids: the first one whole, later ones from where the last ended."""
+"""What a call to the model says, as token ids: whole, or from where the last one ended if it goes on."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrl.errors import DataError, LlmrlError, shown
+from llmrl.errors import DataError, LlmrlError
 from llmrl.prompts.example import Message
-from llmrl.prompts.tokenizer import Tokenizer
-from llmrl.rollouts.conversation import Exchange
+from llmrl.prompts.tokenizer import Heard, Tokenizer
+from llmrl.rollouts.exchange import Exchange
 
 Context = tuple[Message, ...] | str | NDArray[np.int32]
 """Messages of a chat call; text or token ids of a completion call."""
@@ -38,7 +38,7 @@ class Rendering:
     """Whether the model has a chat template in use, ``model.chat``."""
 
     def whole(self, context: Context) -> NDArray[np.int32]:
-        """[L] ids of the first call.
+        """[L] ids of a call that goes on from nothing.
 
         Raises:
             RefusedCall: it is empty, nobody's turn, or of characters without a token.
@@ -48,28 +48,27 @@ class Rendering:
         except DataError as error:
             raise RefusedCall(str(error)) from error
         if not ids.size:
-            raise RefusedCall("the first call has no tokens; say something to go on from.")
+            raise RefusedCall("the call has no tokens; say something to go on from.")
         return ids
 
-    def added(self, before: Context, exchange: Exchange, context: Context) -> tuple[str, NDArray[np.int32]]:
-        """What a call says after the policy's last turn: its text, and its [K] ids as the model reads them.
+    def heard(self, before: Context, exchange: Exchange, context: Context) -> tuple[str, Heard]:
+        """What a call says after the policy's last turn: its text, and its ids as the model reads them.
+
+        A call that does not go on from there (a history made shorter, another conversation) is its own past.
 
         Args:
             before: what the call before said; ``exchange`` is the turn it was answered with.
         Raises:
-            RefusedCall: it does not go on from there.
-            ModelError: the chat template does not keep what was said.
+            RefusedCall: as :meth:`whole`.
         """
         try:
-            if isinstance(context, str) and isinstance(before, str):
-                return self._added_text(before + exchange.turn.text, context, after=exchange)
-            if isinstance(context, tuple) and isinstance(before, tuple):
-                return self._added_message(before, exchange, context)
+            added = self._added(before, exchange, context)
         except DataError as error:
             raise RefusedCall(str(error)) from error
-        if isinstance(context, np.ndarray) and isinstance(before, np.ndarray):
-            return self._added_ids(np.concatenate([before, exchange.said.tokens]), context)
-        raise RefusedCall("messages, text and token ids cannot follow each other in one rollout; use one.")
+        if added is not None:
+            return added
+        none = np.zeros(0, dtype=np.int32)
+        return self._last_words(context), Heard(tokens=none, past=self.whole(context))
 
     def _whole(self, context: Context) -> NDArray[np.int32]:
         if isinstance(context, np.ndarray):
@@ -92,45 +91,48 @@ class Rendering:
         return np.concatenate(pieces)
 
     def _text(self, text: str) -> NDArray[np.int32]:
-        return self.tokenizer.encode_reply((), text, after=self.tokenizer.stop_ids[0])
+        return self.tokenizer.encode_reply((), text, after=self.tokenizer.stop_ids[0]).tokens
+
+    def _added(self, before: Context, exchange: Exchange, context: Context) -> tuple[str, Heard] | None:
+        """What is new in a call; None if it does not go on from the last one."""
+        match before, context:
+            case str(), str():
+                return self._added_text(before + exchange.turn.text, context, after=exchange)
+            case tuple(), tuple():
+                return self._added_message(before, exchange, context)
+            case np.ndarray(), np.ndarray():
+                return self._added_ids(np.concatenate([before, exchange.said.tokens]), context)
+            case _:
+                return None
 
     def _added_message(
         self, before: Sequence[Message], exchange: Exchange, messages: Sequence[Message]
-    ) -> tuple[str, NDArray[np.int32]]:
+    ) -> tuple[str, Heard] | None:
         said = (*before, Message(role="assistant", content=exchange.turn.text))
-        for number, (old, new) in enumerate(zip(said, messages, strict=False)):
-            if old.role != new.role or old.content.strip() != new.content.strip():
-                raise RefusedCall(
-                    f"messages: number {number} was {shown(old.content)} of {old.role} and is now "
-                    f"{shown(new.content)} of {new.role}; a rollout is only ever added to."
-                )
-        new = messages[len(said) :]
-        if len(messages) < len(said) or [message.role for message in new] != ["user"]:
-            raise RefusedCall(
-                f"messages: expected the {len(said)} so far, the policy's answer among them, and one new "
-                f"message of the user; got {len(messages)}, after those so far: "
-                f"{', '.join(message.role for message in new) or 'none'}."
-            )
-        ids = self.tokenizer.encode_reply(said, new[0].content, after=int(exchange.said.tokens[-1]))
-        return new[0].content, ids
+        if len(messages) != len(said) + 1 or messages[-1].role != "user":
+            return None
+        if any(_spoken(old) != _spoken(new) for old, new in zip(said, messages, strict=False)):
+            return None
+        new = messages[-1].content
+        return new, self.tokenizer.encode_reply(said, new, after=int(exchange.said.tokens[-1]))
 
-    def _added_text(self, so_far: str, text: str, *, after: Exchange) -> tuple[str, NDArray[np.int32]]:
+    def _added_text(self, so_far: str, text: str, *, after: Exchange) -> tuple[str, Heard] | None:
         if not text.startswith(so_far):
-            raise RefusedCall(
-                f"prompt: expected it to begin with the prompt and the answer before, which end in "
-                f"{shown(so_far[-40:])}; a rollout is only ever added to."
-            )
+            return None
         new = text.removeprefix(so_far)
         return new, self.tokenizer.encode_reply((), new, after=int(after.said.tokens[-1]))
 
-    def _added_ids(self, so_far: NDArray[np.int32], ids: NDArray[np.int32]) -> tuple[str, NDArray[np.int32]]:
+    def _added_ids(self, so_far: NDArray[np.int32], ids: NDArray[np.int32]) -> tuple[str, Heard] | None:
         if not np.array_equal(ids[: so_far.size], so_far):
-            raise RefusedCall(
-                f"prompt: expected it to begin with the {so_far.size} token ids of the prompt and the answer "
-                f"before, got {ids.size} others; a rollout is only ever added to."
-            )
+            return None
         new = self._known(ids[so_far.size :])
-        return self.tokenizer.decode(new), new
+        return self.tokenizer.decode(new), Heard(tokens=new)
+
+    def _last_words(self, context: Context) -> str:
+        """What is new in a call that goes on from nothing, as far as it shows."""
+        if isinstance(context, tuple):
+            return context[-1].content if context else ""
+        return context if isinstance(context, str) else self.tokenizer.decode(context)
 
     def _known(self, ids: NDArray[np.int32]) -> NDArray[np.int32]:
         wrong = ids[(ids < 0) | (ids >= self.tokenizer.vocabulary)]
@@ -143,3 +145,8 @@ class Rendering:
     def _need_plain(self) -> None:
         if self.chat:
             raise RefusedCall("prompt: with model.chat = true call chat/completions, or send token ids.")
+
+
+def _spoken(message: Message) -> tuple[str, str]:
+    """A message as its client may send it back: many trim it."""
+    return message.role, message.content.strip()

@@ -16,13 +16,13 @@ from llmrl.errors import EngineError, shown
 from llmrl.prompts.prompt import Draw
 from llmrl.prompts.seeds import derive_seed
 from llmrl.rollouts.agent import Agent
-from llmrl.rollouts.agent_calls import AgentCalls, Limits
+from llmrl.rollouts.agent_calls import AgentCalls
 from llmrl.rollouts.agent_contexts import Rendering
 from llmrl.rollouts.agent_thread import Ended, run_agent
-from llmrl.rollouts.conversation import rollout_of
 from llmrl.rollouts.endpoint import Endpoint
 from llmrl.rollouts.engine import Engine, Sampling
 from llmrl.rollouts.environment import Reply
+from llmrl.rollouts.exchange import Limits, rollout_of
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class AgentGroup:
     seeds: tuple[int | str, ...]
     """What every seed derives from: the run, the purpose and the draw."""
     sampling: Sampling
-    context_tokens: int
+    limits: Limits
     place: AbstractAsyncContextManager[None]
     """Entered by each run; all groups of an engine share it."""
 
@@ -52,7 +52,6 @@ class AgentGroup:
 
         Raises:
             EngineError: the engine failed, no agent made a call, or their calls have no token in common.
-            ModelError: the chat template does not keep what was said.
         """
         if self.sampling.branches > 1:
             raise EngineError(
@@ -98,11 +97,7 @@ class AgentGroup:
             rendering=self.rendering,
             name=f"{self.sampling.purpose}-{self.draw.ordinal}-{sample}",
             seeds=(*self.seeds, sample),
-            limits=Limits(
-                spoken=self.sampling.max_tokens,
-                context=self.context_tokens,
-                turn=self.agent.max_turn_tokens,
-            ),
+            limits=self.limits,
             temperature=self.sampling.temperature,
             sampler="policy" if sample < self.sampling.per_prompt else "opponent",
         )
@@ -160,6 +155,7 @@ def _led(lead: NDArray[np.int32], rollout: Rollout) -> Rollout:
         version=np.pad(rollout.version, front, mode="edge"),
         trained=np.pad(rollout.trained, front),
         turn=np.pad(rollout.turn, front),
+        rewrites=tuple(dataclasses.replace(one, at=one.at + lead.size) for one in rollout.rewrites),
     )
 
 

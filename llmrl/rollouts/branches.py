@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Sequence
 
 from llmrl.prompts.seeds import derive_seed
-from llmrl.rollouts.conversation import Conversation, Exchange, rollout_of
+from llmrl.rollouts.conversation import Conversation
+from llmrl.rollouts.exchange import Exchange, rollout_of
 from llmrl.rollouts.rollout import Rollout
 
 

@@ -32,6 +32,9 @@ class Sampling:
     """Responses of the opponent, after the policy's ``per_prompt``."""
     branches: int = 1
     """Of the policy's responses, so many at a time share a conversation up to a random turn."""
+    together: int | None = None
+    """Most tokens of all segments of a response together, as one micro-batch must hold them; None where
+    nobody trains on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

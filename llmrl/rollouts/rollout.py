@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrl.prompts.prompt import Prompt
+from llmrl.prompts.prompt import Prompt, Rewrite
 
 Stop = Literal["stop", "length", "abort"]
 
@@ -37,6 +38,19 @@ class Rollout:
     """What the environment says that the conversation was worth; None where it says nothing."""
     abort: str = ""
     """Why nobody finished it; empty unless ``stop`` is ``abort``."""
+    rewrites: tuple[Rewrite, ...] = ()
+    """Where its past was rewritten, in order; none where each token was sampled after the prompt and all
+    tokens before it."""
+
+    def segments(self, prompt: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], slice]]:
+        """The ids that each segment goes on from, and its own tokens: the prompt and all, but for rewrites.
+
+        A token was sampled given the former and the tokens of its segment before it.
+        """
+        contexts = [prompt, *(rewrite.context for rewrite in self.rewrites)]
+        starts = [0, *(rewrite.at for rewrite in self.rewrites)]
+        for context, start, stop in zip(contexts, starts, [*starts[1:], self.tokens.size], strict=True):
+            yield context, slice(start, stop)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -29,6 +29,7 @@ from llmrl.rollouts.conversation import Conversation
 from llmrl.rollouts.endpoint import Endpoint
 from llmrl.rollouts.engine import Completion, Engine, Request, Sampling, engine
 from llmrl.rollouts.environments import Environment, environment
+from llmrl.rollouts.exchange import Limits
 from llmrl.rollouts.host import Host
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
@@ -37,7 +38,7 @@ from llmrl.weights.memory import machine
 
 del _kinds
 
-GREETING = (Message(role="user", content="a"), Message(role="assistant", content="b"))
+GREETING = tuple(Message(role=role, content="a") for role in ("user", "assistant", "user"))
 
 
 class RolloutWorker:
@@ -146,8 +147,8 @@ class RolloutWorker:
         if chosen is None:
             return None
         if self._stage.model.chat:
-            # A template that cannot go on with any conversation is refused before the first one.
-            self._tokenizer.encode_reply(GREETING, "c", after=self._tokenizer.stop_ids[0])
+            # A template that refuses every conversation of more than one turn does so before the first one.
+            self._tokenizer.render(GREETING)
         built: Environment = environment.build(chosen.name, chosen.options, key="environment")
         if isinstance(built, Asker):
             await self._switchboard.open()
@@ -170,8 +171,16 @@ class RolloutWorker:
             prompt=draw.prompt,
             name=f"{sampling.purpose}-{draw.ordinal}",
             seeds=self._seeds(draw, sampling),
-            max_tokens=self._budget(draw, sampling),
+            limits=self._limits(environment, sampling),
             temperature=sampling.temperature,
+        )
+
+    def _limits(self, environment: Environment, sampling: Sampling) -> Limits:
+        return Limits(
+            spoken=sampling.max_tokens,
+            context=self._stage.model.context_tokens,
+            turn=environment.max_turn_tokens,
+            together=sampling.together,
         )
 
     def _agents(self, agent: Agent, draw: Draw, sampling: Sampling) -> AgentGroup:
@@ -183,21 +192,18 @@ class RolloutWorker:
             draw=draw,
             seeds=self._seeds(draw, sampling),
             sampling=sampling,
-            context_tokens=self._stage.model.context_tokens,
+            limits=self._limits(agent, sampling),
             place=self._place,
         )
 
     def _seeds(self, draw: Draw, sampling: Sampling) -> tuple[int | str, ...]:
         return self._seed, sampling.purpose, draw.ordinal, draw.prompt.id
 
-    def _budget(self, draw: Draw, sampling: Sampling) -> int:
-        return min(sampling.max_tokens, self._stage.model.context_tokens - draw.prompt.tokens.size)
-
     def _request(self, draw: Draw, sampling: Sampling, sample: int) -> Request:
         return Request(
             id=f"{sampling.purpose}-{draw.ordinal}-{sample}",
             tokens=draw.prompt.tokens,
-            max_tokens=self._budget(draw, sampling),
+            max_tokens=min(sampling.max_tokens, self._stage.model.context_tokens - draw.prompt.tokens.size),
             temperature=sampling.temperature,
             seed=derive_seed(*self._seeds(draw, sampling), sample),
             sampler="policy" if sample < sampling.per_prompt else "opponent",

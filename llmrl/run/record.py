@@ -202,6 +202,8 @@ def _rollouts(groups: Sequence[Judged] | Sequence[Experience]) -> dict[str, floa
     rollouts = [r for one in groups for r in one.group.rollouts]
     lengths = [r.tokens.size for r in rollouts]
     numbers = {"rollout/tokens_mean": float(np.mean(lengths)), "rollout/tokens_max": max(lengths)}
+    if any(r.turn.any() for r in rollouts):
+        numbers["rollout/segments_mean"] = float(np.mean([1 + len(r.rewrites) for r in rollouts]))
     if not groups[0].judgements:
         return numbers
     return numbers | {

@@ -87,6 +87,7 @@ class Online(StageStations):
             max_tokens=rollouts.max_tokens,
             opponents=0 if bundle.opponent.kind == "none" else bundle.opponent.per_prompt,
             branches=bundle.branches,
+            together=self.stage.policy.tokens_per_microbatch // (1 if bundle.pairing.name == "none" else 2),
         )
         group, judgements = await self.answer(self.stream.at(ordinal), sampling)
         self.trainer.ledger.generated(ordinal, version=group.oldest_version)

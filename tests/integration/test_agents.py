@@ -65,8 +65,22 @@ class Troubled(Agent):
             time.sleep(8)
         if self.trouble == "nan":
             return float("nan")
-        if self.trouble == "forgets":
-            await client.chat.completions.create(model="policy", messages=[{"role": "user", "content": "1"}])
+        return 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgetful(Agent):
+    """Begins anew after every answer, with a question that it makes of it."""
+
+    deadline_s: float = 20.0
+    max_turn_tokens: int | None = 6
+
+    def run(self, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> float | None:
+        content = prompt.text
+        with OpenAI(base_url=base_url, api_key=api_key) as client:
+            for number in range(3):
+                answer = client.completions.create(model="policy", prompt=content).choices[0].text
+                content = f"{number}+{sum(map(ord, answer)) % 10}="
         return 1.0
 
 
@@ -208,7 +222,6 @@ async def test_a_program_without_room_for_another_answer_keeps_its_outcome(
         ("waits", "did not end within deadline_s = 4"),
         ("blocks", "did not end within deadline_s = 4"),
         ("nan", "run() returned nan"),
-        ("forgets", "a rollout is only ever added to"),
     ],
 )
 async def test_an_agent_in_trouble_aborts_its_own_rollout_with_the_reason_and_nobody_judges_it(
@@ -315,6 +328,22 @@ async def test_runs_of_an_agent_wait_for_a_place_and_not_at_the_cost_of_their_de
     outcomes = [one.outcome or 0 for group in groups for one in group.rollouts]
     assert max(outcomes) == 3
     assert {one.stop == "abort" for group in groups for one in group.rollouts} == {False}
+
+
+async def test_an_agent_that_forgets_is_trained_on_every_answer_after_what_it_asked_then(
+    asked: RolloutWorker, draws: Sequence[Draw], tiny_model: Path
+) -> None:
+    as_scored = dataclasses.replace(sampling(), temperature=1.0)
+    group = await asked._agents(Forgetful(), draws[0], as_scored).run()
+
+    tokenizer = load_tokenizer(asked._stage.model)
+    for rollout in group.rollouts:
+        assert rollout.trained.all()
+        assert (int(rollout.turn.max()), len(rollout.rewrites)) == (2, 2)
+        assert all(tokenizer.decode(rewrite.context)[1] == "+" for rewrite in rollout.rewrites)
+        for context, here in rollout.segments(group.prompt.tokens):
+            (scored,) = await asked.score([np.concatenate([context, rollout.tokens[here]])])
+            np.testing.assert_allclose(rollout.logp[here], scored[context.size :], atol=1e-5)
 
 
 async def test_an_agent_that_never_calls_ends_the_run_with_its_own_words(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ TEMPERATURE = 0.7
 SUMS = Choice(name="running_sum", options={"turns": 3, "max_turn_tokens": 6})
 
 
-def stage_of(folder: Path, environment: Choice | None) -> Stage:
+def stage_of(folder: Path, environment: Choice | None, *, chat: bool = False) -> Stage:
     return Stage(
-        model=Model(path=str(folder), context_tokens=256),
+        model=Model(path=str(folder), context_tokens=256, chat=chat),
         prompts=Prompts(sources=(Source(task="running_sum", rows=50),)),
         rollouts=Rollouts(temperature=TEMPERATURE, max_tokens=40),
         engines=Engines(kind="torch", max_sequences=16),
@@ -70,11 +71,14 @@ def draws(tiny_model: Path) -> list[Draw]:
 
 @torch.no_grad()
 def logp_of(folder: Path, prompt: Prompt, rollout: Rollout) -> NDArray[np.float32]:
-    """[L] nats of the response in one forward pass over everything that was said."""
+    """[L] nats of the response, in one forward pass over everything that was said in each of its segments."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = torch.as_tensor(np.concatenate([prompt.tokens, rollout.tokens]), dtype=torch.long)[None]
-    logp = (model(input_ids=ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
-    return logp.gather(-1, ids[0, 1:, None])[prompt.tokens.size - 1 :, 0].numpy()
+    pieces: list[NDArray[np.float32]] = []
+    for context, here in rollout.segments(prompt.tokens):
+        ids = torch.as_tensor(np.concatenate([context, rollout.tokens[here]]), dtype=torch.long)[None]
+        logp = (model(input_ids=ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
+        pieces.append(logp.gather(-1, ids[0, 1:, None])[context.size - 1 :, 0].numpy())
+    return np.concatenate(pieces)
 
 
 def ids_of(group: RolloutGroup) -> list[list[int]]:
@@ -94,6 +98,34 @@ async def test_the_logprobs_of_every_turn_are_those_of_one_pass_over_the_whole(
             assert rollout.tokens.size <= 40
             assert rollout.outcome in {0.0, 1 / 3, 2 / 3, 1.0}
     assert {int(r.turn.max()) for group in groups for r in group.rollouts} == {2}
+
+
+THOUGHTLESS = (
+    "{% for m in messages %}{{ m.content.split('#') | last if m.role == 'assistant' else m.content }},"
+    "{% endfor %}"
+)
+"""What the policy says before a # is a thought, which no later turn gets to see."""
+
+
+async def test_the_logprobs_of_every_turn_are_those_after_what_the_template_made_of_the_past(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_model, folder)
+    (folder / "chat_template.jinja").write_text(THOUGHTLESS)
+    stage = stage_of(folder, SUMS, chat=True)
+    stream = PromptStream(stage.prompts, load_tokenizer(stage.model), seed=0)
+    worker = RolloutWorker(stage, "cpu", 0)
+    await worker.start()
+    groups = await asyncio.gather(*(worker.generate(stream.at(n), sampling()) for n in range(4)))
+    await worker.close()
+
+    rollouts = [(group.prompt, rollout) for group in groups for rollout in group.rollouts]
+    for prompt, rollout in rollouts:
+        expected = logp_of(folder, prompt, rollout)
+        np.testing.assert_allclose(rollout.logp[rollout.trained], expected[rollout.trained], atol=1e-5)
+    # A # is one of 17 tokens: some conversations have a thought, others have none.
+    assert {len(rollout.rewrites) for _, rollout in rollouts} >= {0, 1}
 
 
 async def test_a_draw_gives_the_same_conversations_alone_and_in_company(

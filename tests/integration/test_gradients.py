@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llmrl.experience.experience import Experience
-from llmrl.prompts.prompt import Prompt
+from llmrl.prompts.prompt import Prompt, Rewrite
 from llmrl.recipe.schema import Choice, Model, Optimizer, Policy, Prompts, Rollouts, Source, Stage
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
@@ -32,6 +33,9 @@ def name_of(zero: int, ranks: int, budget: int) -> str:
 
 def rollout(rng: np.random.Generator, size: int) -> Rollout:
     trained = rng.random(size) < 0.9
+    # Every third response has its past rewritten halfway.
+    context = rng.integers(3, 17, int(rng.integers(1, 8)), dtype=np.int32)
+    rewrites = (Rewrite(at=size // 2, context=context),) if rng.random() < 0.3 else ()
     return Rollout(
         tokens=rng.integers(3, 17, size, dtype=np.int32),
         logp=np.where(trained, -rng.exponential(2.0, size), np.nan).astype(np.float32),
@@ -40,11 +44,12 @@ def rollout(rng: np.random.Generator, size: int) -> Rollout:
         turn=np.zeros(size, np.int32),
         stop="stop",
         text="",
+        rewrites=rewrites,
     )
 
 
 def make_experiences() -> list[Experience]:
-    """Seven groups of unequal sizes, with observation tokens, an empty response, a NaN outside the mask."""
+    """Seven groups of unequal sizes: observations, an empty response, NaN outside the mask, other pasts."""
     rng = np.random.default_rng(0)
     experiences: list[Experience] = []
     for ordinal in range(7):
@@ -55,6 +60,13 @@ def make_experiences() -> list[Experience]:
         group = RolloutGroup(ordinal=ordinal, prompt=prompt, rollouts=rollouts)
         experiences.append(Experience(group=group, judgements=(), advantages=advantages, lag=0))
     return experiences
+
+
+def logp_of(model: Any, context: np.ndarray, tokens: np.ndarray) -> torch.Tensor:
+    """[L] nats of ``tokens`` after ``context``, read alone."""
+    ids = torch.as_tensor(np.concatenate([context, tokens]), dtype=torch.long)[None]
+    logp = (model(input_ids=ids).logits[0, :-1] / TEMPERATURE).log_softmax(-1)
+    return logp.gather(-1, ids[0, 1:, None])[context.size - 1 :, 0]
 
 
 def plain_torch(folder: Path, experiences: list[Experience]) -> tuple[dict[str, np.ndarray], float, float]:
@@ -68,15 +80,12 @@ def plain_torch(folder: Path, experiences: list[Experience]) -> tuple[dict[str, 
     counted = [item for item in responses if item[1].trained.any()]
     total = torch.zeros(())
     for experience, one, advantage in counted:
-        prompt = experience.group.prompt.tokens
-        ids = torch.as_tensor(np.concatenate([prompt, one.tokens]), dtype=torch.long)[None]
-        logp = (
-            (model(input_ids=ids).logits[0, :-1] / TEMPERATURE)
-            .log_softmax(-1)
-            .gather(-1, ids[0, 1:, None])[:, 0]
-        )
         mask = torch.as_tensor(one.trained)
-        current = logp[prompt.size - 1 :][mask]
+        pieces = [
+            logp_of(model, context, one.tokens[here])
+            for context, here in one.segments(experience.group.prompt.tokens)
+        ]
+        current = torch.cat(pieces)[mask]
         sampled = torch.as_tensor(one.logp)[mask]
         weight = (current.detach() - sampled).exp().clamp(max=2.0)
         ratio = (current - current.detach()).exp()

@@ -15,7 +15,7 @@ import pytest
 
 from llmrl.experience.experience import Experience
 from llmrl.objectives import objective
-from llmrl.prompts.prompt import Prompt
+from llmrl.prompts.prompt import Prompt, Rewrite
 from llmrl.recipe.schema import Choice, Model, Optimizer, Policy, Prompts, Rollouts, Source, Stage
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
@@ -32,6 +32,9 @@ LAYOUTS = {WHOLE: (1, 1, 100_000, None), SPLIT: (2, 2, 192, None), TWO_PASSES: (
 
 def rollout(rng: np.random.Generator, size: int) -> Rollout:
     trained = rng.random(size) < 0.9
+    # Every third response has its past rewritten halfway.
+    context = rng.integers(3, 17, int(rng.integers(1, 8)), dtype=np.int32)
+    rewrites = (Rewrite(at=size // 2, context=context),) if rng.random() < 0.3 else ()
     return Rollout(
         tokens=rng.integers(3, 17, size, dtype=np.int32),
         logp=np.where(trained, -2.8 + 0.3 * rng.normal(size=size), np.nan).astype(np.float32),
@@ -40,6 +43,7 @@ def rollout(rng: np.random.Generator, size: int) -> Rollout:
         turn=np.arange(size, dtype=np.int32) // 8,
         stop="stop",
         text="",
+        rewrites=rewrites,
     )
 
 

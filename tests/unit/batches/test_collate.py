@@ -14,7 +14,7 @@ from llmrl.batches.batch import TokenScores, Totals
 from llmrl.batches.step import Step
 from llmrl.errors import DataError, EngineError, RecipeError, TrainingError
 from llmrl.experience.experience import Experience
-from llmrl.prompts.prompt import Prompt
+from llmrl.prompts.prompt import Prompt, Rewrite
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
@@ -257,7 +257,7 @@ def test_a_batch_holds_the_columns_and_what_the_policy_thought():
 
 
 def test_a_prompt_without_tokens_is_refused():
-    with pytest.raises(DataError, match="response 0 to prompt 'p': the prompt has no tokens"):
+    with pytest.raises(DataError, match="response 0 to prompt 'p': it goes on from no tokens"):
         Step([experience([], rollout([5]))]).collate(np.array([0]))
 
 
@@ -285,3 +285,43 @@ def test_credit_that_is_not_finite_is_refused():
 
     with pytest.raises(TrainingError, match="the credit of a trained token is not finite"):
         Step([experience([1], rollout([5]), advantages=endless)]).collate(np.array([0]))
+
+
+def rewritten(
+    tokens: list[int], *rewrites: tuple[int, list[int]], trained: list[int] | None = None
+) -> Rollout:
+    records = [Rewrite(at=at, context=np.array(context, np.int32)) for at, context in rewrites]
+    return replace(rollout(tokens, trained=trained), rewrites=tuple(records))
+
+
+def test_a_response_whose_past_was_rewritten_is_one_row_of_several_sequences():
+    split = rewritten([5, 6, 7, 8, 9], (2, [3, 4]), (4, [2]), trained=[1, 1, 0, 1, 1])
+    step = Step([experience([1], split, rollout([5]))])
+
+    made = step.collate(np.array([0, 1]))
+
+    # After the prompt 1 come 5 6, after 3 4 come 7 8, after 2 comes 9; and the other row's 5 after 1.
+    assert made.inputs.tokens.tolist() == [[1, 5, 3, 4, 7, 2, 1]]
+    assert made.inputs.positions.tolist() == [[0, 1, 0, 1, 2, 0, 0]]
+    assert made.inputs.cu_seqlens.tolist() == [0, 2, 5, 6, 7]
+    assert made.inputs.predict_at.tolist() == [0, 1, 4, 5, 6]
+    assert made.inputs.targets.tolist() == [5, 6, 8, 9, 5]
+    assert made.mask.tolist() == [[True, True, False, True, True], [True, False, False, False, False]]
+    assert step.lengths.tolist() == [6, 1]
+    assert step.totals([0]) == Totals(tokens=5, responses=2, pairs=0)
+
+
+def test_a_segment_in_which_nothing_is_trained_is_not_read():
+    step = Step([experience([1], rewritten([5, 6, 7], (1, [2, 2]), (2, [3]), trained=[1, 0, 1]))])
+
+    made = step.collate(np.array([0]))
+
+    assert made.inputs.tokens.tolist() == [[1, 3]]
+    assert made.inputs.targets.tolist() == [5, 7]
+
+
+def test_a_segment_that_begins_from_nothing_is_refused():
+    step = Step([experience([1], rewritten([5, 6], (1, []), trained=[1, 1]))])
+
+    with pytest.raises(DataError, match="response 0 to prompt 'p': it goes on from no tokens"):
+        step.collate(np.array([0]))

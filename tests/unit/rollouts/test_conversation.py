@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,18 +13,22 @@ import pytest
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from llmrl.errors import EngineError, ModelError
+from llmrl.batches.row import tokens_read
+from llmrl.batches.step import Step
+from llmrl.errors import EngineError
+from llmrl.experience.offline import demonstrate, imitate
 from llmrl.prompts.demonstration import encode_demonstration
 from llmrl.prompts.example import Message
-from llmrl.prompts.prompt import Prompt
+from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.seeds import derive_seed
-from llmrl.prompts.tokenizer import Tokenizer
+from llmrl.prompts.tokenizer import Heard, Tokenizer
 from llmrl.rollouts.branches import converse
-from llmrl.rollouts.conversation import Conversation, rollout_of
+from llmrl.rollouts.conversation import Conversation
 from llmrl.rollouts.engine import Completion, Engine, Request
 from llmrl.rollouts.environment import Environment, Reply, Turn
+from llmrl.rollouts.exchange import Exchange, Limits, rollout_of, segments
 from llmrl.rollouts.host import Host
-from llmrl.rollouts.rollout import Rollout
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
 
 BOS, EOS, START, END = 0, 1, 2, 3
@@ -102,7 +107,8 @@ def talk(
     engine: Engine, tokenizer: Tokenizer, environment: Environment, prompt: str, **changed: Any
 ) -> Conversation:
     """A conversation about ``prompt``."""
-    options: dict[str, Any] = {"max_tokens": 400, "temperature": 1.0, "seeds": (0, "train", 7, "p/7")}
+    options: dict[str, Any] = {"temperature": 1.0, "seeds": (0, "train", 7, "p/7")}
+    limits = {"spoken": 400, "context": 2000, "turn": environment.max_turn_tokens} | changed.pop("limits", {})
     return Conversation(
         engine=engine,
         tokenizer=tokenizer,
@@ -110,6 +116,7 @@ def talk(
         host=HOST,
         prompt=asked(tokenizer, prompt, answer=changed.pop("answer", None)),
         name="train-7",
+        limits=Limits(**limits),
         **(options | changed),
     )
 
@@ -256,7 +263,7 @@ def test_plain_text_has_a_turn_a_reply_and_a_turn_and_nothing_between(digits: To
 def test_the_budget_holds_for_turns_and_replies_together_and_is_no_error(
     digits: Tokenizer, budget: int, size: int, stop: str, outcome: float
 ) -> None:
-    rollout = held(plain(digits, "3", "5", lines=["+2="], max_tokens=budget))
+    rollout = held(plain(digits, "3", "5", lines=["+2="], limits={"spoken": budget}))
 
     assert (rollout.tokens.size, rollout.stop, rollout.outcome) == (size, stop, outcome)
     assert rollout.trained[-1]
@@ -294,45 +301,150 @@ def chatml(content: str) -> str:
 THOUGHTLESS = chatml("m.content.split('</think>')[-1] if m.role == 'assistant' else m.content")
 
 
-def test_a_template_that_drops_thoughts_is_detected_when_there_is_one(bpe: PreTrainedTokenizerFast) -> None:
+def thoughtful(tokenizer: Tokenizer) -> Callable[[Request], list[int]]:
+    """Babble, half of the time with a thought before it."""
+    closed = tokenizer.encode_response("</think>").tolist()[:-1]
+
+    def say(request: Request) -> list[int]:
+        ids = [token for token in babble(request)[:-1] if token > END]
+        return [*ids, *closed, *ids[::-1], END] if request.seed % 2 else [*ids, END]
+
+    return say
+
+
+def rows(conversation: Conversation, rollout: Rollout) -> list[tuple[list[int], int]]:
+    """What the policy is trained on: for each trained token the ids that it is predicted from, and itself."""
+    group = RolloutGroup(ordinal=7, prompt=conversation.prompt, rollouts=(rollout,))
+    inputs = Step([imitate(group)]).collate(np.array([0])).inputs
+    starts = [int(inputs.cu_seqlens[inputs.cu_seqlens <= place].max()) for place in inputs.predict_at]
+    return [
+        (inputs.tokens[0, start : place + 1].tolist(), int(target))
+        for start, place, target in zip(starts, inputs.predict_at, inputs.targets, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_where_a_template_drops_thoughts_a_token_is_trained_after_exactly_what_the_engine_read(
+    bpe: PreTrainedTokenizerFast, seed: int
+) -> None:
     bpe.chat_template = THOUGHTLESS
-    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END], name="m")
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
+    engine = Speaker(say=thoughtful(tokenizer), stop_ids=tokenizer.stop_ids)
+    conversation = talk(engine, tokenizer, Script(lines=LINES), "what is two", seeds=(seed,))
 
-    def told(text: str) -> Rollout:
-        engine = Speaker(say=words(tokenizer, text, "world"), stop_ids=tokenizer.stop_ids)
-        return held(talk(engine, tokenizer, Script(lines=["what"]), "what is"))
+    rollout = held(conversation)
 
-    assert told("two").outcome == 2.0
-    with pytest.raises(ModelError) as refused:
-        told("<think>plus</think>two")
-    assert str(refused.value) == (
-        "the chat template of 'm' renders '<think>plus</think>two' as 'two' once the conversation goes on, "
-        "so its tokens would not be those that were sampled; use a template that keeps every turn as it was "
-        "written."
-    )
+    asked = [(request.tokens.tolist(), engine.given[request.id]) for request in engine.asked]
+    read = [
+        ([*tokens, *given.tokens[:number].tolist()], int(token))
+        for tokens, given in asked
+        for number, token in enumerate(given.tokens)
+    ]
+    assert rows(conversation, rollout) == read
+    assert rollout.logp[rollout.trained].tolist() == np.concatenate([g.logp for _, g in asked]).tolist()
+    assert all(tokens.count(BOS) == 1 for tokens, _ in asked)
+    thoughts = sum("</think>" in tokenizer.decode(given.tokens) for _, given in asked[:-1])
+    assert len(rollout.rewrites) == thoughts
+    assert all("</think>" not in tokenizer.decode(rewrite.context) for rewrite in rollout.rewrites)
 
 
-@pytest.mark.parametrize(
-    "template",
-    [
-        pytest.param("{{ messages[-1].content }}", id="only the last turn is there"),
-        pytest.param(
-            chatml("m.content ~ ' (' ~ messages|length ~ ')'"), id="the past changes with the number"
-        ),
-        pytest.param(
-            chatml("'...' if not loop.last and m.role == 'user' else m.content"), id="the past is cut"
-        ),
-        pytest.param(chatml("m.content.upper()"), id="the text is changed"),
-        pytest.param("{{ messages[0].content }}: {{ messages[-1].content }}", id="turns are left out"),
-    ],
-)
-def test_a_template_that_rewrites_the_past_is_refused(bpe: PreTrainedTokenizerFast, template: str) -> None:
+def test_a_thought_that_is_dropped_leaves_the_answer_and_the_reply_is_heard_once(
+    bpe: PreTrainedTokenizerFast,
+) -> None:
+    bpe.chat_template = THOUGHTLESS
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
+    engine = Speaker(say=words(tokenizer, "plus</think>two", "world"), stop_ids=tokenizer.stop_ids)
+
+    rollout = held(talk(engine, tokenizer, Script(lines=["what"]), "what is"))
+
+    (rewrite,) = rollout.rewrites
+    said = engine.given["train-7-0-0"].tokens.size
+    assert rewrite.at == said
+    assert bpe.decode(rewrite.context) == "<s><|im_start|>user\nwhat is<|im_end|>\n<|im_start|>assistant\ntwo"
+    # The template closes the turn anew, as the end that was sampled belongs to the segment before.
+    heard = "<|im_end|>\n<|im_start|>user\nwhat<|im_end|>\n<|im_start|>assistant\n"
+    assert bpe.decode(rollout.tokens[said:]) == f"{heard}world<|im_end|>"
+    assert (rollout.outcome, rollout.stop, rollout.text) == (2.0, "stop", "plus</think>two\n> what\nworld")
+
+
+REWRITING = [
+    pytest.param("{{ messages[-1].content }}", id="only the last turn is there"),
+    pytest.param(chatml("m.content ~ ' (' ~ messages|length ~ ')'"), id="the past changes with the number"),
+    pytest.param(chatml("'...' if not loop.last and m.role == 'user' else m.content"), id="the past is cut"),
+    pytest.param(chatml("m.content.upper()"), id="the text is changed"),
+    pytest.param("{{ messages[0].content }}: {{ messages[-1].content }}", id="turns are left out"),
+]
+
+
+@pytest.mark.parametrize("template", REWRITING)
+def test_however_a_template_rewrites_the_past_the_policy_reads_what_it_renders(
+    bpe: PreTrainedTokenizerFast, template: str
+) -> None:
     bpe.chat_template = template
-    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END], name="m")
-    messages = [Message(role="user", content="two"), Message(role="assistant", content="plus")]
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
+    engine = Speaker(say=words(tokenizer, "plus", "world"), stop_ids=tokenizer.stop_ids)
 
-    with pytest.raises(ModelError, match="once the conversation goes on, so its tokens would not be those"):
-        tokenizer.encode_reply(messages, "what", after=END)
+    rollout = held(talk(engine, tokenizer, Script(lines=["two"]), "what"))
+
+    said = [("user", "what"), ("assistant", "plus"), ("user", "two")]
+    turns = [{"role": role, "content": content} for role, content in said]
+    rendered = bpe.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert bpe.decode(engine.asked[1].tokens) == rendered
+    assert len(rollout.rewrites) == 1
+
+
+def test_a_demonstration_is_split_where_a_conversation_of_the_same_words_is(
+    bpe: PreTrainedTokenizerFast,
+) -> None:
+    bpe.chat_template = THOUGHTLESS
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
+    turns = ("plus</think>two", "hello", "world", "is", "what")
+    engine = Speaker(say=words(tokenizer, *turns[::2], end=EOS), stop_ids=tokenizer.stop_ids)
+    conversation = talk(engine, tokenizer, Script(lines=turns[1::2]), "what is")
+
+    rollout = held(conversation)
+    shown = encode_demonstration(tokenizer, "what is", turns)
+
+    prompt = dataclasses.replace(
+        conversation.prompt,
+        demonstration=shown.tokens,
+        demonstrated_turn=shown.turn,
+        demonstrated_rewrites=shown.rewrites,
+    )
+    (recorded,) = demonstrate(Draw(ordinal=7, prompt=prompt)).rollouts
+    assert len(rollout.rewrites) == 1
+    assert rows(conversation, recorded) == rows(conversation, rollout)
+
+
+def test_a_past_that_is_rewritten_costs_nothing_of_the_budget_but_has_to_fit() -> None:
+    def exchange(said: int, heard: int, past: int | None) -> Exchange:
+        ids = np.zeros(said, dtype=np.int32)
+        completion = Completion(tokens=ids, logp=ids.astype(np.float32), version=ids, stop="stop")
+        new = Heard(tokens=ids[:heard], past=None if past is None else np.zeros(past, dtype=np.int32))
+        turn = Turn(text="", tokens=said, finished=True)
+        return Exchange(said=completion, turn=turn, reply=Reply(), heard=new)
+
+    opening = np.zeros(10, dtype=np.int32)
+    exchanges = [exchange(20, 5, None), exchange(30, 5, 7)]
+
+    # The first segment is 10 + 20 + 5 + 30 = 65 long, the second 7 + 5 = 12 so far.
+    assert [segment.size for segment in segments(opening, exchanges)] == [65, 12]
+    assert Limits(spoken=100, context=100).room(opening, exchanges) == 100 - 60
+    assert Limits(spoken=100, context=40).room(opening, exchanges) == 40 - 12
+    assert Limits(spoken=100, context=100, together=90).room(opening, exchanges) == 90 - 77
+
+
+def test_a_conversation_ends_before_its_segments_outgrow_a_micro_batch(bpe: PreTrainedTokenizerFast) -> None:
+    bpe.chat_template = THOUGHTLESS
+    tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
+    engine = Speaker(say=words(tokenizer, *["plus</think>two"] * 6), stop_ids=tokenizer.stop_ids)
+    conversation = talk(engine, tokenizer, Script(lines=["is"] * 5), "what is", limits={"together": 200})
+
+    rollout = held(conversation)
+
+    read = tokens_read(conversation.prompt.tokens, rollout)
+    assert (rollout.stop, len(rollout.rewrites)) == ("length", int(rollout.turn.max()))
+    assert 150 < read < 200
 
 
 @pytest.mark.parametrize("written", ["plus", "plus  \n", "\nplus", ""])
@@ -357,8 +469,8 @@ def test_an_end_that_the_template_sets_off_with_a_space_is_not_repeated(bpe: Pre
 
     said = [Message(role="user", content="hello"), Message(role="assistant", content="two")]
 
-    ended = tokenizer.encode_reply(said, "what", after=EOS)
-    cut = tokenizer.encode_reply(said, "what", after=9)
+    ended = tokenizer.encode_reply(said, "what", after=EOS).tokens
+    cut = tokenizer.encode_reply(said, "what", after=9).tokens
 
     assert bpe.decode(ended) == "[ what ]"
     assert bpe.decode(cut) == " </s>[ what ]"

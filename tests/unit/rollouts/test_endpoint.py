@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from openai import AsyncOpenAI, AuthenticationError, BadRequestError
 from transformers import PreTrainedTokenizerFast
 
+from llmrl.prompts.example import Message
 from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import Tokenizer
-from llmrl.rollouts.agent_calls import AgentCalls, Limits
+from llmrl.rollouts.agent_calls import AgentCalls
 from llmrl.rollouts.agent_contexts import Rendering
 from llmrl.rollouts.endpoint import Endpoint
 from llmrl.rollouts.engine import Completion, Request
+from llmrl.rollouts.exchange import Limits, rollout_of
 from llmrl.weights.bundle import WeightBundle
 
 END = 3
@@ -237,25 +239,66 @@ async def test_the_budget_of_a_rollout_is_no_error_until_nothing_is_left(seat: M
 
 
 @pytest.mark.parametrize(
-    ("contents", "reason"),
+    "contents",
     [
-        (["what was", " two ", "and"], "number 0 was 'what is' of user and is now 'what was' of user"),
-        (["what is", "three", "and"], "number 1 was ' two ' of assistant and is now 'three'"),
-        (["what is", " two "], "after those so far: none"),
-        (["what is", " two ", "and", "four", "and"], "after those so far: user, assistant, user"),
+        pytest.param(["what was", " two ", "and"], id="another beginning"),
+        pytest.param(["what is", "three", "and"], id="another answer"),
+        pytest.param(["what is", " two ", "and", "four", "and"], id="a turn that nobody sampled"),
+        pytest.param(["hello"], id="a history made shorter"),
     ],
 )
-async def test_a_call_that_rewrites_the_past_is_refused_and_the_rollout_stays_as_it_was(
-    seat: MakeSeat, contents: Sequence[str], reason: str
+async def test_a_call_that_rewrites_the_past_begins_a_segment_with_all_that_it_says(
+    seat: MakeSeat, contents: Sequence[str]
 ) -> None:
     agent = seat()
     await agent.chat("what is")
 
-    with pytest.raises(BadRequestError, match=reason):
-        await agent.chat(*contents)
+    await agent.chat(*contents)
+    await agent.chat(*contents, " two ", "what")
+
+    tokenizer = agent.calls.rendering.tokenizer
+    messages = [Message(role=BOT if n % 2 else USER, content=text) for n, text in enumerate(contents)]
+    first, second, third = (request.tokens.tolist() for request in agent.engine.asked)
+    assert second == tokenizer.encode_prompt(messages).tolist()
+    # What follows goes on from there, with the ids that were sampled.
+    assert third[: len(second) + len(agent.engine.ids)] == [*second, *agent.engine.ids]
+    rollout = rollout_of(agent.calls.exchanges)
+    (rewrite,) = rollout.rewrites
+    assert (rewrite.at, rewrite.context.tolist()) == (len(agent.engine.ids), second)
+    # Nothing of the first call comes back, so it costs no budget a second time.
+    heard = len(third) - len(second) - len(agent.engine.ids)
+    assert rollout.tokens.size == 3 * len(agent.engine.ids) + heard
+    assert len(first) == agent.calls.first.size
+
+
+async def test_text_ids_and_messages_may_follow_each_other_each_from_its_own_beginning(
+    seat: MakeSeat,
+) -> None:
+    agent = seat()
+
+    await agent.chat("what is")
+    await agent.client.completions.create(model="m", prompt=[0, 90, 91])
+    await agent.client.completions.create(model="m", prompt=[0, 90])
+
+    assert [request.tokens.tolist() for request in agent.engine.asked[1:]] == [[0, 90, 91], [0, 90]]
+    assert [one.context.tolist() for one in rollout_of(agent.calls.exchanges).rewrites] == [
+        [0, 90, 91],
+        [0, 90],
+    ]
+
+
+async def test_a_call_in_which_the_policy_has_the_last_word_is_refused_and_the_rollout_stays_as_it_was(
+    seat: MakeSeat,
+) -> None:
+    agent = seat()
+    await agent.chat("what is")
+
+    with pytest.raises(BadRequestError, match="the last one must be the user's"):
+        await agent.chat("what is", " two ")
     await agent.chat("what is", " two ", "and then")
 
     assert len(agent.calls.exchanges) == 2
+    assert rollout_of(agent.calls.exchanges).rewrites == ()
 
 
 HELLO = {"messages": [{"role": USER, "content": "hello"}]}
@@ -277,7 +320,7 @@ HELLO = {"messages": [{"role": USER, "content": "hello"}]}
         ("completions", {"prompt": "hello"}, "with model.chat = true call chat/completions"),
         ("completions", {"prompt": [5, 99999]}, "the tokenizer has no id 99999"),
         ("completions", {"prompt": [5, -(2**70)]}, "prompt"),
-        ("completions", {"prompt": []}, "the first call has no tokens"),
+        ("completions", {"prompt": []}, "the call has no tokens"),
         ("completions", {"prompt": ["a", "b"]}, "prompt"),
     ],
 )

@@ -21,6 +21,7 @@ from llmrl.rollouts.branches import converse
 from llmrl.rollouts.conversation import Conversation
 from llmrl.rollouts.engine import Completion, Request
 from llmrl.rollouts.environment import Environment, Reply, Turn
+from llmrl.rollouts.exchange import Limits
 from llmrl.rollouts.host import Host
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
@@ -117,7 +118,7 @@ def held(
         prompt=prompt,
         name="train-0",
         seeds=(0,),
-        max_tokens=40,
+        limits=Limits(spoken=40, context=100),
         temperature=1.0,
     )
     began = time.monotonic()

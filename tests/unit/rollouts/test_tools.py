@@ -223,7 +223,7 @@ def test_a_result_has_the_ids_that_a_template_of_the_hermes_form_gives_it(
         {"role": "assistant", "content": call},
     ]
 
-    ids = tokenizer.encode_reply([Message(**message) for message in said], reply.text, after=END)
+    ids = tokenizer.encode_reply([Message(**message) for message in said], reply.text, after=END).tokens
     whole = bpe.apply_chat_template(
         [*said, {"role": "tool", "content": "84"}], tokenize=False, add_generation_prompt=True
     )
