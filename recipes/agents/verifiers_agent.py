@@ -5,7 +5,7 @@
 
 The first writes its dataset, the second answers each row on stdin with what its rubric says of a rollout.
 NAME is a module that can be imported and has ``load_environment``; ``--arguments`` are those, as JSON.
-For verifiers 0.1.14 to 0.2: in later versions an environment starts agents itself, in runtimes of its own.
+For verifiers 0.1.14 to 0.2; ``verifiers_v1_agent.py`` is for what came after them.
 """
 
 from __future__ import annotations

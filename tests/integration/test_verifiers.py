@@ -19,43 +19,66 @@ from llmrl.rollouts.worker import RolloutWorker
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "agents"
 INSTALL_S = 120
+FOR_UV = ("PATH", "HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "UV_DEFAULT_INDEX", "UV_FIND_LINKS")
+"""What uv needs to find packages where there is no direct way to them."""
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of an environment that has verifiers and not llmrl."""
-    folder = tmp_path_factory.mktemp("verifiers")
-    tools, made = folder / "tools", folder / "venv"
-    uv = [sys.executable, "-m", "uv"]
-    commands = [
-        [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(tools), "uv"],
-        [*uv, "venv", "--quiet", "--python", sys.executable, str(made)],
-        [*uv, "pip", "install", "--quiet", "--python", str(made / "bin" / "python"), "verifiers==0.2.1"],
-    ]
-    for command in commands:
-        try:
-            subprocess.run(
-                command,
-                check=True,
-                capture_output=True,
-                text=True,
-                timeout=INSTALL_S,
-                env={**os.environ, "PYTHONPATH": str(tools)},
-            )
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"verifiers cannot be installed here: {error.stderr[-300:]}")
-        except subprocess.TimeoutExpired:
-            pytest.skip(f"verifiers is not installed within {INSTALL_S} s; is a package index in reach?")
-    return str(made / "bin" / "python")
+def tools(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with uv."""
+    folder = tmp_path_factory.mktemp("tools")
+    installed(sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), "uv", tools=folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def python(tools: Path) -> str:
+    return python_with("verifiers==0.2.1", tools)
+
+
+@pytest.fixture(scope="module")
+def newer(tools: Path) -> str:
+    return python_with("verifiers==0.4.0", tools)
+
+
+def python_with(package: str, tools: Path) -> str:
+    """Of an environment that has it and not llmrl."""
+    made = tools / package
+    uv = sys.executable, "-m", "uv"
+    installed(*uv, "venv", "--quiet", "--python", sys.executable, str(made), tools=tools)
+    found = str(made / "bin" / "python")
+    installed(*uv, "pip", "install", "--quiet", "--python", found, package, tools=tools)
+    return found
+
+
+def installed(*command: str, tools: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(tools)}
+    try:
+        subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=INSTALL_S, env=environment
+        )
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"verifiers cannot be installed here: {error.stderr[-300:]}")
+    except subprocess.TimeoutExpired:
+        pytest.skip(f"verifiers is not installed within {INSTALL_S} s; is a package index in reach?")
 
 
 def command(python: str, *arguments: str) -> list[str]:
     return [python, str(FOLDER / "verifiers_agent.py"), "--environment", "verifiers_sums", *arguments]
 
 
-def stage_of(model: Path, rows: Path, program: list[str]) -> Stage:
+def exported(program: list[str], rows: Path) -> Path:
+    """The file, with the rows that it writes."""
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER)}
+    ended = subprocess.run(program, capture_output=True, timeout=120, check=True, env=environment)
+    rows.write_bytes(ended.stdout)
+    return rows
+
+
+def stage_of(model: Path, rows: Path, program: list[str], **more: object) -> Stage:
     variables = {"PYTHONPATH": str(FOLDER)}
     options = {"command": program, "rows": "many", "at_once": 1, "variables": variables, "max_turn_tokens": 4}
+    options |= more
     return Stage(
         model=Model(path=str(model), context_tokens=256),
         prompts=Prompts(sources=(Source(dataset=str(rows), fields={"prompt": "text", "answer": "*"}),)),
@@ -94,15 +117,7 @@ def right(text: str, total: int) -> float:
 async def test_the_policy_plays_an_environment_of_verifiers_and_its_rubric_says_what_that_is_worth(
     python: str, tiny_model: Path, tmp_path: Path
 ) -> None:
-    dataset = tmp_path / "rows.jsonl"
-    exported = subprocess.run(
-        command(python, "--rows", "-1"),
-        capture_output=True,
-        timeout=120,
-        check=True,
-        env={**os.environ, "PYTHONPATH": str(FOLDER)},
-    )
-    dataset.write_bytes(exported.stdout)
+    dataset = exported(command(python, "--rows", "-1"), tmp_path / "rows.jsonl")
 
     whole, cut = await rollouts_of(stage_of(tiny_model, dataset, command(python)), 40, 7)
 
@@ -128,3 +143,23 @@ async def test_an_environment_of_one_turn_is_one_turn_of_the_policy(python: str,
 
     assert {int(one.turn.max()) for one in single.rollouts if one.tokens.size} == {0}
     assert {one.outcome for one in single.rollouts} <= {0.0, 1.0, None}
+
+
+@pytest.mark.slow
+async def test_a_taskset_of_newer_verifiers_is_played_through_its_own_harness(
+    newer: str, tools: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    program = [newer, str(FOLDER / "verifiers_v1_agent.py"), "--taskset", "verifiers_v1_sums"]
+    dataset = exported([*program, "--rows"], tmp_path / "rows.jsonl")
+    variables = {"PYTHONPATH": str(FOLDER), "PATH": f"{tools / 'bin'}{os.pathsep}{os.environ['PATH']}"}
+
+    (single,) = await rollouts_of(
+        stage_of(tiny_model, dataset, program, variables=variables, inherit=FOR_UV), 40
+    )
+
+    answer = json.loads(single.prompt.answer or "")["answer"]
+    assert len(dataset.read_text().splitlines()) == 200
+    assert {one.stop for one in single.rollouts} <= {"stop", "length"}
+    assert [one.outcome for one in single.rollouts] == [
+        float(one.text.strip() == answer) for one in single.rollouts
+    ]
