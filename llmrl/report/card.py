@@ -46,9 +46,12 @@ def _results(before: EvaluationEntry | None, after: EvaluationEntry | None) -> l
     if not entries:
         return []
     cells = [
-        (e.name, e.version, e.n, f"{e.accuracy:.3f}", f"{e.low:.3f}-{e.high:.3f}", f"{e.tokens_mean:.1f}")
+        (
+            *(e.name, e.version, e.n, e.unjudged),
+            *(f"{e.accuracy:.3f}", f"{e.low:.3f}-{e.high:.3f}", f"{e.tokens_mean:.1f}"),
+        )
         for e in entries
     ]
     rows = [f"| {' | '.join(map(str, row))} |" for row in cells]
-    head = "| prompts | weight version | responses | accuracy | 95 % interval | mean tokens |"
-    return ["## Results", "", head, "|---|---|---|---|---|---|", *rows, ""]
+    head = "| prompts | weight version | judged responses | others | accuracy | 95 % interval | mean tokens |"
+    return ["## Results", "", head, "|---|---|---|---|---|---|---|", *rows, ""]

@@ -111,7 +111,7 @@ def final_line(before: EvaluationEntry, after: EvaluationEntry, seconds: float) 
 
 
 def _with_interval(entry: EvaluationEntry) -> str:
-    return f"{entry.accuracy:.3f} (n = {entry.n}, 95 % {entry.low:.3f}-{entry.high:.3f})"
+    return f"{entry.accuracy:.3f} ({entry.basis})"
 
 
 def duration(seconds: float) -> str:

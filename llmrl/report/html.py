@@ -101,7 +101,7 @@ def _headline(story: Story) -> str:
 
 def _accuracy(stage: StageStory, before: EvaluationEntry, after: EvaluationEntry) -> str:
     details = (
-        f"n = {after.n}, 95 % {after.low:.3f}-{after.high:.3f}",
+        after.basis,
         f"stage {stage.name}, version {before.version} against version {after.version}",
     )
     return _big(f"{after.name} accuracy", f"{before.accuracy:.3f}", f"{after.accuracy:.3f}", *details)

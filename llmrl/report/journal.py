@@ -46,14 +46,23 @@ class EvaluationEntry:
     name: str
     correct: int
     n: int
-    """Responses, all prompts together."""
+    """Responses that were judged, all prompts together."""
+    unjudged: int = 0
+    """Responses without a verdict: the reward abstained or failed, or nobody finished them."""
     accuracy: float
+    """Of the judged ones; nan where there is none."""
     low: float
     """Lower end of the 95 % interval of ``accuracy``."""
     high: float
     pass_at_k: Mapping[int, float] = field(default_factory=dict[int, float])
     tokens_mean: float
     """Mean length of a response, in tokens."""
+
+    @property
+    def basis(self) -> str:
+        """What the accuracy rests on, for people."""
+        unjudged = f", {self.unjudged} not judged" if self.unjudged else ""
+        return f"n = {self.n}, 95 % {self.low:.3f}-{self.high:.3f}{unjudged}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +109,7 @@ class Journal:
             "name": entry.name,
             "correct": entry.correct,
             "n": entry.n,
+            "unjudged": entry.unjudged,
             "accuracy": number(entry.accuracy),
             "low": number(entry.low),
             "high": number(entry.high),
@@ -186,6 +196,7 @@ def _evaluation(record: Mapping[str, Any]) -> EvaluationEntry:
         name=result["name"],
         correct=result["correct"],
         n=result["n"],
+        unjudged=result.get("unjudged", 0),  # older journals did not count them
         accuracy=_or_nan(result["accuracy"]),
         low=_or_nan(result["low"]),
         high=_or_nan(result["high"]),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Stage
@@ -24,7 +26,10 @@ CORRECT = 0.5
 async def evaluate(
     stage: Stage, prompts: Sequence[Prompt], answer: Answer, *, version: int
 ) -> EvaluationEntry:
-    """Sample, judge and count. The engines must serve one version until this returns."""
+    """Sample, judge and count. The engines must serve one version until this returns.
+
+    What could not be judged is counted apart: a broken scorer says nothing of the policy.
+    """
     table = stage.evaluation
     sampling = Sampling(
         purpose="held-out",
@@ -35,23 +40,32 @@ async def evaluate(
     draws = [Draw(ordinal=i, prompt=prompt) for i, prompt in enumerate(prompts)]
     answers = await asyncio.gather(*(answer(draw, sampling) for draw in draws))
     part = deciding_reward(stage)
-    correct = np.array([sum(is_correct(j, part) for j in judgements) for _, judgements in answers])
-    responses = np.full(len(answers), table.per_prompt)
+    verdicts = [[verdict(judgement, part) for judgement in judgements] for _, judgements in answers]
+    correct = np.array([own.count(True) for own in verdicts], dtype=np.int64)
+    judged = correct + np.array([own.count(False) for own in verdicts], dtype=np.int64)
     lengths = [rollout.tokens.size for group, _ in answers for rollout in group.rollouts]
-    interval = accuracy_interval(correct, responses)
+    n, seen = int(judged.sum()), judged > 0
+    low, high = accuracy_interval(correct[seen], judged[seen]) if n else (math.nan, math.nan)
     return EvaluationEntry(
         stage=stage.name,
         step=version,
         version=version,
         name="held-out",
         correct=int(correct.sum()),
-        n=int(responses.sum()),
-        accuracy=float(correct.sum() / responses.sum()),
-        low=interval.low,
-        high=interval.high,
-        pass_at_k={k: mean_pass_at_k(correct, responses, k) for k in table.k},
+        n=n,
+        unjudged=sum(own.count(None) for own in verdicts),
+        accuracy=float(correct.sum() / n) if n else math.nan,
+        low=low,
+        high=high,
+        pass_at_k={k: _pass_at(k, correct, judged) for k in table.k},
         tokens_mean=float(np.mean(lengths)),
     )
+
+
+def _pass_at(k: int, correct: NDArray[np.int64], judged: NDArray[np.int64]) -> float:
+    """Over the prompts that have so many judged responses; nan if there is none."""
+    enough = judged >= k
+    return mean_pass_at_k(correct[enough], judged[enough], k) if enough.any() else math.nan
 
 
 def deciding_reward(stage: Stage) -> str:
@@ -59,6 +73,7 @@ def deciding_reward(stage: Stage) -> str:
     return stage.evaluation.reward or next(iter(stage.rewards))
 
 
-def is_correct(judgement: Judgement, part: str) -> bool:
-    """Whether the reward called ``part`` says so; it does not where it gave no score."""
-    return judgement.parts.get(part, 0.0) > CORRECT
+def verdict(judgement: Judgement, part: str) -> bool | None:
+    """Whether the reward called ``part`` says that a response is correct; None where it gave no score."""
+    score = judgement.parts.get(part)
+    return None if score is None else score > CORRECT

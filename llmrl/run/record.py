@@ -22,7 +22,7 @@ from llmrl.report.trackers import Trackers
 from llmrl.rewards.judgement import Judgement
 from llmrl.rewards.scorer import Scorer
 from llmrl.rollouts.pool import EnginePool
-from llmrl.run.evaluate import deciding_reward, is_correct
+from llmrl.run.evaluate import deciding_reward, verdict
 from llmrl.run.loop import Judged
 from llmrl.weights.bundle import ORIGINAL, WeightBundle
 
@@ -151,7 +151,10 @@ class Record:
         """The held-out prompts were answered."""
         self.journal.evaluation(entry)
         self.console.evaluation(entry)
-        self.trackers.log({"held-out/accuracy": entry.accuracy}, step=entry.step)
+        unjudged = entry.unjudged / (entry.n + entry.unjudged)
+        self.trackers.log(
+            {"held-out/accuracy": entry.accuracy, "held-out/unjudged_rate": unjudged}, step=entry.step
+        )
 
     def bad_batch(self, step: int, experiences: Sequence[Experience]) -> Path:
         """Keep the batch of a step that was skipped, for study."""
@@ -163,13 +166,16 @@ class Record:
 
 def _pass_rate(judged: Judged, part: str) -> PassRate:
     """Of the policy's own responses that the reward called ``part`` gave a score."""
-    scored = [
-        judgement
+    verdicts = [
+        verdict(judgement, part)
         for rollout, judgement in zip(judged.group.rollouts, judged.judgements, strict=True)
-        if not rollout.opponent and part in judgement.parts
+        if not rollout.opponent
     ]
-    solved = sum(is_correct(judgement, part) for judgement in scored)
-    return PassRate(id=judged.group.prompt.id, solved=solved, judged=len(scored))
+    return PassRate(
+        id=judged.group.prompt.id,
+        solved=verdicts.count(True),
+        judged=verdicts.count(True) + verdicts.count(False),
+    )
 
 
 def _rewards(groups: Sequence[Judged]) -> dict[str, float]:

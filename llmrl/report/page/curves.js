@@ -112,14 +112,15 @@ function accuracyOf(frame, height) {
     name,
     color: `c${at % 6}`,
     parts: frame.placed.map(({ stage, offset }) => {
-      const found = stage.evaluations.filter((entry) => entry.name === name);
+      const found = stage.evaluations.filter((entry) => entry.name === name && entry.accuracy !== null);
       return {
         x: found.map((entry) => entry.step + offset),
         y: found.map((entry) => entry.accuracy),
         low: found.map((entry) => entry.low),
         high: found.map((entry) => entry.high),
         text: found.map((entry) => `95 % ${entry.low.toFixed(3)}-${entry.high.toFixed(3)}, n = ${entry.n}`
-          + Object.entries(entry.pass_at_k).filter(([k]) => k > 1).map(([k, value]) => `, pass@${k} ${value.toFixed(3)}`).join('')),
+          + (entry.unjudged ? `, ${entry.unjudged} not judged` : '')
+          + Object.entries(entry.pass_at_k).filter(([k, value]) => k > 1 && value !== null).map(([k, value]) => `, pass@${k} ${value.toFixed(3)}`).join('')),
         dots: true,
       };
     }).filter((part) => part.x.length),
@@ -162,8 +163,9 @@ function showCurves(story) {
 }
 
 function showStages(story) {
+  const told = (value, digits) => (value === null ? '-' : value.toFixed(digits));
   const change = (before, after, digits) => [
-    make('span', { class: 'faint' }, `${before.toFixed(digits)} \u2192 `), after.toFixed(digits),
+    make('span', { class: 'faint' }, `${told(before, digits)} \u2192 `), told(after, digits),
   ];
   const row = (stage) => {
     const [first, last] = [stage.evaluations[0], stage.evaluations[stage.evaluations.length - 1]];

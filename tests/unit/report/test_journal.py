@@ -20,7 +20,7 @@ def a_step(step: int, reward: float = 0.5) -> StepEntry:
 
 
 EVALUATION = EvaluationEntry(
-    stage="grpo", step=0, version=0, name="held-out", correct=211, n=512,
+    stage="grpo", step=0, version=0, name="held-out", correct=211, n=512, unjudged=3,
     accuracy=0.412, low=0.370, high=0.455,
     pass_at_k={1: 0.412, 8: 0.75}, tokens_mean=33.5,
 )  # fmt: skip
