@@ -199,6 +199,11 @@ def _engines(stage: Stage) -> Sentences:
             f"engines.tensor_parallel: expected 1 with {why}, got {table.tensor_parallel}; "
             "more needs vLLM on GPUs."
         )
+    if table.update == "abort" and stage.rollouts.stop:
+        yield (
+            "engines.update: 'abort' would miss a text of rollouts.stop that spans two requests; "
+            "use 'keep' or 'drain'."
+        )
 
 
 def _weights(stage: Stage) -> Sentences:

@@ -146,6 +146,9 @@ class Engines(Table):
     """GPUs that share one engine's weights."""
     max_lag: Count = 1
     """Versions by which a trained token may be behind the policy; 0 is synchronous training."""
+    update: Literal["keep", "drain", "abort"] = "keep"
+    """What becomes of a response when new weights come: it goes on with its KV cache, is finished first, or
+    goes on as a new request that the new weights read from its beginning."""
     max_sequences: Positive = 256
     """Responses that one engine generates at once."""
     kv_cache_mib: Positive | None = None

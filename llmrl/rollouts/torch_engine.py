@@ -8,6 +8,7 @@ opponent, for which it keeps a second set of weights: the frozen reference or a 
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from llmrl.errors import EngineError
+from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Opponent, Stage
 from llmrl.rollouts.engine import Completion, Request, Sampler
@@ -55,6 +57,7 @@ class TorchEngine:
         self._second: Any = None if self._opponent.kind == "none" else self._loaded(second)
         self._version = 0
         self._between_tokens = asyncio.Lock()
+        self._between_batches = asyncio.Lock()
         self._waiting: dict[Sampler, list[_Answer]] = {"policy": [], "opponent": []}
         self._decoder: asyncio.Task[None] | None = None
 
@@ -83,9 +86,10 @@ class TorchEngine:
             return await asyncio.to_thread(self._score, tokens)
 
     async def load(self, bundle: WeightBundle) -> None:
-        """Copy the tensors in place between two tokens; a moving average takes its step."""
+        """Copy the tensors in place between two tokens or batches; a moving average takes its step."""
         check_names(bundle, self._stored)
-        async with self._between_tokens:
+        drains = self._stage.engines.update == "drain"
+        async with self._between_batches if drains else nullcontext(), self._between_tokens:
             await asyncio.to_thread(self._take, bundle)
             self._version = bundle.version
         check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
@@ -109,7 +113,8 @@ class TorchEngine:
             batch = [answer for answer in taken if not answer.future.cancelled()]
             try:
                 if batch:
-                    await self._answer(batch)
+                    async with self._between_batches:
+                        await self._answer(batch)
             except RuntimeError as error:
                 for answer in batch:
                     if not answer.future.done():
@@ -122,11 +127,19 @@ class TorchEngine:
         for row, answer in enumerate(batch):
             prompt = torch.as_tensor(answer.request.tokens, dtype=torch.long)
             ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = prompt, 1
-        played = [(model, DynamicCache()) for model in self._models(batch[0].request.sampler)]
+        whole, version, played = ids, self._version, self._unread(batch)
         while any(answer.stop is None and not answer.future.cancelled() for answer in batch):
             async with self._between_tokens:
+                if self._stage.engines.update == "abort" and self._version != version:
+                    ids, version, played = whole, self._version, self._unread(batch)
+                    _seed_again(batch)
                 ids = await asyncio.to_thread(self._next_tokens, batch, ids, seen, played)
+            whole = torch.cat([whole, ids], dim=1)
             seen = torch.cat([seen, torch.ones(len(batch), 1, dtype=torch.long)], dim=1)
+
+    def _unread(self, batch: list[_Answer]) -> list[tuple[Any, DynamicCache]]:
+        """Whoever answers, with nothing read so far."""
+        return [(model, DynamicCache()) for model in self._models(batch[0].request.sampler)]
 
     def _models(self, sampler: Sampler) -> list[Any]:
         """The models whose logits decide, together, what the sampler says next."""
@@ -190,6 +203,12 @@ class TorchEngine:
                 versions = bundle.version - self._version
                 newest, decay = weights[spec.name], self._opponent.decay
                 move_average(averages[spec.name], newest, decay=decay, versions=versions)
+
+
+def _seed_again(batch: list[_Answer]) -> None:
+    """What goes on as another request has that request's seed, as in ``continuation``."""
+    for answer in batch:
+        answer.generator.manual_seed(derive_seed(answer.request.seed, len(answer.tokens)))
 
 
 def _deliver(answer: _Answer) -> None:

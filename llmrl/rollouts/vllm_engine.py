@@ -16,12 +16,14 @@ from vllm.exceptions import VLLMValidationError
 from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine import PauseMode
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from llmrl.errors import EngineError, WeightSyncError
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Opponent, Stage
+from llmrl.rollouts.continuation import joined, rest_of
 from llmrl.rollouts.engine import Completion, Request
 from llmrl.rollouts.rollout import Stop
 from llmrl.rollouts.vllm_opponent import PROCESSOR, REFERENCE_WEIGHT
@@ -30,6 +32,9 @@ from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
 
 WORKER_EXTENSION = "llmrl.weights.receive.WorkerExtension"
+PAUSES: dict[str, PauseMode] = {"keep": "keep", "drain": "wait", "abort": "abort"}
+"""vLLM's words for ``engines.update``."""
+
 CPU_KV_CACHE_MIB = 256
 CPU_BATCHED_TOKENS = 4096
 """Most tokens of one forward pass on CPU."""
@@ -52,6 +57,39 @@ class VllmEngine:
 
     async def generate(self, request: Request) -> Completion:
         """One response, its logprobs, and the version of each token as vLLM reports it."""
+        completion = await self._sample(request)
+        while completion.stop == "abort" and self._stage.engines.update == "abort":
+            completion = joined(completion, await self._sample(rest_of(request, completion)))
+        return completion
+
+    async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Prompt logprobs of ``tokens``."""
+        self._scored += 1
+        sampling = SamplingParams(
+            max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        output = await self._run(f"score-{self._scored}", tokens, sampling, salt="score")
+        listed = cast("Sequence[dict[int, Logprob] | None]", output.prompt_logprobs)
+        return np.array([0.0, *_chosen(listed[1:], tokens[1:])], dtype=np.float32)
+
+    async def load(self, bundle: WeightBundle) -> None:
+        """One update session of vLLM; ``engines.update`` says what becomes of the requests."""
+        check_names(bundle, self._stored)
+        if not self._transfer_ready:
+            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+            self._transfer_ready = True
+        self._door.clear()
+        self._broken = f"a sync of weights {bundle.version} failed half-way and must be repeated first"
+        try:
+            await self._update(bundle)
+            self._version, self._broken = bundle.version, None
+        except EngineDeadError as error:
+            raise WeightSyncError(f"vLLM died while it took weights {bundle.version}: {error}") from error
+        finally:
+            self._door.set()
+        check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
+
+    async def _sample(self, request: Request) -> Completion:
         # Wait while weights change, so that the salt below is that of the weights that will be used.
         await self._door.wait()
         if self._broken:
@@ -73,33 +111,6 @@ class VllmEngine:
         output = await self._run(request.id, request.tokens, sampling, salt=f"v{self._version}")
         return _completion(output.outputs[0])
 
-    async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Prompt logprobs of ``tokens``."""
-        self._scored += 1
-        sampling = SamplingParams(
-            max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
-        )
-        output = await self._run(f"score-{self._scored}", tokens, sampling, salt="score")
-        listed = cast("Sequence[dict[int, Logprob] | None]", output.prompt_logprobs)
-        return np.array([0.0, *_chosen(listed[1:], tokens[1:])], dtype=np.float32)
-
-    async def load(self, bundle: WeightBundle) -> None:
-        """One update session of vLLM: requests pause, keep their KV cache, go on under the new weights."""
-        check_names(bundle, self._stored)
-        if not self._transfer_ready:
-            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
-            self._transfer_ready = True
-        self._door.clear()
-        self._broken = f"a sync of weights {bundle.version} failed half-way and must be repeated first"
-        try:
-            await self._update(bundle)
-            self._version, self._broken = bundle.version, None
-        except EngineDeadError as error:
-            raise WeightSyncError(f"vLLM died while it took weights {bundle.version}: {error}") from error
-        finally:
-            self._door.set()
-        check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
-
     def _opponent_arguments(self, request: Request) -> dict[str, float] | None:
         if request.sampler == "policy":
             return None
@@ -112,7 +123,10 @@ class VllmEngine:
         return {REFERENCE_WEIGHT: weight}
 
     async def _update(self, bundle: WeightBundle) -> None:
-        await self._llm.pause_generation(mode="keep", clear_cache=False)
+        # Not pause_generation(), which goes on to sleep for 20 ms for the sake of the order of outputs.
+        await self._llm.engine_core.pause_scheduler_async(
+            mode=PAUSES[self._stage.engines.update], clear_cache=False
+        )
         await self._llm.start_weight_update()
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=told(bundle)))
         await self._llm.finish_weight_update(str(bundle.version))

@@ -71,6 +71,10 @@ def nudged(model: PreTrainedModel, *, seed: int) -> None:
         parameter[torch.rand(parameter.shape, generator=generator) < 0.05] *= 1.5
 
 
+def updating(stage: Stage, update: str) -> Stage:
+    return stage.model_copy(update={"engines": stage.engines.model_copy(update={"update": update})})
+
+
 def request(name: str, *, seed: int = 1, tokens: int = 24, temperature: float = TEMPERATURE) -> Request:
     return Request(id=name, tokens=PROMPT, max_tokens=tokens, temperature=temperature, seed=seed)
 
@@ -167,6 +171,35 @@ async def test_weights_land_in_the_middle_of_a_response_and_every_token_knows_it
     assert set(after.version.tolist()) == {1}
     whole = np.concatenate([PROMPT, after.tokens])
     np.testing.assert_allclose(after.logp, logp_of(model, whole, TEMPERATURE)[PROMPT.size :], atol=1e-5)
+
+
+@pytest.mark.parametrize("update", ["drain", "abort"])
+async def test_responses_under_way_are_finished_first_or_read_again_and_nothing_is_lost(
+    running: Engine, tiny_model: Path, update: str
+) -> None:
+    running._stage = updating(running._stage, update)  # type: ignore[attr-defined]
+    old, new = reference(tiny_model), moved(reference(tiny_model), 1.25)
+    await running.load(bundle_of(old, 10))
+    under_way = [
+        asyncio.create_task(running.generate(request(f"{update}{i}", seed=i, tokens=200))) for i in range(8)
+    ]
+    await asyncio.sleep(0.05)
+
+    await running.load(bundle_of(new, 11))
+    completions: list[Completion] = await asyncio.gather(*under_way)
+
+    running._stage = updating(running._stage, "keep")  # type: ignore[attr-defined]
+    assert all(c.stop in ("stop", "length") and c.tokens.size == c.version.size for c in completions)
+    assert all(c.tokens.size == 200 for c in completions if c.stop == "length")
+    versions = {tuple(np.unique(c.version).tolist()) for c in completions}
+    assert versions <= {"drain": {(10,)}, "abort": {(10,), (11,), (10, 11)}}[update]
+    assert update == "drain" or (10, 11) in versions
+    for one in completions:
+        # Every token's logp is that of its own version over the whole text before it: no KV cache is older.
+        whole = np.concatenate([PROMPT, one.tokens])
+        by_version = {10: logp_of(old, whole, TEMPERATURE), 11: logp_of(new, whole, TEMPERATURE)}
+        wanted = [by_version[v][PROMPT.size + i] for i, v in enumerate(one.version.tolist())]
+        np.testing.assert_allclose(one.logp, wanted, atol=1e-4)
 
 
 async def test_a_sync_that_is_incomplete_or_does_not_arrive_is_an_error(
