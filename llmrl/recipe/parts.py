@@ -19,6 +19,7 @@ from llmrl.recipe.schema import Choice, Stage
 from llmrl.registry import Registry
 from llmrl.report.trackers import check_trackers
 from llmrl.rewards import build_rewards
+from llmrl.rollouts.agent import Agent
 from llmrl.rollouts.environments import environment
 from llmrl.rollouts.kinds import engine
 
@@ -154,6 +155,10 @@ def _nobody_to_compare_with(stage: Stage, bundle: Bundle) -> Iterator[str]:
         )
 
 
+def _is_agent(name: str) -> bool:
+    return name in environment.names and issubclass(environment.get(name, key="environment"), Agent)
+
+
 def _turns_that_cannot_be(stage: Stage, bundle: Bundle) -> Iterator[str]:
     table = stage.rollouts
     if table.per_prompt % bundle.branches:
@@ -162,6 +167,11 @@ def _turns_that_cannot_be(stage: Stage, bundle: Bundle) -> Iterator[str]:
             f"got {table.per_prompt}."
         )
     if stage.environment is not None:
+        if bundle.branches > 1 and _is_agent(stage.environment.name):
+            yield (
+                f"rollouts.branches: expected 1 with the agent '{stage.environment.name}', which cannot go "
+                f"on from a turn of another rollout, got {bundle.branches}."
+            )
         return
     if bundle.branches > 1:
         yield (

@@ -64,7 +64,7 @@ class Choice:
 def _claims(sample: Sample) -> list[Claim]:
     """What may hold the choice; an announced claim that makes none leaves it to no other."""
     found: list[Claim] = []
-    for claim in claims(sample.response, finished=sample.finished):
+    for claim in claims(sample.last_turn, finished=sample.finished):
         if claim.denied:
             break
         found.append(claim)

@@ -53,7 +53,7 @@ class Code:
 
     def __call__(self, sample: Sample) -> Score:
         task = read_task(gold_of(sample))
-        return self.grade(task, code_in(sample.response))
+        return self.grade(task, code_in(sample.last_turn))
 
     def grade(self, task: Task, code: str) -> Score:
         """Judge the code alone, as it stands."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 Status = Literal["score", "abstain", "error"]
@@ -29,6 +29,18 @@ class Sample:
     """What the environment says that the conversation was worth; None where it says nothing."""
     rivals: tuple[str, ...] = ()
     """Responses to the same prompt that this one is compared with; only for rewards that read them."""
+    said_last: str | None = None
+    """The policy's last turn in a conversation; None where the response is one turn and nothing else."""
+
+    @property
+    def last_turn(self) -> str:
+        """What the policy said last, where the answer stands: without earlier turns and replies."""
+        return self.response if self.said_last is None else self.said_last
+
+    def saying(self, text: str) -> Sample:
+        """The same sample with ``text`` for a response of one turn."""
+        return replace(self, response=text, said_last=None)
+
     messages: tuple[Mapping[str, str], ...] = ()
     """The prompt before any chat template: messages with ``role`` and ``content``."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from llmrl.errors import shown
@@ -24,7 +24,7 @@ class Exact:
     reads_answer: ClassVar[bool] = True
 
     def __call__(self, sample: Sample) -> float:
-        return float(self._plain(sample.response) == self._plain(gold_of(sample)))
+        return float(self._plain(sample.last_turn) == self._plain(gold_of(sample)))
 
     def _plain(self, text: str) -> str:
         text = text.strip() if self.strip else text
@@ -69,10 +69,10 @@ class Capture:
             raise ValueError(f"group must be one of {', '.join(map(str, groups))}, got {shown(self.group)}")
 
     def __call__(self, sample: Sample) -> Score:
-        caught = [found.group(self.group) for found in re.finditer(self.pattern, sample.response)]
+        caught = [found.group(self.group) for found in re.finditer(self.pattern, sample.last_turn)]
         if not caught or caught[-1] is None:
             return Score(0.0, "caught nothing")
-        value = self._comparison()(replace(sample, response=caught[-1]))
+        value = self._comparison()(sample.saying(caught[-1]))
         return Score(value, f"caught {shown(caught[-1])}")
 
     def bare(self) -> Reward:

@@ -50,8 +50,8 @@ class Math:
     def __call__(self, sample: Sample) -> Score:
         gold = _Gold.read(gold_of(sample))
         if self.whole:
-            return gold.judge(Claim(text=_bare(sample.response), form="box"))
-        for claim in claims(sample.response, finished=sample.finished):
+            return gold.judge(Claim(text=_bare(sample.last_turn), form="box"))
+        for claim in claims(sample.last_turn, finished=sample.finished):
             if gold.settled_by(claim):
                 return gold.judge(claim)
         return Score(0.0, "no answer")

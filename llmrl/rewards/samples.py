@@ -27,6 +27,7 @@ def samples_of(group: RolloutGroup, *, max_tokens: int, rivals: bool) -> list[Sa
         Sample(
             prompt=prompt.text,
             response=rollout.text,
+            said_last=rollout.last_turn,
             answer=prompt.answer,
             tokens=int(rollout.tokens.size),
             finished=rollout.stop == "stop",

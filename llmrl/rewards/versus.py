@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from llmrl.rewards.judgement import Sample
@@ -37,8 +37,8 @@ class Versus:
             raise ValueError(f"kind must be a reward that is not awaited, got '{self.kind}'")
 
     def __call__(self, sample: Sample) -> Score:
-        own = self._score(sample)
-        rivals = [self._score(replace(sample, response=text, rivals=())) for text in sample.rivals]
+        # Of rivals there are whole conversations only, so both sides are judged on theirs.
+        own, *rivals = (self._score(sample.saying(text)) for text in (sample.response, *sample.rivals))
         known = [one for one in rivals if one is not None]
         if own is None or not known or len(known) < len(rivals):
             return Score(None, "no rival" if not rivals else "a response without a score")

@@ -98,6 +98,7 @@ def rollout_of(exchanges: Sequence[Exchange], *, only: int | None = None, oppone
         turn=np.concatenate([_spread(one, said=n, heard=n) for n, one in enumerate(exchanges)]),
         stop=last.stop,
         text=_text(exchanges),
+        last_turn=last.turn.text,
         opponent=opponent,
         outcome=last.reply.outcome,
         abort=last.abort,

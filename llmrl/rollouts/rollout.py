@@ -32,6 +32,8 @@ class Rollout:
     """``stop``: the policy ended it. ``length``: the token budget did. ``abort``: nobody finished it."""
     text: str
     """The response without special tokens; what rewards judge."""
+    last_turn: str | None = None
+    """The policy's last turn alone; None where the response is one turn and nothing else."""
     opponent: bool = False
     """True if the opponent wrote it, not the policy."""
     outcome: float | None = None
@@ -62,6 +64,6 @@ class RolloutGroup:
     rollouts: tuple[Rollout, ...]
 
     @property
-    def oldest_version(self) -> int:
-        """Version of the oldest token in the group; the lag bound holds for it."""
-        return min(int(r.version.min()) for r in self.rollouts if r.version.size)
+    def oldest_version(self) -> int | None:
+        """Version of the oldest token, for which the lag bound holds; None if nobody said a word."""
+        return min((int(r.version.min()) for r in self.rollouts if r.version.size), default=None)

@@ -48,8 +48,8 @@ class Ledger:
         self._write("dispatched", ordinal=ordinal)
         return ordinal
 
-    def generated(self, ordinal: int, *, version: int) -> None:
-        """All responses are there; the oldest token is of ``version``."""
+    def generated(self, ordinal: int, *, version: int | None) -> None:
+        """All responses are there; the oldest token is of ``version``, None if there is no token."""
         self._write("generated", ordinal=ordinal, version=version)
 
     def trained(self, ordinals: Iterable[int], *, step: int) -> None:

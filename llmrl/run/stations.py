@@ -144,10 +144,12 @@ class Offline(StageStations):
 
 
 def _lag(group: RolloutGroup, step: int, *, limit: int) -> int:
-    lag = step - group.oldest_version
+    """Of the oldest token; a group without any has nothing that could be too old."""
+    oldest = group.oldest_version
+    lag = 0 if oldest is None else step - oldest
     if lag > limit:
         raise WeightSyncError(
-            f"prompt {group.prompt.id} was answered with weights {group.oldest_version}, "
+            f"prompt {group.prompt.id} was answered with weights {oldest}, "
             f"{lag} behind step {step}; engines.max_lag allows {limit}, so a weight update was lost."
         )
     return lag

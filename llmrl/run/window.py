@@ -32,9 +32,10 @@ class Window:
         """A group whose tokens will be of ``version`` or newer."""
         self.due[ordinal] = version + self.max_lag
 
-    def finish(self, ordinal: int, *, oldest: int) -> None:
-        """The group is done; its oldest token may turn out to be newer than it had to be."""
-        self.due[ordinal] = max(self.due[ordinal], oldest + self.max_lag)
+    def finish(self, ordinal: int, *, oldest: int | None) -> None:
+        """The group is done; its oldest token, if it has one, may be newer than it had to be."""
+        if oldest is not None:
+            self.due[ordinal] = max(self.due[ordinal], oldest + self.max_lag)
 
     def leave(self, ordinal: int) -> None:
         """The group was taken, refused or dropped."""

@@ -27,6 +27,7 @@ recipe     | wording prompts:sources,parts,show            | rich:show
            | rewards:parts experience:parts                |
            | rollouts.kinds:parts report.trackers:parts    |
            | rollouts.environments:parts,roles             |
+           | rollouts.agent:parts                          |
            | objectives:roles rewards:roles                |
            | roles.asker:roles roles.kinds:roles           |
 prompts    | recipe.schema                                 | datasets:datasets transformers:tokenizer

@@ -201,6 +201,7 @@ def test_a_clean_conversation_is_what_the_template_renders_of_it(bpe: PreTrained
         END,
     ]
     assert rollout.text == "two\n> and then\nplus two\n> hello\nworld"
+    assert rollout.last_turn == "world"
 
 
 def test_the_same_words_have_the_same_ids_and_owners_when_they_are_demonstrated(

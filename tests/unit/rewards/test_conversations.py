@@ -1,0 +1,66 @@
+"""What rewards read of a conversation: the answer in the policy's last turn, or all that was said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmrl.prompts.prompt import Prompt
+from llmrl.rewards import Sample, reward
+from llmrl.rewards.part import evaluate
+from llmrl.rewards.samples import samples_of
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
+
+TOLD = "<tool>calc: 6*7</tool>\n> <result>42</result>\n{}\n> goodbye, 99"
+
+
+def judged(kind: str, options: dict[str, Any], *, last: str, answer: str) -> float | None:
+    sample = Sample(
+        prompt="A. Rome B. Paris", response=TOLD.format(last), answer=answer, tokens=9, finished=True,
+        said_last=last,
+    )  # fmt: skip
+    part = evaluate(reward.build(kind, options, key="rewards.x"), sample)
+    assert part.status == "score", part.note
+    return part.value
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "last", "answer"),
+    [
+        ("exact", {}, "42", "42"),
+        ("number", {}, "So it is 42.", "42"),
+        ("math", {}, "\\boxed{6 \\cdot 7}", "42"),
+        ("choice", {}, "The answer is (B).", "B"),
+        ("capture", {"pattern": "is ([0-9]+)"}, "It is 42", "42"),
+        ("json", {"schema": {"type": "object"}}, '{"total": 42}', ""),
+        ("constraints", {"require": {"punctuation:no_comma": {}}}, "42", ""),
+    ],
+)
+def test_an_answer_is_looked_for_in_the_last_turn_and_not_in_replies(
+    kind: str, options: dict[str, Any], last: str, answer: str
+) -> None:
+    assert judged(kind, options, last=last, answer=answer) == 1.0
+
+
+def test_a_pattern_or_a_form_is_that_of_the_whole_conversation() -> None:
+    assert judged("regex", {"pattern": "<tool>calc"}, last="42", answer="") == 1.0
+    assert judged("format", {"pattern": "<tool>.*"}, last="42", answer="") == 1.0
+
+
+def test_a_sample_has_the_last_turn_of_its_rollout_and_one_turn_is_its_own_last() -> None:
+    ids = np.array([5, 6], dtype=np.int32)
+    alone = Rollout(
+        tokens=ids, logp=ids.astype(np.float32), version=ids, trained=ids > 0, turn=ids, stop="stop",
+        text="42",
+    )  # fmt: skip
+    talked = replace(alone, text=TOLD.format("42"), last_turn="42")
+    prompt = Prompt(id="p", tokens=ids, text="", answer="42", source="p")
+    group = RolloutGroup(ordinal=0, prompt=prompt, rollouts=(alone, talked))
+
+    one, other = samples_of(group, max_tokens=9, rivals=False)
+
+    assert (one.last_turn, one.response) == ("42", "42")
+    assert (other.last_turn, other.response) == ("42", TOLD.format("42"))
