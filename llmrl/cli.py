@@ -15,6 +15,7 @@ from rich.console import Console
 from llmrl import __version__
 from llmrl.doctor import diagnose, report_findings
 from llmrl.errors import DataError, LlmrlError, ModelError, PlacementError, PluginError, RecipeError, Stopped
+from llmrl.plan.calibration import FILE as CALIBRATION
 from llmrl.plan.plan import CV, Assumptions, make_plan
 from llmrl.plan.show import plan_json, show_plan
 from llmrl.recipe.checks import check_recipe
@@ -153,6 +154,7 @@ def plan(
     config: Annotated[Path | None, typer.Option(help="The model's config.json, if it is not here.")] = None,
     dollars: Annotated[float | None, typer.Option(help="Price of a device for an hour.")] = None,
     calibration: Annotated[Path | None, typer.Option(help="What --measure has written.")] = None,
+    measure: Annotated[bool, typer.Option("--measure", help="Measure this machine first.")] = False,
     explain: Annotated[bool, typer.Option("--explain", help="Say why each number is what it is.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     debug: Debug = False,
@@ -170,6 +172,10 @@ def plan(
             config=config,
             calibration=calibration,
         )
+        if measure:
+            from llmrl.plan.measure import calibrate  # noqa: PLC0415  imports Ray and torch
+
+            calibrate(loaded.recipe, assumptions).write(calibration or CALIBRATION)
         plans = make_plan(loaded.recipe, assumptions)
         if json:
             typer.echo(plan_json(plans, dollars))

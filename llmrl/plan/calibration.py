@@ -23,17 +23,17 @@ class Calibration:
     dtype: str
     said: str
     """When, and with which model."""
-    step_s: float
-    sequence_s: float
     read: float
     decode: float
+    step_s: float
+    sequence_s: float
+    cache: float
     prefill: float
     train: float
     score: float
     update_s: float
-    copy: float
     sync_s: float
-    tensor_s: float
+    together: float
 
     def write(self, file: Path) -> None:
         """As JSON."""

@@ -77,7 +77,11 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
             bucket=BUCKET,
         ),
         "gathered": _bytes(
-            "w P while a sync gathers the shards of ZeRO 3", w * p if split[3] > 1 else 0, w=w, P=p
+            "max(weights.bucket_mib, w V d) of ZeRO 3 while weights are sent",
+            max(placement.bucket_mib * 2**20, w * shape.head) if split[3] > 1 else 0,
+            w=w,
+            V=shape.vocabulary,
+            d=shape.hidden,
         ),
         "reference": _bytes("w P, not sharded", w * p if workload.scores_reference else 0, w=w, P=p),
     }

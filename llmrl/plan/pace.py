@@ -27,7 +27,9 @@ class Pace:
     """Versions by which a token is behind when it is trained, on average."""
 
 
-def pace_of(generation: Generation | None, *, training_s: float, sync_s: float, lag: int) -> Pace:
+def pace_of(
+    generation: Generation | None, *, training_s: float, sync_s: float, lag: int, together: float = 1.0
+) -> Pace:
     """The pace with ``lag + 1`` steps' worth of groups under way, from draw to served weights.
 
     One step's worth is drawn whenever weights are served. The last step that may train on it is waited for if
@@ -38,6 +40,7 @@ def pace_of(generation: Generation | None, *, training_s: float, sync_s: float, 
         training_s: of one step, everything that the ranks do.
         sync_s: until the engines serve the new weights.
         lag: ``engines.max_lag``.
+        together: times as long that each side takes while the other one works.
     """
     after = training_s + sync_s
     if generation is None:
@@ -45,9 +48,9 @@ def pace_of(generation: Generation | None, *, training_s: float, sync_s: float, 
     if lag == 0:
         inputs = {"generation": generation.alone_s, "training": training_s, "sync": sync_s}
         seconds = generation.alone_s + after
-        enough = _enough(generation, training_s, after)
+        enough = _enough(generation, after, _busiest(generation, training_s, together))
         return _pace("generation + training + sync", seconds, "the sum of both", inputs, lag=enough, mean=0.0)
-    busiest = max(training_s, generation.flowing_s)
+    busiest = _busiest(generation, training_s, together)
     seconds = _settled(generation, after, lag, at_least=busiest)
     binds: Binds = "lag" if seconds > 1.001 * busiest else _busier(generation, training_s)
     inputs = {
@@ -56,13 +59,14 @@ def pace_of(generation: Generation | None, *, training_s: float, sync_s: float, 
         "longest": generation.latency(seconds),
         "sync": sync_s,
         "lag": float(lag),
-    }
+    } | ({"k": together} if together > 1 else {})
+    both = "max(training, flowing)" + (" + (k - 1) min(training, flowing)" if together > 1 else "")
     return _pace(
-        "max(training, flowing, (longest + training + sync) / (lag + 1))",
+        f"max({both}, (longest + training + sync) / (lag + 1))",
         seconds,
         binds,
         inputs,
-        lag=_enough(generation, training_s, after),
+        lag=_enough(generation, after, busiest),
         mean=_mean_lag(generation, seconds, after, lag, waits=binds == "generation"),
     )
 
@@ -88,8 +92,13 @@ def _settled(generation: Generation, after: float, lag: int, *, at_least: float)
     return high
 
 
-def _enough(generation: Generation, training_s: float, after: float) -> int:
-    fastest = max(training_s, generation.flowing_s)
+def _busiest(generation: Generation, training_s: float, together: float) -> float:
+    """Seconds of both sides at once: as long as the shorter one goes on, each slows the other down."""
+    sides = training_s, generation.flowing_s
+    return max(sides) + (together - 1) * min(sides)
+
+
+def _enough(generation: Generation, after: float, fastest: float) -> int:
     return max(1, int(np.ceil((generation.latency(fastest) + after) / fastest - 1 - 1e-6)))
 
 

@@ -24,6 +24,7 @@ class Placement:
     gpu_share: float
     """Of a GPU's memory that an engine may use."""
     kv_cache_mib: int | None
+    bucket_mib: int = 256
     shared: bool = False
     """Engines and ranks on the same devices, in turn."""
 
@@ -60,4 +61,5 @@ def placement_of(stage: Stage) -> Placement:
         offload=policy.offload,
         gpu_share=engines.gpu_memory_utilization,
         kv_cache_mib=engines.kv_cache_mib,
+        bucket_mib=stage.weights.bucket_mib,
     )

@@ -120,27 +120,16 @@ def make_plan(recipe: Recipe, assumptions: Assumptions) -> list[Plan]:
     return [_plan(stage, architecture, assumptions) for stage in recipe.stages]
 
 
-def make_job(
-    stage: Stage, architecture: Architecture, assumptions: Assumptions
-) -> tuple[Job, tuple[str, ...]]:
-    """What a stage has to do and on what, with every assumption in a sentence."""
+def make_job(stage: Stage, architecture: Architecture, assumptions: Assumptions) -> Job:
+    """What a stage has to do and on what, at the rates of the data sheet."""
     machines = _machines(stage, assumptions)
-    rates = estimated(machines.device, read_efficiency(machines.device), dtype=stage.model.dtype)
-    rates = calibrated(rates, assumptions.calibration, device=machines.device, dtype=stage.model.dtype)
-    lengths = _lengths(stage, assumptions)
     prompt = assumptions.mean_prompt or stage.prompts.max_tokens / 2
-    said = (
-        f"{machines}: {rates.said}.",
-        f"Responses: {lengths.said}.",
-        f"Prompts of {prompt:,.0f} tokens"
-        + (
-            " (--mean-prompt)."
-            if assumptions.mean_prompt
-            else ", half of prompts.max_tokens (--mean-prompt)."
-        ),
+    return Job(
+        workload=workload_of(stage, architecture, _lengths(stage, assumptions), prompt_tokens=prompt),
+        machines=machines,
+        rates=estimated(machines.device, read_efficiency(machines.device), dtype=stage.model.dtype),
+        context=stage.model.context_tokens,
     )
-    workload = workload_of(stage, architecture, lengths, prompt_tokens=prompt)
-    return Job(workload=workload, machines=machines, rates=rates, context=stage.model.context_tokens), said
 
 
 def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
@@ -181,7 +170,11 @@ def _refuse_small_cache(job: Job, made: Estimate) -> None:
 
 
 def _plan(stage: Stage, architecture: Architecture, assumptions: Assumptions) -> Plan:
-    job, said = make_job(stage, architecture, assumptions)
+    job = make_job(stage, architecture, assumptions)
+    rates = calibrated(
+        job.rates, assumptions.calibration, device=job.machines.device, dtype=stage.model.dtype
+    )
+    job = replace(job, rates=rates)
     place = placement_of(stage)
     own = estimate(job, place)
     refuse_what_cannot_fit(job, own)
@@ -191,7 +184,7 @@ def _plan(stage: Stage, architecture: Architecture, assumptions: Assumptions) ->
         stage=stage.name,
         steps=stage.optimizer.steps,
         job=job,
-        assumed=said,
+        assumed=_said(job, assumptions),
         recipe=own,
         synchronous=estimate(job, replace(place, lag=0)) if generates else None,
         best=best_split(job, place) if searches else None,
@@ -216,6 +209,15 @@ def _lengths(stage: Stage, assumptions: Assumptions) -> Lengths:
     half = ", half of rollouts.max_tokens (--mean)" if assumptions.mean is None else ""
     said = f"{mean:,.0f} tokens on average{half}, lognormal with cv {assumptions.cv:g} (--cv), cut at {cap:,}"
     return assumed(mean, cv=assumptions.cv, cap=cap, said=said)
+
+
+def _said(job: Job, assumptions: Assumptions) -> tuple[str, ...]:
+    half = "" if assumptions.mean_prompt else ", half of prompts.max_tokens (--mean-prompt)"
+    return (
+        f"{job.machines}: {job.rates.said}.",
+        f"Responses: {job.workload.lengths.said}.",
+        f"Prompts of {job.workload.prompt_tokens:,.0f} tokens{half}.",
+    )
 
 
 def _role(needs: Needs) -> str:

@@ -14,7 +14,9 @@ class Rates:
     said: str
     """Where they are from, for the output."""
     read: float
-    """Bytes/s of weights and KV cache, while decoding."""
+    """Bytes/s of weights, while decoding."""
+    cache: float
+    """Bytes/s of KV cache, while decoding."""
     decode: float
     """FLOP/s, while decoding."""
     prefill: float
@@ -47,6 +49,8 @@ class Rates:
     """Of one weight sync."""
     tensor_s: float
     """Of one tensor that an engine loads."""
+    together: float = 1.0
+    """Times as long that generation and training take while both go on, where they share caches and cores."""
 
 
 def estimated(device: Device, reached: Efficiency, *, dtype: str) -> Rates:
@@ -57,6 +61,7 @@ def estimated(device: Device, reached: Efficiency, *, dtype: str) -> Rates:
         if device.is_gpu
         else "estimated for a CPU core",
         read=reached.read * memory,
+        cache=reached.read * memory,
         decode=reached.decode * flops,
         prefill=reached.decode * flops,
         train=reached.train * flops,

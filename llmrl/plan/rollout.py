@@ -72,8 +72,10 @@ class Generation:
         return min(self.slots, self.samples * self.mean * self.t0 / spare) if spare > 0 else self.slots
 
     def latency(self, period: float) -> float:
-        """Seconds of the longest response from its first token to its last, at that pace."""
-        return self.prefill / self.samples + self.longest * self.step_s(self.sequences_at(period))
+        """Seconds from the draw of a step's responses until the longest is there, at that pace."""
+        # A slow pace leaves engines idle, but not its responses apart: they are drawn together.
+        together = self.sequences_at(min(period, self.alone_s))
+        return self.prefill + self.longest * self.step_s(together)
 
 
 def generation_of(
@@ -104,7 +106,7 @@ def generation_of(
         + rates.step_s
         + reduces * rates.reduce_s * (1 if within else 3),
         t1=products / (chosen * rates.decode) + rates.sequence_s + reduces * moved,
-        t2=shape.kv_bytes(workload.width) / (tp * rates.read),
+        t2=shape.kv_bytes(workload.width) / (tp * rates.cache),
         prefill=prompts * workload.prompt_tokens * products / (chosen * rates.prefill),
     )
 

@@ -12,8 +12,8 @@ from llmrl.plan.workload import Workload
 def sync_of(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Figure:
     """From the end of an update until the engines generate with its weights; 0 where nothing is generated.
 
-    The whole model goes from one rank through the memory of the hosts to every engine: device to host,
-    object store, the other nodes if there are any, a file in memory, device.
+    The whole model goes from one rank through the memory of the hosts to every engine: device to host, for
+    engines on other nodes the object store and the network, host to device.
     """
     if not workload.generated:
         return Figure(value=0.0, unit="s", formula="nothing is generated", inputs={})
@@ -23,11 +23,11 @@ def sync_of(workload: Workload, placement: Placement, machines: Machines, rates:
         value = rates.sync_s + size / rates.link
         return Figure(value=value, unit="s", formula="fixed + S / link, on the devices", inputs=inputs)
     across = placement.devices > machines.per_node and machines.nodes > 1
-    hops = 2 / rates.host + 2 / rates.copy + across / rates.network
+    hops = 2 / rates.host + across * (2 / rates.copy + 1 / rates.network)
     return Figure(
         value=rates.sync_s + size * hops + workload.architecture.tensors * rates.tensor_s,
         unit="s",
-        formula=f"fixed + S (2 / host + 2 / copy{' + 1 / network' if across else ''}) + tensors each",
+        formula=f"fixed + S (2 / host{' + 2 / copy + 1 / network' if across else ''}) + tensors each",
         inputs={
             "fixed": rates.sync_s,
             "S": size,

@@ -65,7 +65,10 @@ run        | recipe prompts rollouts rewards experience    |
            | roles.switchboard:start,stage                 |
            | policy.folder:start batches:types             |
            | policy:types                                  |
-plan       | recipe objectives.algorithm                   | rich:show
+plan       | recipe objectives.algorithm cluster:measure   | rich:show
+           | experience.experience:measure run.crew:measure |
+           | policy.folder:measure prompts:measure         |
+           | rollouts:measure                              |
 doctor     | sandbox                                       | packaging rich
 check      | objectives testing vectors                    | torch
 cli        | recipe plan run report doctor check           | typer rich

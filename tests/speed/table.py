@@ -1,6 +1,6 @@
 """All ratios of this machine in one table: what `make bench` prints.
 
-    .venv/bin/python -m tests.speed.table [--pairs 5] [rollouts learner passes head]
+    .venv/bin/python -m tests.speed.table [--pairs 5] [rollouts learner passes head plan]
 
 Ends with 1 if a ratio misses its target or a side computes something else, and says which.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from tests.speed import head, learner, passes, rollouts
+from tests.speed import head, learner, passes, plan, rollouts
 from tests.speed.compare import Row, WrongResultError, as_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -59,6 +59,7 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "learner": learner.rows,
     "passes": passes.rows,
     "head": head_rows,
+    "plan": plan.rows,
 }
 
 

@@ -109,6 +109,18 @@ def test_more_lag_never_costs_time_and_enough_lag_reaches_the_limit(generation_f
     assert steps[enough - 1] > 1.01 * steps[enough]
 
 
+def test_sides_that_share_cores_slow_each_other_down_while_both_work(generation_for: Make) -> None:
+    lengths = Lengths.of(np.full(4, 100.0), "")
+    # 100 steps of 20 ms for 8 sequences that fill all slots: 2 s.
+    made = generation_for(lengths, samples=8, slots=8, t0=0.020, t1=0.0, t2=0.0)
+
+    apart = pace_of(made, training_s=3.0, sync_s=0.0, lag=4)
+    shared = pace_of(made, training_s=3.0, sync_s=0.0, lag=4, together=1.5)
+
+    assert apart.step.value == pytest.approx(3.0)
+    assert shared.step.value == pytest.approx(3.0 + 0.5 * 2.0)
+
+
 def test_demonstrations_are_only_trained(generation_for: Make) -> None:
     pace = pace_of(None, training_s=2.0, sync_s=0.0, lag=1)
 

@@ -1,0 +1,99 @@
+"""What a calibration makes of measured times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmrl.plan.calibration import Calibration, calibrated, read_calibration
+from llmrl.plan.hardware import find_machines, read_efficiency
+from llmrl.plan.measure import demands, fitted
+from llmrl.plan.rates import estimated
+from llmrl.prompts.prompt import Prompt
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
+
+FOUND = Calibration(
+    device="cpu",
+    dtype="float32",
+    said="today",
+    read=1e10,
+    decode=2e10,
+    step_s=0.001,
+    sequence_s=0.0001,
+    cache=3e9,
+    prefill=4e10,
+    train=5e10,
+    score=6e10,
+    update_s=0.02,
+    sync_s=0.03,
+    together=1.5,
+)
+
+
+def group_of(prompt: int, lengths: list[int]) -> RolloutGroup:
+    def one(size: int) -> Rollout:
+        return Rollout(
+            tokens=np.zeros(size, np.int32),
+            logp=np.zeros(size, np.float32),
+            version=np.zeros(size, np.int32),
+            trained=np.ones(size, np.bool_),
+            turn=np.zeros(size, np.int32),
+            stop="stop",
+            text="",
+        )
+
+    asked = Prompt(id="p", tokens=np.zeros(prompt, np.int32), text="", answer=None, source="p")
+    return RolloutGroup(ordinal=0, prompt=asked, rollouts=tuple(one(size) for size in lengths))
+
+
+def test_what_responses_demand_of_an_engine_counted_by_hand() -> None:
+    steps, sequences, context, prompts = demands([group_of(10, [4, 6])])
+
+    assert (steps, sequences, prompts) == (6, 10, 20)
+    assert context == (10 * 4 + 8) + (10 * 6 + 18)
+
+
+def test_costs_are_found_again_from_the_times_that_they_make() -> None:
+    rng = np.random.default_rng(0)
+    demanded = rng.uniform(1, 100, (12, 4)) * [1, 50, 5000, 10]
+    costs = np.array([0.010, 0.0003, 2e-7, 0.00005])
+    noise = rng.uniform(0.99, 1.01, 12)
+
+    np.testing.assert_allclose(fitted(demanded, demanded @ costs), costs, rtol=1e-6)
+    np.testing.assert_allclose(
+        fitted(demanded, demanded @ costs * noise) @ demanded.T, demanded @ costs, rtol=0.03
+    )
+
+
+def test_no_cost_is_negative_however_the_noise_lies() -> None:
+    # Twice the second demand takes less time: a plain fit would pay for it with a negative cost.
+    demanded = np.array([[1.0, 1.0], [1.0, 2.0], [1.0, 3.0]])
+
+    found = fitted(demanded, np.array([1.2, 1.0, 0.9]))
+
+    assert found[1] == 0
+    assert found[0] == pytest.approx(1.0, rel=0.1)
+
+
+def test_a_calibration_is_read_as_it_was_written_and_replaces_what_it_measured(tmp_path: Path) -> None:
+    file = tmp_path / "here.json"
+    FOUND.write(file)
+    device = find_machines("cpu", nodes=1, default=1).device
+    plain = estimated(device, read_efficiency(device), dtype="float32")
+
+    rates = calibrated(plain, file, device=device, dtype="float32")
+
+    assert read_calibration(file) == FOUND
+    assert (rates.train, rates.together, rates.said) == (5e10, 1.5, "measured, today")
+    assert rates.network == plain.network
+
+
+def test_a_calibration_of_another_device_or_dtype_is_left_alone(tmp_path: Path) -> None:
+    file = tmp_path / "here.json"
+    FOUND.write(file)
+    device = find_machines("H100", nodes=1, default=1).device
+    plain = estimated(device, read_efficiency(device), dtype="bfloat16")
+
+    assert calibrated(plain, file, device=device, dtype="bfloat16") == plain
