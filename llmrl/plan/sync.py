@@ -12,12 +12,12 @@ from llmrl.plan.workload import Workload
 def sync_of(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Figure:
     """From the end of an update until the engines generate with its weights; 0 where nothing is generated.
 
-    The whole model goes from one rank through the memory of the hosts to every engine: device to host, for
-    engines on other nodes the object store and the network, host to device.
+    All weights, or the adapters if only these are trained, go from one rank to every engine through the
+    memory of the hosts: device to host, for other nodes the object store and the network, host to device.
     """
     if not workload.generated:
         return Figure(value=0.0, unit="s", formula="nothing is generated", inputs={})
-    size = workload.width * workload.architecture.parameters
+    size = workload.width * (workload.adapters or workload.architecture.parameters)
     if placement.shared:
         inputs = {"fixed": rates.sync_s, "S": size, "link": rates.link}
         value = rates.sync_s + size / rates.link
