@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import PurePath
 from typing import Any, cast
 
@@ -108,7 +108,8 @@ def _completed(stage: Stage) -> dict[str, Any]:
         table: Any = tables
         for key in keys:
             table = table[key]
-        table["options"] = asdict(plugin)
+        options = {field.name for field in fields(plugin) if field.init}
+        table["options"] = {name: value for name, value in asdict(plugin).items() if name in options}
     return tables
 
 

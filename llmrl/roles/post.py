@@ -27,6 +27,11 @@ async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, 
         raise ConnectionError(str(error) or type(error).__name__) from None
 
 
+async def hang_up() -> None:
+    """Close the connections that this loop keeps for its next request; a process that ends need not."""
+    await _client(asyncio.get_running_loop()).aclose()
+
+
 async def _read(response: httpx.Response) -> bytes:
     body = b""
     async for piece in response.aiter_bytes():

@@ -80,3 +80,19 @@ async def test_rewards_that_read_no_answer_ask_for_none(scorer_of: MakeScorer) -
     scorer = await scorer_of({"short": {"kind": "length", "options": {"max_tokens": 9}}})
 
     await check_answers(scorer, prompts([None, None]))
+
+
+async def test_awaited_rewards_grade_gold_and_those_that_ask_a_model_do_not(scorer_of: MakeScorer) -> None:
+    url = "http://127.0.0.1:1/v1"  # nobody is there, as before a run
+    rewards = {
+        "awaited": {"kind": "awaited_gold"},
+        "asked": {"kind": "asks_about_gold", "options": {"url": url}},
+        "judged": {"kind": "judge", "options": {"url": url, "template": "{response} for {answer}?"}},
+        "remote": {"kind": "remote", "options": {"url": url}},
+    }
+    scorer = await scorer_of(rewards, "asking_rewards")
+
+    assert scorer.reads_answer == ("awaited",)
+    await check_answers(scorer, prompts(["red", "green"]))
+    with pytest.raises(DataError, match=r"1 of 2 .* rows/1 \('blue': rewards\.awaited scores 0\)"):
+        await check_answers(scorer, prompts(["red", "blue"]))

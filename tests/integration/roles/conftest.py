@@ -32,7 +32,7 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "num_key_value_heads": 1,
-    "head_dim": 24,
+    "head_dim": 32,
     "tie_word_embeddings": True,
 }
 

@@ -58,8 +58,9 @@ async def test_steps_are_scored_one_by_one_and_made_into_one(
     assert (silence.status, silence.note) == ("abstain", "rewards.good abstained: the response has no step")
 
 
-async def test_a_judge_is_read_as_a_number_within_its_range(asking: Asked, counts: Path) -> None:
-    role = Role(path=str(counts), kind="generate", options={"engine": "torch"}, context_tokens=64)
+@pytest.mark.parametrize("engine", ["torch", "vllm"])
+async def test_a_judge_is_read_as_a_number_within_its_range(asking: Asked, counts: Path, engine: str) -> None:
+    role = Role(path=str(counts), kind="generate", options={"engine": engine}, context_tokens=64)
     options = {"template": "12#{response}?", "max_tokens": 4, "range": [1, 9]}
     scorer = await asking(role, {"kind": "judge", "options": options})
 

@@ -1,7 +1,8 @@
-"""Roles in whole runs: a reward model trains the policy, and one that dies ends the run."""
+"""Roles in whole runs: a reward model that trains the policy, one that dies, and a simulated user."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from llmrl.errors import RewardError
 from llmrl.recipe.load import load_recipe
 from llmrl.report.journal import read_journal
 from llmrl.run.start import train_recipe
+
+FOLDER = Path(__file__).parents[3] / "recipes" / "dialogue"
 
 RECIPE = """
 plugins = [{plugins}]
@@ -94,3 +97,32 @@ def test_a_role_that_dies_costs_its_responses_and_then_the_run_in_a_sentence_tha
     assert "rewards.sevens raised ServiceError: role 'sevens' failed: status 503" in str(caught.value)
     assert "sevens-" in str(caught.value)
     assert "its process died" in str(caught.value)
+
+
+def test_a_policy_trains_in_dialogue_with_the_model_that_an_earlier_stage_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    reduced = (
+        f"run.folder={tmp_path}",
+        "report.trackers=[]",
+        "evaluation.sources=[]",
+        "stages.warm.optimizer.steps=150",
+        "stages.train.optimizer.steps=2",
+        "stages.train.prompts.per_step=8",
+        "stages.train.report.samples_every_steps=1",
+    )
+
+    train_recipe(load_recipe(FOLDER / "tiny.toml", reduced))
+
+    folder = tmp_path / "tiny" / "1-train"
+    for step in read_journal(folder / "metrics.jsonl").steps:
+        assert step.metrics["policy/grad_norm"] > 0
+        assert step.metrics["rollout/aborted_rate"] == 0
+        assert step.metrics["judgement/error_rate/right"] == 0
+        assert step.metrics["rollout/responses"] == 64
+    # The frozen model asks for sums, as it was trained to.
+    said = "".join(path.read_text() for path in (folder / "samples").iterdir())
+    replies = re.findall(r"> (.*?)\\n", said)
+    assert len(replies) > 16
+    assert sum(bool(re.fullmatch(r"\+[0-9]=", reply)) for reply in replies) > 0.8 * len(replies)
