@@ -30,9 +30,7 @@ class SumsUser:
         second, first = divmod(number, 900)
         tens, digit = 10 + first // 10, first % 10
         before, added, slip = (derive_seed("sums_user", number, n) % 10 for n in range(3))
-        total = (
-            tens + digit + (slip == 0)
-        )  # now and then a wrong answer, which is none of the user's business
+        total = tens + digit + (slip == 0)  # a wrong answer is none of the user's business
         prompt = f"{tens}+{digit}={total}" + f"+{before}={total + before}" * second
         return Problem(prompt=prompt, answer="", response=f"+{added}=")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,7 +49,7 @@ class User:
 
 
 @asynccontextmanager
-async def meeting(*users: User, **options: Any) -> AsyncIterator[Dialogue]:
+async def meeting(*users: User, **options: Any) -> AsyncGenerator[Dialogue]:
     board = Switchboard()
     await board.open()
     board.connect({"user": users}, deadline_s=9.0)
