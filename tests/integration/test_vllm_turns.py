@@ -98,9 +98,14 @@ def sent(model: PreTrainedModel, outbox: Outbox, *, version: int) -> WeightBundl
 
 
 def check(rollout: Rollout, prompt: Prompt, models: Sequence[PreTrainedModel]) -> None:
-    """Each trained token has the logprob that the model of its version gives it, after all that was said."""
-    whole = np.concatenate([prompt.tokens, rollout.tokens])
-    of_version = [logp_of(model, whole, TEMPERATURE)[prompt.tokens.size - 1 :] for model in models]
+    """Each trained token has the logprob that the model of its version gives it, in its own segment."""
+    of_version: list[NDArray[np.float32]] = []
+    for model in models:
+        pieces = [
+            logp_of(model, np.concatenate([context, rollout.tokens[here]]), TEMPERATURE)[context.size - 1 :]
+            for context, here in rollout.segments(prompt.tokens)
+        ]
+        of_version.append(np.concatenate(pieces))
     expected = np.where(rollout.version == 0, of_version[0], of_version[1])
     np.testing.assert_allclose(rollout.logp[rollout.trained], expected[rollout.trained], atol=1e-5)
     assert not rollout.logp[~rollout.trained].any()
@@ -133,6 +138,32 @@ async def test_an_agent_gets_the_conversations_that_an_environment_with_its_word
             check(one, group.prompt, models)
             check(same, group.prompt, models)
         assert group.prompt.tokens.tolist() == draws[group.ordinal].prompt.tokens.tolist()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forgetful(Agent):
+    """Begins anew after every answer, with a question that it makes of it."""
+
+    max_turn_tokens: int | None = 6
+    deadline_s: float = 120.0
+
+    def run(self, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> float | None:
+        text = prompt.text
+        with OpenAI(base_url=base_url, api_key=api_key) as client:
+            for number in range(3):
+                said = client.completions.create(model="policy", prompt=text).choices[0].text
+                text = f"{number}+{sum(map(ord, said)) % 10}="
+        return 1.0
+
+
+async def test_what_is_said_after_a_history_was_dropped_has_the_logprobs_of_what_is_left_of_it(
+    worker: RolloutWorker, draws: Sequence[Draw], models: Sequence[PreTrainedModel]
+) -> None:
+    group = await worker._agents(Forgetful(), draws[0], SAMPLING).run()
+
+    assert [len(rollout.rewrites) for rollout in group.rollouts] == [2] * 4
+    for rollout in group.rollouts:
+        check(rollout, group.prompt, models)
 
 
 @dataclass(slots=True, kw_only=True)
