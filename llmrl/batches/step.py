@@ -1,4 +1,4 @@
-"""The rows of a step, numbered through all experiences: sizes, pairs, and some of them as tensors."""
+"""The rows of a step: sizes, pairs, and some of them as tensors."""
 
 from __future__ import annotations
 
@@ -11,40 +11,36 @@ from llmrl.batches.batch import Totals
 from llmrl.batches.collate import Collated, collate
 from llmrl.batches.row import row_of, tokens_read
 from llmrl.batches.schedule import schedule
-from llmrl.experience.experience import Experience
+from llmrl.experience.columns import Columns
 
 RowNumbers = NDArray[np.int64]
 
 
 class Step:
-    """What one step trains on. A pure function of the experiences, the same on every rank."""
+    """What one step trains on. A pure function of the columns, the same on every rank."""
 
-    def __init__(
-        self, experiences: Sequence[Experience], *, budget: int = 1, noise_seed: int | None = None
-    ) -> None:
-        """Number the rows of ``experiences``.
+    def __init__(self, columns: Columns, *, budget: int = 1, noise_seed: int | None = None) -> None:
+        """Measure the rows of ``columns``.
 
         Args:
-            experiences: whole groups.
+            columns: whole groups.
             budget: most tokens that a response may have.
             noise_seed: of the noise that a row's tokens get; None where nobody reads noise.
         """
-        self._experiences, self._budget, self._noise_seed = experiences, budget, noise_seed
-        self._places = [(e, r) for e, one in enumerate(experiences) for r in range(len(one.group.rollouts))]
-        self._first = np.cumsum([0, *(len(one.group.rollouts) for one in experiences)])
-        rollouts = [(experiences[e].group.prompt, experiences[e].group.rollouts[r]) for e, r in self._places]
-        self.lengths: NDArray[np.int64] = np.array(
-            [tokens_read(prompt.tokens, one) for prompt, one in rollouts], dtype=np.int64
-        )
-        """[rows] tokens that the model reads of each row; 0 if nothing in it is trained."""
-        self.trained: NDArray[np.int64] = np.array([int(one.trained.sum()) for _, one in rollouts], np.int64)
-        """[rows] tokens of each row that are scored."""
-        self._starts = np.cumsum([0, *self.trained])
+        self._columns, self._budget, self._noise_seed = columns, budget, noise_seed
+        numbers = range(columns.rows)
+        self.lengths: NDArray[np.int64] = np.array([tokens_read(columns, row) for row in numbers], np.int64)
+        """[R] tokens that the model reads of each row; 0 if nothing in it is trained."""
+        scored = np.concatenate([[0], np.cumsum(columns.trained, dtype=np.int64)])[columns.starts]
+        self.trained: NDArray[np.int64] = np.diff(scored)
+        """[R] tokens of each row that are scored."""
+        self._starts = scored
+        self._group_of_pair = np.searchsorted(columns.first, columns.pairs[:, 0], side="right") - 1
 
     @property
     def groups(self) -> int:
-        """How many experiences there are."""
-        return len(self._experiences)
+        """How many groups there are."""
+        return self._columns.groups
 
     @property
     def tokens(self) -> int:
@@ -52,23 +48,23 @@ class Step:
         return int(self.trained.sum())
 
     def rows(self, groups: Iterable[int]) -> RowNumbers:
-        """The rows of some experiences, in their order."""
-        return _joined([_range(*self._first[group : group + 2]) for group in groups])
+        """The rows of some groups, in their order."""
+        return _joined([_range(*self._columns.first[group : group + 2]) for group in groups])
 
     def totals(self, groups: Sequence[int]) -> Totals:
-        """The denominators of an update on some experiences."""
+        """The denominators of an update on some groups."""
         trained = self.trained[self.rows(groups)]
         return Totals(
             tokens=int(trained.sum()),
             responses=int((trained > 0).sum()),
-            pairs=sum(len(self._experiences[group].pairs) for group in groups),
+            pairs=sum(len(self._pairs(group)) for group in groups),
             budget=self._budget,
         )
 
     def microbatches(
         self, groups: Sequence[int], *, ranks: int, rank: int, tokens_per_microbatch: int
     ) -> list[Collated]:
-        """The share of one rank in an update on some experiences; the rows of a pair stay together.
+        """The share of one rank in an update on some groups; the rows of a pair stay together.
 
         Raises:
             RecipeError: a row, or a pair, alone exceeds the budget.
@@ -85,30 +81,27 @@ class Step:
         """The tensors of some rows, with the pairs among them.
 
         Raises:
-            DataError, EngineError, TrainingError: what :func:`llmrl.batches.row.row_of` refuses.
+            DataError: what :func:`llmrl.batches.row.row_of` refuses.
         """
-        made = [
-            row_of(self._experiences[e], r, noise_seed=self._noise_seed)
-            for e, r in (self._places[int(row)] for row in rows)
-        ]
+        made = [row_of(self._columns, int(row), noise_seed=self._noise_seed) for row in rows]
         at = _joined([_range(*self._starts[row : row + 2]) for row in rows])
         return collate(made, at=at, pairs=self._pairs_among(rows), noisy=self._noise_seed is not None)
 
-    def _pairs(self, group: int) -> list[tuple[int, int]]:
-        first = int(self._first[group])
-        return [(first + one, first + other) for one, other in self._experiences[group].pairs]
+    def _pairs(self, group: int) -> NDArray[np.int64]:
+        """[P, 2] the rows of its pairs; those of a group lie together."""
+        return self._columns.pairs[slice(*np.searchsorted(self._group_of_pair, [group, group + 1]))]
 
     def _pairs_among(self, rows: RowNumbers) -> NDArray[np.int64]:
         position = {int(row): number for number, row in enumerate(rows)}
-        groups = dict.fromkeys(self._places[row][0] for row in position)
-        pairs = [pair for group in groups for pair in self._pairs(group)]
+        groups = dict.fromkeys(self._columns.group_of(row) for row in position)
+        pairs = [pair for group in groups for pair in self._pairs(group).tolist()]
         here = [(position[a], position[b]) for a, b in pairs if a in position and b in position]
         return np.array(here, dtype=np.int64).reshape(-1, 2)
 
     def _units(self, group: int) -> list[RowNumbers]:
         """The rows of a group, those that pairs connect together."""
         unit_of = {int(row): {int(row)} for row in self.rows([group])}
-        for one, other in self._pairs(group):
+        for one, other in self._pairs(group).tolist():
             joined = unit_of[one] | unit_of[other]
             unit_of |= dict.fromkeys(joined, joined)
         units = {min(unit): sorted(unit) for unit in unit_of.values()}

@@ -16,7 +16,7 @@ from torch import Tensor
 from llmrl.batches.batch import TokenScores
 from llmrl.batches.collate import Collated
 from llmrl.batches.step import Step
-from llmrl.experience.experience import Experience
+from llmrl.experience.columns import Columns
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.policy.gather import gathered
 from llmrl.policy.learning_rate import learning_rate
@@ -86,11 +86,11 @@ class PolicyWorker:
             reference=self._frozen() if "reference" in reads else None,
         )
 
-    def update(self, experiences: Sequence[Experience], step: int) -> dict[str, float]:
+    def update(self, columns: Columns, step: int) -> dict[str, float]:
         """One step; returns its metrics, reduced over all ranks, and this rank's own tokens."""
         self._zero.train(True)
         numbered = Step(
-            experiences,
+            columns,
             budget=self._stage.rollouts.max_tokens,
             noise_seed=derive_seed(self._seed, "noise", step) if "noise" in self._algorithm.reads else None,
         )
@@ -108,22 +108,21 @@ class PolicyWorker:
         own = {f"policy/rank/{self._rank}": float(sum(rows.trained_tokens for rows in share))}
         return metrics | own | {"policy/tokens": float(numbered.tokens)} | self._memory()
 
-    def score(self, experiences: Sequence[Experience], temperature: float) -> list[NDArray[np.float32]]:
-        """[L] nats of each rollout's trained tokens under the present weights; each rank scores them all."""
+    def score(self, columns: Columns, temperature: float) -> list[NDArray[np.float32]]:
+        """[L] nats of each row's trained tokens under the present weights; each rank scores them all."""
         self._zero.train(False)
-        forward, step = self._forward(temperature), Step(experiences)
+        forward, step = self._forward(temperature), Step(columns)
         with torch.no_grad():
             listed = [
-                (rows := step.collate(step.rows([group])[row : row + 1]).to(self._zero.device), forward(rows))
-                for group, one in enumerate(experiences)
-                for row in range(len(one.group.rollouts))
+                (rows := step.collate(np.array([row])).to(self._zero.device), forward(rows))
+                for row in range(columns.rows)
             ]
         return [rows.spread(scores.logp)[0].float().cpu().numpy() for rows, scores in listed]
 
     def weights(self, version: int) -> WeightBundle | None:
         """A copy of all weights; ranks other than 0 only help to gather them."""
         probe = probe_experience(self._vocabulary)
-        (logp,) = self.score([probe], 1.0)
+        (logp,) = self.score(Columns.of([probe]), 1.0)
         tokens = np.concatenate([probe.group.prompt.tokens, probe.group.rollouts[0].tokens])
         proof = Probe(tokens=tokens, logp=np.concatenate([np.zeros(1, np.float32), logp]))
         tensors = gathered(self._zero, self._sent(), bucket_mib=self._stage.weights.bucket_mib)

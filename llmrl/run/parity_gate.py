@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from llmrl.cluster.actor import share
+from llmrl.experience.columns import Columns
 from llmrl.experience.offline import imitate
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
@@ -28,7 +29,7 @@ async def pass_gate(stage: Stage, stream: PromptStream, crew: Crew, pool: Engine
     )
     draws = [stream.at(ordinal) for ordinal in range(PROMPTS_PER_ENGINE * len(crew.engines))]
     groups = await asyncio.gather(*(pool.generate(draw, sampling) for draw in draws))
-    responses = share([imitate(group) for group in groups])
+    responses = share(Columns.of([imitate(group) for group in groups]))
     scored, *_ = await crew.policy("score", responses, temperature)
     plain, *_ = await crew.policy("score", responses, 1.0)
     rollouts = [rollout for group in groups for rollout in group.rollouts]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from llmrl.cluster.actor import share
 from llmrl.errors import Stopped, TrainingError
+from llmrl.experience.columns import Columns
 from llmrl.experience.credit import Memory
 from llmrl.experience.experience import Experience
 from llmrl.recipe.schema import Stage
@@ -44,7 +45,7 @@ class Trainer:
         began = time.monotonic()
         with self.record.timeline.span("policy", f"step {step + 1}"):
             outcomes: list[dict[str, float]] = await self.crew.policy(
-                "update", share(list(experiences)), step
+                "update", share(Columns.of(experiences)), step
             )
         metrics = {name: value for outcome in outcomes for name, value in outcome.items()}
         self.snapshot(step + 1)

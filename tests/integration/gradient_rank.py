@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llmrl.experience.columns import Columns
 from llmrl.policy.worker import PolicyWorker
 from llmrl.policy.zero import join_group
 from llmrl.recipe.schema import Stage
@@ -37,7 +38,7 @@ def main(rank: int, ranks: int, folder: Path) -> None:
         worker = PolicyWorker(Stage.model_validate(cell["stage"]), "cpu", rank)
         worker.load()
         worker._learner = replace(worker._learner, scope=cell.get("scope", worker._learner.scope))
-        metrics = worker.update(experiences, 0)
+        metrics = worker.update(Columns.of(experiences), 0)
         worker.open_outbox(False)
         bundle = worker.weights(1)
         if bundle is not None:

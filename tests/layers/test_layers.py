@@ -46,9 +46,7 @@ roles      | recipe.schema prompts.example:wire            | httpx:post aiohttp:
            | rollouts:speaker                              | safetensors:classifier
 experience | recipe.schema prompts.prompt rollouts.rollout | torch:types
            | rewards.judgement                             |
-batches    | recipe.schema prompts.prompt prompts.seeds    | torch
-           | rollouts.rollout rewards.judgement            |
-           | experience.experience                         |
+batches    | prompts.seeds experience.columns              | torch
 objectives | recipe.schema experience batches.batch:types  | torch:types
 policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zero peft:lora
            | prompts.tokenizer:model,folder experience     | transformers:model,folder,scorer,attention

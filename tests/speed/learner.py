@@ -23,6 +23,7 @@ from torch import Tensor
 from llmrl.batches.collate import Collated
 from llmrl.batches.schedule import schedule
 from llmrl.batches.step import Step
+from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.policy.model import load_model
 from llmrl.policy.scorer import Scorer
@@ -78,7 +79,7 @@ def bare(model: Path) -> Generator[Run]:
         weight_decay=0.0,
         fused=True,
     )
-    step, budget = Step(data), stage.policy.tokens_per_microbatch
+    step, budget = Step(Columns.of(data)), stage.policy.tokens_per_microbatch
     lengths = step.lengths
     plan = schedule(lengths, ranks=1, tokens_per_microbatch=budget).microbatches[0]
     losses = [_loss_of(step.collate(rows), responses=lengths.size) for rows in plan]
@@ -122,7 +123,7 @@ def ours(model: Path, zero_stage: int) -> Generator[Run]:
     worker.start(worker.open_meeting("127.0.0.1"))
 
     def run() -> Callable[[], Outcome]:
-        metrics = worker.update(data, 0)
+        metrics = worker.update(Columns.of(data), 0)
         return lambda: {"grad_norm": np.array(metrics["policy/grad_norm"])}
 
     yield run
@@ -139,7 +140,7 @@ def rows(pairs: int) -> list[Row]:
         wanted = {"bare": (bare, model)} | {f"zero{n}": (ours, model, n) for n in ZERO_STAGES}
         with started(wanted) as sides:
             found = in_turns(sides, rounds=pairs)
-    tokens, rows = int(Step(experiences()).lengths.sum()), []
+    tokens, rows = int(Step(Columns.of(experiences())).lengths.sum()), []
     rate = 2 * pairs * tokens / sum(found["bare"].seconds)
     for number in ZERO_STAGES:
         # Rounding differs (DeepSpeed's flat buffers), and each step starts from the last one's weights.

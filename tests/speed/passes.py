@@ -23,6 +23,7 @@ import torch
 from llmrl.batches.batch import Totals
 from llmrl.batches.collate import Collated
 from llmrl.batches.step import Step
+from llmrl.experience.columns import Columns
 from llmrl.objectives import Objective, objective
 from llmrl.policy.reduce import reduce_loss
 from tests.speed.compare import Outcome, Row, Run, cpu_seconds, in_turns, must_agree, started
@@ -44,14 +45,14 @@ def worker(model: Path, what: str) -> Generator[Run]:
     made.start(made.open_meeting("127.0.0.1"))
     data = experiences()
     made._learner = replace(made._learner, scope="step" if what == "two passes" else "token")
-    numbered = Step(data)
+    numbered = Step(Columns.of(data))
     share = made._share_of(numbered, range(numbered.groups))
 
     def run() -> Callable[[], Outcome]:
         if what == "forward":
             made._learner._scan(made._learner.forward, share, numbered.tokens)
             return dict
-        metrics = made.update(data, 0)
+        metrics = made.update(Columns.of(data), 0)
         return lambda: {"grad_norm": np.array(metrics["policy/grad_norm"])}
 
     yield run
@@ -96,7 +97,7 @@ def seconds(chosen: Objective) -> float:
     """CPU seconds of one call of an objective and its gradient, on all rows of the step."""
     torch.set_num_threads(1)
     paired = [replace(one, pairs=((0, 1), (2, 3))) for one in experiences()]
-    step = Step(paired, noise_seed=0)
+    step = Step(Columns.of(paired), noise_seed=0)
     everything = step.collate(step.rows(range(step.groups)))
     totals = step.totals(range(step.groups))
     _call(chosen, everything, totals)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from llmrl.batches.batch import TokenScores, Totals
 from llmrl.batches.step import Step
 from llmrl.errors import DataError, EngineError, RecipeError, TrainingError
+from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.prompts.prompt import Prompt, Rewrite
 from llmrl.rewards.judgement import Judgement
@@ -47,7 +48,7 @@ def experience(
 def test_two_rows_worked_by_hand():
     step = [experience([1, 2], rollout([5, 6, 7]), ordinal=3), experience([3], rollout([8]), ordinal=9)]
 
-    made = Step(step).collate(np.array([0, 1]))
+    made = Step(Columns.of(step)).collate(np.array([0, 1]))
 
     # The last token of each row is only a target: 1 2 5 6 | 3.
     assert made.inputs.tokens.tolist() == [[1, 2, 5, 6, 3]]
@@ -67,7 +68,7 @@ def test_two_rows_worked_by_hand():
 def test_only_trained_tokens_are_scored_and_nothing_after_them_is_read():
     step = [experience([1], rollout([5, 6, 7, 8, 9], trained=[1, 0, 1, 0, 0]))]
 
-    made = Step(step).collate(np.array([0]))
+    made = Step(Columns.of(step)).collate(np.array([0]))
 
     assert made.inputs.tokens.tolist() == [[1, 5, 6]]
     assert made.inputs.predict_at.tolist() == [0, 2]
@@ -79,7 +80,7 @@ def test_what_stands_outside_the_mask_is_zero_even_if_it_was_nan():
     odd = np.array([-1, np.nan, np.inf], np.float32)
     step = [experience([1], rollout([5, 6, 7], trained=[1, 0, 0], logp=odd), advantages=(odd,))]
 
-    made = Step(step).collate(np.array([0]))
+    made = Step(Columns.of(step)).collate(np.array([0]))
 
     assert made.sampled.tolist() == [[-1, 0, 0]]
     assert made.advantage.tolist() == [[-1, 0, 0]]
@@ -88,7 +89,7 @@ def test_what_stands_outside_the_mask_is_zero_even_if_it_was_nan():
 def test_padding_and_end_tokens_in_a_response_are_trained_like_any_other():
     step = [experience([0], rollout([0, 2, 0, 2]))]
 
-    made = Step(step).collate(np.array([0]))
+    made = Step(Columns.of(step)).collate(np.array([0]))
 
     assert made.mask.all()
     assert made.inputs.targets.tolist() == [0, 2, 0, 2]
@@ -96,7 +97,7 @@ def test_padding_and_end_tokens_in_a_response_are_trained_like_any_other():
 
 def test_scores_go_back_to_their_places_and_gradients_with_them():
     step = [experience([1], rollout([5, 6, 7], trained=[0, 1, 1]), rollout([8]))]
-    made = Step(step).collate(np.array([1, 0]))
+    made = Step(Columns.of(step)).collate(np.array([1, 0]))
     logp = torch.tensor([1.0, 2.0, 3.0], requires_grad=True)
 
     spread = made.scores(logp, None)
@@ -109,7 +110,7 @@ def test_scores_go_back_to_their_places_and_gradients_with_them():
 
 
 def test_a_wrong_number_of_scores_is_refused():
-    made = Step([experience([1], rollout([5, 6]))]).collate(np.array([0]))
+    made = Step(Columns.of([experience([1], rollout([5, 6]))])).collate(np.array([0]))
 
     with pytest.raises(ValueError, match=r"\(3,\) scores for 2 trained tokens"):
         made.scores(torch.zeros(3), None)
@@ -119,7 +120,7 @@ def test_a_wrong_number_of_scores_is_refused():
 def test_a_micro_batch_with_nothing_to_train_still_has_a_token_to_read(rows: list[int]):
     step = [experience([1, 2], rollout([]), rollout([5, 6], trained=[0, 0]))]
 
-    made = Step(step).collate(np.array(rows, dtype=np.int64))
+    made = Step(Columns.of(step)).collate(np.array(rows, dtype=np.int64))
 
     assert made.inputs.tokens.shape == made.inputs.positions.shape == (1, 1)
     assert made.inputs.cu_seqlens.tolist() == [0, 1]
@@ -130,7 +131,7 @@ def test_a_micro_batch_with_nothing_to_train_still_has_a_token_to_read(rows: lis
 
 
 def test_the_row_that_stands_in_for_none_belongs_to_no_group():
-    assert Step([]).collate(np.array([], dtype=np.int64)).group.tolist() == [-1]
+    assert Step(Columns.of([])).collate(np.array([], dtype=np.int64)).group.tolist() == [-1]
 
 
 @settings(max_examples=100, deadline=None)
@@ -146,7 +147,7 @@ def test_each_target_is_the_token_after_the_position_that_predicts_it(data: st.D
     ]
     rows = np.array(data.draw(st.permutations(range(len(masks)))))
 
-    made = Step(step).collate(rows)
+    made = Step(Columns.of(step)).collate(rows)
 
     whole = {int(t): i for r in rows for i, t in enumerate(sequence(step[r]))}
     for at, target in zip(made.inputs.predict_at, made.inputs.targets, strict=True):
@@ -154,7 +155,7 @@ def test_each_target_is_the_token_after_the_position_that_predicts_it(data: st.D
         assert int(made.inputs.positions[0, at]) == whole[int(target)] - 1
     assert made.inputs.targets.tolist() == [int(t) for r in rows for t in trained_of(step[r])]
     assert made.mask.sum() == made.inputs.targets.numel()
-    read = Step(step).lengths[rows].sum()
+    read = Step(Columns.of(step)).lengths[rows].sum()
     assert made.inputs.tokens.numel() == max(1, read)
 
 
@@ -173,7 +174,7 @@ def test_rows_are_numbered_through_all_groups_and_totals_count_what_is_trained()
         experience([2], rollout([])),
     ]
 
-    step = Step(groups, budget=9)
+    step = Step(Columns.of(groups), budget=9)
 
     assert step.lengths.tolist() == [3, 0, 1, 0]
     assert step.trained.tolist() == [3, 0, 1, 0]
@@ -184,7 +185,8 @@ def test_rows_are_numbered_through_all_groups_and_totals_count_what_is_trained()
 
 
 def test_each_target_knows_its_place_among_the_tokens_of_the_step():
-    step = Step([experience([1], rollout([5, 6], trained=[0, 1])), experience([2], rollout([7, 8]))])
+    groups = [experience([1], rollout([5, 6], trained=[0, 1])), experience([2], rollout([7, 8]))]
+    step = Step(Columns.of(groups))
 
     made = step.collate(np.array([1, 0]))
 
@@ -198,7 +200,7 @@ def test_pairs_are_rows_of_the_micro_batch_that_holds_both():
         experience([1], rollout([5]), rollout([6]), pairs=((1, 0),)),
         experience([2], rollout([7]), rollout([8]), pairs=((0, 1),)),
     ]
-    step = Step(groups)
+    step = Step(Columns.of(groups))
 
     assert step.collate(np.array([3, 2, 1])).pairs.tolist() == [[1, 0]]
     assert step.collate(np.arange(4)).pairs.tolist() == [[1, 0], [2, 3]]
@@ -207,20 +209,20 @@ def test_pairs_are_rows_of_the_micro_batch_that_holds_both():
 
 def test_the_rows_of_a_pair_share_a_micro_batch_and_others_need_not():
     chained = experience([1], *(rollout([5, 6]) for _ in range(4)), pairs=((0, 2), (2, 3)))
-    made = Step([chained]).microbatches([0], ranks=1, rank=0, tokens_per_microbatch=6)
+    made = Step(Columns.of([chained])).microbatches([0], ranks=1, rank=0, tokens_per_microbatch=6)
 
     assert sorted(m.mask.shape[0] for m in made) == [1, 3]
     assert sum(m.pairs.shape[0] for m in made) == 2
     with pytest.raises(RecipeError, match="tokens_per_microbatch is 5"):
-        Step([chained]).microbatches([0], ranks=1, rank=0, tokens_per_microbatch=5)
+        Step(Columns.of([chained])).microbatches([0], ranks=1, rank=0, tokens_per_microbatch=5)
 
 
 def test_noise_belongs_to_the_token_and_not_to_the_split():
     groups = [experience([1], rollout([5, 6, 7]), rollout([8]), ordinal=3), experience([2], rollout([9]))]
 
-    whole = Step(groups, noise_seed=7).collate(np.arange(3)).noise
-    part = Step(groups[:1], noise_seed=7).collate(np.array([1, 0])).noise
-    other = Step(groups, noise_seed=8).collate(np.arange(3)).noise
+    whole = Step(Columns.of(groups), noise_seed=7).collate(np.arange(3)).noise
+    part = Step(Columns.of(groups[:1]), noise_seed=7).collate(np.array([1, 0])).noise
+    other = Step(Columns.of(groups), noise_seed=8).collate(np.arange(3)).noise
 
     assert whole is not None
     assert part is not None
@@ -228,8 +230,8 @@ def test_noise_belongs_to_the_token_and_not_to_the_split():
     assert torch.equal(part[1], whole[0])
     assert torch.equal(part[0], whole[1])
     assert (whole[0] != other[0]).all()
-    assert Step(groups).collate(np.arange(3)).noise is None
-    nobody = Step(groups, noise_seed=7).collate(np.arange(0))
+    assert Step(Columns.of(groups)).collate(np.arange(3)).noise is None
+    nobody = Step(Columns.of(groups), noise_seed=7).collate(np.arange(0))
     assert nobody.noise is not None
     assert nobody.noise.shape == nobody.mask.shape
 
@@ -238,14 +240,14 @@ def test_rewards_and_sides_stand_beside_their_rows():
     judged = (Judgement(status="score", reward=0.5), Judgement(status="abstain", reward=None))
     one = experience([1], rollout([5]), replace(rollout([6]), opponent=True))
 
-    made = Step([replace(one, judgements=judged)]).collate(np.arange(2))
+    made = Step(Columns.of([replace(one, judgements=judged)])).collate(np.arange(2))
 
     assert made.reward.tolist() == [0.5, 0.0]
     assert made.opponent.tolist() == [False, True]
 
 
 def test_a_batch_holds_the_columns_and_what_the_policy_thought():
-    made = Step([experience([1], rollout([5, 6]))]).collate(np.array([0])).to(torch.device("cpu"))
+    made = Step(Columns.of([experience([1], rollout([5, 6]))])).collate(np.array([0])).to(torch.device("cpu"))
     old = TokenScores(logp=torch.tensor([[-0.5, -0.25]]))
 
     batch = made.batch(old=old)
@@ -258,7 +260,7 @@ def test_a_batch_holds_the_columns_and_what_the_policy_thought():
 
 def test_a_prompt_without_tokens_is_refused():
     with pytest.raises(DataError, match="response 0 to prompt 'p': it goes on from no tokens"):
-        Step([experience([], rollout([5]))]).collate(np.array([0]))
+        Step(Columns.of([experience([], rollout([5]))])).collate(np.array([0]))
 
 
 def test_a_sampled_logprob_that_is_not_finite_is_refused():
@@ -267,24 +269,24 @@ def test_a_sampled_logprob_that_is_not_finite_is_refused():
     with pytest.raises(
         EngineError, match="response 0 to prompt 'p': the engine reported a logprob that is not"
     ):
-        Step([experience([1], bad)]).collate(np.array([0]))
+        Columns.of([experience([1], bad)])
 
 
 def test_arrays_of_unequal_length_are_refused():
     with pytest.raises(EngineError, match=r"have lengths \[1, 2\], not one"):
-        Step([experience([1], rollout([5, 6], logp=np.zeros(1, np.float32)))]).collate(np.array([0]))
+        Columns.of([experience([1], rollout([5, 6], logp=np.zeros(1, np.float32)))])
 
 
 def test_credit_of_another_length_is_refused():
     with pytest.raises(TrainingError, match="2 tokens, but 3 advantages"):
-        Step([experience([1], rollout([5, 6]), advantages=(np.zeros(3, np.float32),))]).collate(np.array([0]))
+        Columns.of([experience([1], rollout([5, 6]), advantages=(np.zeros(3, np.float32),))])
 
 
 def test_credit_that_is_not_finite_is_refused():
     endless = (np.array([np.inf], np.float32),)
 
     with pytest.raises(TrainingError, match="the credit of a trained token is not finite"):
-        Step([experience([1], rollout([5]), advantages=endless)]).collate(np.array([0]))
+        Columns.of([experience([1], rollout([5]), advantages=endless)])
 
 
 def rewritten(
@@ -296,7 +298,7 @@ def rewritten(
 
 def test_a_response_whose_past_was_rewritten_is_one_row_of_several_sequences():
     split = rewritten([5, 6, 7, 8, 9], (2, [3, 4]), (4, [2]), trained=[1, 1, 0, 1, 1])
-    step = Step([experience([1], split, rollout([5]))])
+    step = Step(Columns.of([experience([1], split, rollout([5]))]))
 
     made = step.collate(np.array([0, 1]))
 
@@ -312,7 +314,7 @@ def test_a_response_whose_past_was_rewritten_is_one_row_of_several_sequences():
 
 
 def test_a_segment_in_which_nothing_is_trained_is_not_read():
-    step = Step([experience([1], rewritten([5, 6, 7], (1, [2, 2]), (2, [3]), trained=[1, 0, 1]))])
+    step = Step(Columns.of([experience([1], rewritten([5, 6, 7], (1, [2, 2]), (2, [3]), trained=[1, 0, 1]))]))
 
     made = step.collate(np.array([0]))
 
@@ -321,7 +323,7 @@ def test_a_segment_in_which_nothing_is_trained_is_not_read():
 
 
 def test_a_segment_that_begins_from_nothing_is_refused():
-    step = Step([experience([1], rewritten([5, 6], (1, []), trained=[1, 1]))])
+    step = Step(Columns.of([experience([1], rewritten([5, 6], (1, []), trained=[1, 1]))]))
 
     with pytest.raises(DataError, match="response 0 to prompt 'p': it goes on from no tokens"):
         step.collate(np.array([0]))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llmrl.batches.step import Step
+from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.objectives.contract import Unit
 from llmrl.policy.reduce import reduce_loss
@@ -46,7 +47,7 @@ def step(seed: int = 0) -> list[Experience]:
 
 def gradient(scorer: Scorer, experiences: list[Experience], unit: Unit, *, ranks: int, budget: int) -> Tensor:
     """Policy gradient plus a little entropy, over all micro-batches of all ranks."""
-    numbered, groups = Step(experiences), range(len(experiences))
+    numbered, groups = Step(Columns.of(experiences)), range(len(experiences))
     scorer.zero_grad()
     for made in (
         made

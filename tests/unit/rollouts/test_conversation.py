@@ -13,9 +13,9 @@ import pytest
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
-from llmrl.batches.row import tokens_read
 from llmrl.batches.step import Step
 from llmrl.errors import EngineError
+from llmrl.experience.columns import Columns
 from llmrl.experience.offline import demonstrate, imitate
 from llmrl.prompts.demonstration import encode_demonstration
 from llmrl.prompts.example import Message
@@ -313,10 +313,14 @@ def thoughtful(tokenizer: Tokenizer) -> Callable[[Request], list[int]]:
     return say
 
 
+def columns(conversation: Conversation, rollout: Rollout) -> Columns:
+    group = RolloutGroup(ordinal=7, prompt=conversation.prompt, rollouts=(rollout,))
+    return Columns.of([imitate(group)])
+
+
 def rows(conversation: Conversation, rollout: Rollout) -> list[tuple[list[int], int]]:
     """What the policy is trained on: for each trained token the ids that it is predicted from, and itself."""
-    group = RolloutGroup(ordinal=7, prompt=conversation.prompt, rollouts=(rollout,))
-    inputs = Step([imitate(group)]).collate(np.array([0])).inputs
+    inputs = Step(columns(conversation, rollout)).collate(np.array([0])).inputs
     starts = [int(inputs.cu_seqlens[inputs.cu_seqlens <= place].max()) for place in inputs.predict_at]
     return [
         (inputs.tokens[0, start : place + 1].tolist(), int(target))
@@ -443,7 +447,7 @@ def test_a_conversation_ends_before_its_segments_outgrow_a_micro_batch(bpe: PreT
 
     rollout = held(conversation)
 
-    read = tokens_read(conversation.prompt.tokens, rollout)
+    (read,) = Step(columns(conversation, rollout)).lengths
     assert (rollout.stop, len(rollout.rewrites)) == ("length", int(rollout.turn.max()))
     assert 150 < read < 200
 

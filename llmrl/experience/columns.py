@@ -1,0 +1,162 @@
+"""A step's experiences as a few long arrays: what travels to the policy, once, and what its ranks cut up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.errors import EngineError, TrainingError
+from llmrl.experience.experience import Experience
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Columns:
+    """G groups of R rows in all, a row for each rollout; the N tokens of all rows lie end to end.
+
+    A few arrays of megabytes cross processes without being looked at; thousands of small ones do not.
+    """
+
+    names: tuple[str, ...]
+    """Id of each group's prompt, for messages."""
+    ordinals: NDArray[np.int64]
+    """[G] of the groups' draws."""
+    first: NDArray[np.int64]
+    """[G + 1] the row at which each group begins, and R."""
+    starts: NDArray[np.int64]
+    """[R + 1] the place at which the tokens of each row begin, and N."""
+    tokens: NDArray[np.int32]
+    logp: NDArray[np.float32]
+    trained: NDArray[np.bool_]
+    turn: NDArray[np.int32]
+    advantage: NDArray[np.float32]
+    reward: NDArray[np.float32]
+    """[R] 0 where nothing judged the response."""
+    opponent: NDArray[np.bool_]
+    """[R] whether the opponent wrote it."""
+    pairs: NDArray[np.int64]
+    """[P, 2] rows to compare: the preferred one, then the other."""
+    read: NDArray[np.int32]
+    """What segments go on from, end to end: the prompt of each group, and what rewrites put in its place."""
+    segments: NDArray[np.int64]
+    """[S, 4] row, first of its tokens, and where in ``read`` begins and ends what it goes on from."""
+
+    @classmethod
+    def of(cls, experiences: Sequence[Experience]) -> Self:
+        """The columns of whole groups.
+
+        Raises:
+            EngineError: a rollout with arrays of unequal length, or a trained token's logprob is not finite.
+            TrainingError: credit of another length than its rollout, or not finite.
+        """
+        for one in experiences:
+            _check(one)
+        rollouts = [rollout for one in experiences for rollout in one.group.rollouts]
+        first = _ends(len(one.group.rollouts) for one in experiences)
+        read, segments = _contexts(experiences)
+        pairs = [(at + a, at + b) for at, one in zip(first, experiences, strict=False) for a, b in one.pairs]
+        return cls(
+            names=tuple(one.group.prompt.id for one in experiences),
+            ordinals=np.array([one.group.ordinal for one in experiences], dtype=np.int64),
+            first=first,
+            starts=_ends(rollout.tokens.size for rollout in rollouts),
+            tokens=_joined((rollout.tokens for rollout in rollouts), np.int32),
+            logp=_joined((rollout.logp for rollout in rollouts), np.float32),
+            trained=_joined((rollout.trained for rollout in rollouts), np.bool_),
+            turn=_joined((rollout.turn for rollout in rollouts), np.int32),
+            advantage=_joined(chain.from_iterable(one.advantages for one in experiences), np.float32),
+            reward=np.array([value for one in experiences for value in _rewards(one)], dtype=np.float32),
+            opponent=np.array([rollout.opponent for rollout in rollouts], dtype=np.bool_),
+            pairs=np.array(pairs, dtype=np.int64).reshape(-1, 2),
+            read=read,
+            segments=segments,
+        )
+
+    @property
+    def groups(self) -> int:
+        """G."""
+        return self.ordinals.size
+
+    @property
+    def rows(self) -> int:
+        """R."""
+        return self.starts.size - 1
+
+    def group_of(self, row: int) -> int:
+        """The group that a row belongs to."""
+        return int(np.searchsorted(self.first, row, side="right")) - 1
+
+    def tokens_of(self, row: int) -> slice:
+        """The places of a row's tokens."""
+        return slice(int(self.starts[row]), int(self.starts[row + 1]))
+
+    def segments_of(self, row: int) -> Iterator[tuple[NDArray[np.int32], slice]]:
+        """What each segment of a row goes on from, and the places of its own tokens.
+
+        A token was sampled given the former and the tokens of its segment before it.
+        """
+        mine = slice(*np.searchsorted(self.segments[:, 0], [row, row + 1]).tolist())
+        here = self.tokens_of(row)
+        starts = (here.start + self.segments[mine, 1]).tolist()
+        spans = self.segments[mine, 2:].tolist()
+        for (begin, end), start, stop in zip(spans, starts, [*starts[1:], here.stop], strict=True):
+            yield self.read[begin:end], slice(start, stop)
+
+
+def _check(experience: Experience) -> None:
+    both = zip(experience.group.rollouts, experience.advantages, strict=True)
+    for number, (rollout, advantage) in enumerate(both):
+        where = f"response {number} to prompt '{experience.group.prompt.id}'"
+        sizes = {rollout.tokens.size, rollout.logp.size, rollout.trained.size, rollout.turn.size}
+        if len(sizes) > 1:
+            raise EngineError(
+                f"{where}: tokens, logp, trained and turn have lengths {sorted(sizes)}, not one."
+            )
+        if advantage.size != rollout.tokens.size:
+            raise TrainingError(f"{where}: {rollout.tokens.size} tokens, but {advantage.size} advantages.")
+        if not np.isfinite(rollout.logp[rollout.trained]).all():
+            raise EngineError(
+                f"{where}: the engine reported a logprob that is not finite for a token it sampled."
+            )
+        if not np.isfinite(advantage[rollout.trained]).all():
+            raise TrainingError(f"{where}: the credit of a trained token is not finite.")
+
+
+def _rewards(experience: Experience) -> list[float]:
+    if not experience.judgements:
+        return [0.0] * len(experience.group.rollouts)
+    return [judgement.reward or 0.0 for judgement in experience.judgements]
+
+
+def _contexts(experiences: Sequence[Experience]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """``read`` and ``segments``; the rows of a group share the ids of their prompt."""
+    pieces: list[NDArray[np.int32]] = []
+    segments: list[tuple[int, int, int, int]] = []
+    end, row = 0, 0
+
+    def put(ids: NDArray[np.int32]) -> tuple[int, int]:
+        nonlocal end
+        pieces.append(ids)
+        end += ids.size
+        return end - ids.size, end
+
+    for one in experiences:
+        prompt = put(one.group.prompt.tokens)
+        for rollout in one.group.rollouts:
+            for context, here in rollout.segments(one.group.prompt.tokens):
+                segments.append((row, here.start, *(put(context) if here.start else prompt)))
+            row += 1
+    return _joined(pieces, np.int32), np.array(segments, dtype=np.int64).reshape(-1, 4)
+
+
+def _ends(sizes: Iterable[int]) -> NDArray[np.int64]:
+    """0, and the sums of the first so many sizes."""
+    return np.cumsum([0, *sizes], dtype=np.int64)
+
+
+def _joined(parts: Iterable[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
+    return np.concatenate([np.zeros(0, dtype=dtype), *parts])

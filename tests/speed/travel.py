@@ -1,0 +1,110 @@
+"""How long a step's trajectories take to the policy, and what they cost the controller.
+
+    .venv/bin/python -m tests.speed.table travel
+
+16 MiB of rollouts go from the driver's queue through Ray's object store to an actor that has read every page
+of them. The limit is a copy of as many bytes within a process.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import ray
+
+from llmrl.experience.columns import Columns
+from llmrl.experience.experience import Experience
+from llmrl.prompts.prompt import Prompt
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
+from tests.speed.compare import Row
+
+GROUPS, PER_PROMPT, TOKENS = 96, 8, 1024
+PAGE = 4096
+
+
+class Reader:
+    """The policy's end: it has the columns when it has read them."""
+
+    def read(self, columns: Columns) -> int:
+        listed = (columns.tokens, columns.logp, columns.trained, columns.turn, columns.advantage)
+        return sum(int(column.view(np.uint8)[::PAGE].sum(dtype=np.int64)) for column in listed)
+
+
+def trajectories() -> list[Experience]:
+    rng = np.random.default_rng(0)
+    return [_group(rng, ordinal) for ordinal in range(GROUPS)]
+
+
+def _group(rng: np.random.Generator, ordinal: int) -> Experience:
+    prompt = Prompt(id=str(ordinal), tokens=np.arange(64, dtype=np.int32), text="", answer=None, source="p")
+    rollouts = tuple(_rollout(rng) for _ in range(PER_PROMPT))
+    return Experience(
+        group=RolloutGroup(ordinal=ordinal, prompt=prompt, rollouts=rollouts),
+        judgements=(),
+        advantages=tuple(np.ones(TOKENS, np.float32) for _ in rollouts),
+        lag=0,
+    )
+
+
+def _rollout(rng: np.random.Generator) -> Rollout:
+    return Rollout(
+        tokens=rng.integers(0, 1000, TOKENS, dtype=np.int32),
+        logp=-rng.random(TOKENS, dtype=np.float32),
+        version=np.zeros(TOKENS, np.int32),
+        trained=np.ones(TOKENS, np.bool_),
+        turn=np.zeros(TOKENS, np.int32),
+        stop="stop",
+        text="",
+    )
+
+
+def rows(pairs: int) -> list[Row]:
+    """Time over a copy, and microseconds of the controller's CPU for each response."""
+    experiences = trajectories()
+    bytes_of = Columns.of(experiences)
+    size = sum(getattr(bytes_of, name).nbytes for name in ("tokens", "logp", "trained", "turn", "advantage"))
+    with TemporaryDirectory(prefix="llmrl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        ray.init(
+            num_cpus=1, include_dashboard=False, logging_level=logging.ERROR, _temp_dir=str(Path(folder))
+        )
+        try:
+            reader = ray.remote(Reader).remote()
+            measured = [_round(experiences, reader, size) for _ in range(pairs + 2)][2:]
+        finally:
+            ray.shutdown()
+    mib = size / 2**20
+    return [
+        Row(
+            what=f"queue to learner over a copy of {mib:.0f} MiB ({_median(measured, 1) * 1e3:.1f} ms)",
+            ratios=[travel / copy for travel, copy, _ in measured],
+            target=8.0,
+            at_most=True,
+        ),
+        Row(
+            what="controller CPU for a response of 1,024 tokens, in units of 150 us",
+            ratios=[cpu / (GROUPS * PER_PROMPT) / 150e-6 for _, _, cpu in measured],
+            target=1.0,
+            at_most=True,
+        ),
+    ]
+
+
+def _round(experiences: Sequence[Experience], reader: Any, size: int) -> tuple[float, float, float]:
+    """Seconds of the way, seconds of a copy, and CPU seconds of this process on the way."""
+    source = np.random.default_rng(0).integers(0, 255, size, dtype=np.uint8)
+    began = time.perf_counter()
+    source.copy()
+    copied = time.perf_counter() - began
+    began, cpu = time.perf_counter(), time.process_time()
+    ray.get(reader.read.remote(ray.put(Columns.of(experiences))))
+    return time.perf_counter() - began, copied, time.process_time() - cpu
+
+
+def _median(measured: Sequence[tuple[float, float, float]], place: int) -> float:
+    return float(np.median([one[place] for one in measured]))
