@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from tests.speed import head, learner, passes, plan, rollouts
+from tests.speed import accuracy, head, learner, overlap, passes, plan, rollouts, travel
 from tests.speed.compare import Row, WrongResultError, as_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,6 +60,9 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "passes": passes.rows,
     "head": head_rows,
     "plan": plan.rows,
+    "travel": travel.rows,
+    "overlap": overlap.rows,
+    "accuracy": accuracy.rows,
 }
 
 
