@@ -63,9 +63,11 @@ def verdicts(plan: Plan, dollars_per_hour: float | None) -> Iterator[str]:
     if own.generation is not None and own.pace.enough_lag > own.placement.lag:
         yield f"No side would wait for the other from engines.max_lag = {own.pace.enough_lag} on."
     yield from _advice(plan)
-    hours = own.step_s * plan.steps / 3600
-    cost = f", {hours * job.machines.devices * dollars_per_hour:,.0f} dollars" if dollars_per_hour else ""
-    yield f"The whole stage, {plan.steps:,} steps: {hours:,.2f} hours{cost}, without evaluation and start."
+    seconds = own.step_s * plan.steps
+    spent = f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:,.1f} minutes"
+    dollars = seconds / 3600 * job.machines.devices * (dollars_per_hour or 0)
+    cost = f", {dollars:,.2f} dollars" if dollars_per_hour else ""
+    yield f"The whole stage, {plan.steps:,} steps: {spent}{cost}, without evaluation and start."
 
 
 def _advice(plan: Plan) -> Iterator[str]:
@@ -122,7 +124,8 @@ def _count(parameters: int) -> str:
 
 def _table(*columns: str, explain: bool, title: str) -> Table:
     names = [*columns, "why"] if explain else columns
-    return Table(*names, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    look: dict[str, Any] = {"title_justify": "left", "box": None, "pad_edge": False, "padding": (0, 2, 0, 0)}
+    return Table(*names, title=title, min_width=len(title), **look)
 
 
 def _row(table: Table, cells: list[str], figure: Figure, *, explain: bool) -> None:

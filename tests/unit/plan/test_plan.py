@@ -17,6 +17,14 @@ from llmrl.recipe.load import load_recipe
 
 from .conftest import QWEN
 
+ROOT = Path(__file__).resolve().parents[3]
+SHIPPED = [
+    path
+    for path in sorted((ROOT / "recipes").rglob("*.toml"))
+    if "plugins = [" not in path.read_text("utf-8")
+]
+"""Those with plugins register names that other tests do not expect."""
+
 RECIPE = """
 [model]
 path = "{model}"
@@ -70,6 +78,17 @@ def said(plan: Plan, *, explain: bool = False, dollars: float | None = None) -> 
     console = Console(file=StringIO(), width=200)
     console.print(show_plan([plan], explain=explain, dollars_per_hour=dollars))
     return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.name)
+def test_every_shipped_recipe_is_planned(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    recipe = load_recipe(path).recipe
+
+    plans = make_plan(recipe, Assumptions())
+
+    assert [plan.stage for plan in plans] == [stage.name for stage in recipe.stages]
+    assert all(0 < plan.recipe.step_s < 60 for plan in plans)
 
 
 def test_the_workload_is_that_of_the_recipe(recipe: Path) -> None:
