@@ -25,6 +25,8 @@ class Placement:
     """Of a GPU's memory that an engine may use."""
     kv_cache_mib: int | None
     bucket_mib: int = 256
+    roles: int = 0
+    """Devices of models that judge or talk; a plan leaves them as they are."""
     shared: bool = False
     """Engines and ranks on the same devices, in turn."""
 
@@ -32,7 +34,7 @@ class Placement:
     def devices(self) -> int:
         """That it takes in all."""
         generating = self.engines * self.tensor_parallel
-        return max(generating, self.ranks) if self.shared else generating + self.ranks
+        return self.roles + (max(generating, self.ranks) if self.shared else generating + self.ranks)
 
     @property
     def keys(self) -> Mapping[str, int | str | bool]:
@@ -62,4 +64,5 @@ def placement_of(stage: Stage) -> Placement:
         gpu_share=engines.gpu_memory_utilization,
         kv_cache_mib=engines.kv_cache_mib,
         bucket_mib=stage.weights.bucket_mib,
+        roles=sum(role.count * role.tensor_parallel for role in stage.roles.values()),
     )

@@ -139,11 +139,12 @@ def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
         PlacementError: with the sizes, the keys, and the smallest change that would fit.
     """
     place, devices = made.placement, job.machines.devices
+    others = f" + {place.roles} of roles" if place.roles else ""
     if job.machines.device.is_gpu and place.devices > devices:
         raise PlacementError(
             f"engines.count x engines.tensor_parallel + policy.ranks = {place.engines} x "
-            f"{place.tensor_parallel} + {place.ranks} = {place.devices} GPUs, and --gpus says {devices}; "
-            f"lower one of them, or add GPUs."
+            f"{place.tensor_parallel} + {place.ranks}{others} = {place.devices} GPUs, and --gpus says "
+            f"{devices}; lower one of them, or add GPUs."
         )
     _refuse_small_cache(job, made)
     short = next((needs for needs in made.needs if not needs.fits), None)
@@ -179,7 +180,7 @@ def _plan(stage: Stage, architecture: Architecture, assumptions: Assumptions) ->
     own = estimate(job, place)
     refuse_what_cannot_fit(job, own)
     generates = own.generation is not None
-    searches = generates and job.machines.devices > 1
+    searches = generates and job.machines.devices - place.roles > 1
     return Plan(
         stage=stage.name,
         steps=stage.optimizer.steps,

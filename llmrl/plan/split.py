@@ -30,7 +30,7 @@ def best_split(job: Job, start: Placement) -> Estimate | None:
 
 def best_shared(job: Job, start: Placement) -> Estimate | None:
     """The fastest synchronous placement whose engines and ranks take turns on all devices."""
-    devices = job.machines.devices
+    devices = job.machines.devices - start.roles
     everywhere = replace(start, ranks=devices, shared=True, lag=0)
     tried = (
         _lowest_stage(job, replace(everywhere, tensor_parallel=width, engines=devices // width))
@@ -55,12 +55,12 @@ def smallest_change(job: Job, start: Placement) -> tuple[str, Estimate] | None:
 
 
 def _splits(job: Job, start: Placement) -> Iterator[Placement]:
-    devices = job.machines.devices
+    devices = job.machines.devices - start.roles
     for width in _widths(job):
         most = (devices - 1) // width
         for engines in sorted({max(1, round(most * (i + 1) / MANY)) for i in range(MANY)} if most else set()):
             ranks = devices - engines * width
-            yield replace(start, engines=engines, tensor_parallel=width, ranks=ranks, shared=False)
+            yield replace(start, engines=engines, tensor_parallel=width, ranks=ranks)
 
 
 def _widths(job: Job) -> list[int]:

@@ -174,6 +174,19 @@ def test_more_processes_than_gpus_are_refused(recipe: Path) -> None:
     )
 
 
+def test_the_gpus_of_roles_are_not_dealt_out(recipe: Path) -> None:
+    judge = 'roles.judge={ path = "judge", kind = "generate", count = 1, tensor_parallel = 2 }'
+    loaded = load_recipe(recipe, ["engines.count=2", "policy.ranks=4", judge])
+
+    (plan,) = make_plan(loaded.recipe, Assumptions(gpus="8xH100"))
+    with pytest.raises(PlacementError, match=r"= 2 x 1 \+ 4 \+ 2 of roles = 8 GPUs, and --gpus says 4; "):
+        make_plan(loaded.recipe, Assumptions(gpus="4xH100"))
+
+    assert plan.best is not None
+    place = plan.best.placement
+    assert place.engines * place.tensor_parallel + place.ranks == 6
+
+
 def test_a_cache_without_room_for_one_response_is_refused(recipe: Path) -> None:
     with pytest.raises(PlacementError) as refused:
         planned(recipe, "engines.kv_cache_mib=100")
