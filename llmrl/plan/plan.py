@@ -154,9 +154,10 @@ def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
     cure = (
         f"{change[0]} would fit" if change else "no change of these keys would fit; use more or larger GPUs"
     )
+    where = f"one {job.machines.device.name}" if job.machines.device.is_gpu else "this machine"
     raise PlacementError(
-        f"{_role(short)} needs {amount(short.total, 'bytes')} of {amount(short.limit, 'bytes')} on one "
-        f"{job.machines.device.name} ({_parts(short)}); {cure}."
+        f"{_role(short)} needs {amount(short.total, 'bytes')} and may use {amount(short.limit, 'bytes')} of "
+        f"{where} ({_parts(short)}); {cure}."
     )
 
 

@@ -151,7 +151,7 @@ def test_a_rank_that_does_not_fit_is_refused_with_the_smallest_change(recipe: Pa
 
     text = str(refused.value)
     assert text.startswith("a policy rank needs 1")
-    assert "of 80.0 GB on one H100 (weights 15.2 GB, gradients 15.2 GB, optimizer 91.4 GB, " in text
+    assert " and may use 80.0 GB of one H100 (weights 15.2 GB, gradients 15.2 GB, optimizer 91.4 GB, " in text
     assert text.endswith("; policy.zero_stage = 1 would fit.")
 
 
@@ -159,7 +159,7 @@ def test_an_engine_that_does_not_fit_is_refused_with_a_cure(recipe: Path) -> Non
     small = ["engines.gpu_memory_utilization=0.3", "policy.ranks=60", "policy.tokens_per_microbatch=4608"]
 
     with pytest.raises(
-        PlacementError, match=r"^an engine needs .* of 14.4 GB on one L40S .* = 0.95 would fit"
+        PlacementError, match=r"^an engine needs .* may use 14.4 GB of one L40S .* = 0.95 would fit"
     ):
         planned(recipe, *small, gpus="64xL40S")
 
