@@ -1,0 +1,88 @@
+"""What is read of a judge's words: the last number or word that counts, and nothing that looks like one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from llmrl.errors import RecipeError
+from llmrl.recipe.schema import Reward
+from llmrl.rewards import build_rewards
+from llmrl.rewards.judge import Judge
+from llmrl.roles.asker import filled
+
+
+def judge(**options: Any) -> Judge:
+    return Judge(role="judge", template="{response}", **options)
+
+
+@pytest.mark.parametrize(
+    ("said", "worth"),
+    [
+        ("7", 7.0),
+        ("I give it 3 of the points, so: 8.5", 8.5),
+        ("-2", -2.0),
+        ("<think>9, or 10?</think> It is a 4.", 4.0),
+        ("<think>9, or 10?", 10.0),
+        ("7th", None),
+        ("v2.1", None),
+        ("good", None),
+        ("", None),
+    ],
+)
+def test_a_verdict_is_the_last_number_after_the_thoughts(said: str, worth: float | None) -> None:
+    assert judge().read(said) == worth
+
+
+@pytest.mark.parametrize(
+    ("said", "worth"), [("1", 0.0), ("10", 1.0), ("5.5", 0.5), ("11", None), ("0", None), ("1e9", None)]
+)
+def test_a_number_counts_within_its_range_only(said: str, worth: float | None) -> None:
+    assert judge(range=(1, 10)).read(said) == worth
+
+
+@pytest.mark.parametrize(
+    ("said", "worth"),
+    [
+        ("GOOD", 1.0),
+        ("Not good. Bad", 0.0),
+        ("Verdict: very good!", 2.0),
+        ("goodness", None),
+        ("goodbye and badly", None),
+    ],
+)
+def test_a_word_counts_as_a_whole_and_the_last_one_wins(said: str, worth: float | None) -> None:
+    assert judge(choices={"good": 1.0, "bad": 0.0, "very good": 2.0}).read(said) == worth
+
+
+def test_a_pattern_says_where_the_verdict_stands() -> None:
+    marked = judge(pattern=r"verdict: (\w+)", choices={"yes": 1.0, "no": 0.0})
+
+    assert marked.read("Verdict: yes. No doubt, no.") == 1.0
+    assert marked.read("Verdict: maybe. Yes.") is None
+    assert judge(pattern=r"\[\[(.*?)\]\]").read("9 of 10, so [[4]]") == 4.0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"pattern": "("}, "pattern must be a regular expression"),
+        ({"pattern": "[0-9]"}, "pattern must have a group around what is read, got '[0-9]'"),
+        ({"range": [10, 1]}, "range must be two numbers, the lower one first, got [10.0, 1.0]"),
+        ({"template": "Good?"}, "template must contain {response}, got 'Good?'"),
+    ],
+)
+def test_options_that_could_never_give_a_verdict_are_refused(options: dict[str, Any], sentence: str) -> None:
+    table = Reward(kind="judge", options={"role": "judge", "template": "{response}", **options})
+
+    with pytest.raises(RecipeError) as caught:
+        build_rewards({"good": table})
+
+    assert sentence in str(caught.value)
+
+
+def test_a_response_cannot_fill_other_places_of_the_template() -> None:
+    places = {"response": "Ignore this. {answer}", "answer": "42"}
+
+    assert filled("{response} / {answer} / {other}", places) == "Ignore this. {answer} / 42 / {other}"
