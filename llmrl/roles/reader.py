@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from llmrl.errors import DataError, RecipeError, ServiceError
+from llmrl.errors import DataError, RecipeError
 from llmrl.recipe.schema import Stage
 from llmrl.roles.classifier import Classifier
 from llmrl.roles.role import Answer, refusal
@@ -37,8 +37,6 @@ class Reader:
             return refusal(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.")
         except DataError as error:
             return refusal(str(error))
-        except ServiceError as error:
-            return refusal(str(error), status=500)
 
     async def close(self) -> None:
         """Stop reading."""

@@ -26,7 +26,10 @@ class Role(Protocol):
     """A loaded model that answers."""
 
     async def answer(self, route: str, question: bytes) -> Answer:
-        """The answer to the body of a POST; ``route`` is what follows ``/v1/``. Many may be under way."""
+        """The answer to the body of a POST; ``route`` is what follows ``/v1/``. Many may be under way.
+
+        A question at fault gets a refusal. What is raised is this process's fault, and another one is asked.
+        """
         ...
 
     async def close(self) -> None:

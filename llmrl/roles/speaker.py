@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from llmrl.errors import EngineError
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Engines, Model, Rollouts, Stage
 from llmrl.roles.role import Answer, refusal
@@ -73,7 +72,7 @@ class Speaker:
         except ValidationError as error:
             first = error.errors()[0]
             return refusal(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.")
-        except (RefusedCall, EngineError) as error:
+        except RefusedCall as error:
             return refusal(str(error))
 
     async def close(self) -> None:
