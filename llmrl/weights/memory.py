@@ -20,6 +20,8 @@ class SharedMemory:
 
     def __init__(self) -> None:
         self._file = os.memfd_create("llmrl-weights")
+        # Kept: to map it anew for every version would cost more than to fill it.
+        self._block: NDArray[np.uint8] = np.empty(0, dtype=np.uint8)
 
     def __del__(self) -> None:
         os.close(self._file)
@@ -30,23 +32,17 @@ class SharedMemory:
         return Path(f"/proc/{os.getpid()}/fd/{self._file}")
 
     def write(self, data: NDArray[np.uint8], start: int) -> None:
-        """Put bytes at an offset; what is written over costs no new memory.
-
-        Raises:
-            OSError: there is no memory left.
-        """
-        rest = data.data
-        while rest:
-            written = os.pwrite(self._file, rest, start)
-            rest, start = rest[written:], start + written
+        """Put bytes at an offset; what is written over costs no new memory."""
+        self.array(start + data.size)[start:] = data
 
     def array(self, size: int) -> NDArray[np.uint8]:
         """The first ``size`` bytes, to read and to change in place."""
-        if not size:
-            return np.empty(0, dtype=np.uint8)
-        if os.fstat(self._file).st_size < size:
-            os.ftruncate(self._file, size)
-        return np.frombuffer(mmap.mmap(self._file, size), dtype=np.uint8)
+        if size > self._block.size:
+            # Twice as much as before, so that a block that grows is mapped a few times only; memory is
+            # taken when it is written to.
+            os.ftruncate(self._file, max(size, 2 * self._block.size))
+            self._block = np.frombuffer(mmap.mmap(self._file, 0), dtype=np.uint8)
+        return self._block[:size]
 
 
 def mapped(path: Path) -> NDArray[np.uint8]:
