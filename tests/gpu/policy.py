@@ -115,7 +115,7 @@ def packed_rows(model: PreTrainedModel) -> Iterator[Row]:
         back = raw.view(sent[spec.name].dtype).reshape(spec.shape)
         different += int((back.view(torch.int16) != sent[spec.name].view(torch.int16)).sum())
     yield Row(
-        what=f"weights packed and back, {bundle.data.nbytes:,} bytes: different elements",
+        what=f"weights packed and back, {bundle.size:,} bytes: different elements",
         got=different,
         limit=0,
     )
