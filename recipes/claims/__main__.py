@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from recipes.claims.claim import TUNING, Claim
+from recipes.claims.claim import TESTING, TUNING, Claim
 from recipes.claims.kept import PAGE, on_page, read_results, write_results
 from recipes.claims.listed import CLAIMS
 from recipes.claims.run import RUNS, Result, run, warm
@@ -44,7 +44,7 @@ def tune(
 @app.command("test")
 def run_tests(claim: str, *, at_once: int = 2) -> None:
     """Run every arm on the testing seeds, and keep what came of it under docs/claims."""
-    results = _all(CLAIMS[claim], list(CLAIMS[claim].arms), CLAIMS[claim].testing, (), at_once)
+    results = _all(CLAIMS[claim], list(CLAIMS[claim].arms), TESTING, (), at_once)
     write_results(CLAIMS[claim], results)
     typer.echo(table(CLAIMS[claim], results))
 

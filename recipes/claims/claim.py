@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,8 +43,6 @@ class Claim:
     """What the picture's points have along."""
     up: str
     """And up."""
-    testing: Sequence[int] = TESTING
-    """Seeds that it is tested on; others where a claim was tuned again after a test."""
 
     @property
     def recipe(self) -> Path:

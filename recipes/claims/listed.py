@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from recipes.claims.by_turn import accuracy_by_turn
 from recipes.claims.claim import Claim
 from recipes.claims.measures import (
     accuracy,
@@ -98,6 +99,25 @@ CLAIMS = {
             verdict="accuracy",
             better="more",
             along="step",
+            up="held-out accuracy",
+        ),
+        Claim(
+            name="refuel",
+            arms={
+                "dpo": (
+                    'objective={ name = "online_dpo", options = { beta = 0.5 } }',
+                    "environment.options.turns=1",
+                    "prompts.per_step=24",
+                    "rollouts.per_prompt=6",
+                    # Once nearly everything is right, a step goes with the pairs that it has found.
+                    'keep={ name = "varied", options = { when_exhausted = "train" } }',
+                ),
+                "refuel": (),
+            },
+            measure=accuracy_by_turn,
+            verdict="turns 3 and 4",
+            better="more",
+            along="turn",
             up="held-out accuracy",
         ),
     )

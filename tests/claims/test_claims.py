@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.checks import check_recipe
 from llmrl.report.journal import EvaluationEntry, Journal, StepEntry
 from llmrl.rewards import Sample
-from recipes.claims.claim import TUNING, Claim
+from recipes.claims.by_turn import right_turns
+from recipes.claims.claim import TESTING, TUNING, Claim
 from recipes.claims.kept import FOLDER, PAGE, on_page, read_results
 from recipes.claims.listed import CLAIMS
 from recipes.claims.measures import entropy_at_reward, silent_groups
@@ -58,14 +60,14 @@ def test_every_arm_is_a_recipe_that_passes_every_check(claim: Claim, arm: str) -
 def test_the_docs_say_what_the_kept_runs_say(claim: Claim) -> None:
     results = read_results(claim)
 
-    assert {(one.arm, one.seed) for one in results} == {(arm, s) for arm in claim.arms for s in claim.testing}
+    assert {(one.arm, one.seed) for one in results} == {(arm, s) for arm in claim.arms for s in TESTING}
     page = PAGE.read_text(encoding="utf-8")
     assert on_page(claim, results, page) == page
     assert picture(claim, results) == (FOLDER / f"{claim.name}.svg").read_text(encoding="ascii")
 
 
 def test_no_seed_is_both_tuned_and_tested_on() -> None:
-    assert not [claim.name for claim in CLAIMS.values() if set(TUNING) & set(claim.testing)]
+    assert not set(TUNING) & set(TESTING)
 
 
 def test_a_difference_is_paired_by_seed_and_its_interval_is_students() -> None:
@@ -157,6 +159,23 @@ def test_a_level_that_is_never_reached_has_no_entropy(tmp_path: Path) -> None:
             journal.step(StepEntry(stage="x", step=step, version=step, seconds=1.0, metrics=numbers))
 
     assert np.isnan(entropy_at_reward(tmp_path).numbers["entropy at 0.5"])
+
+
+@pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("42\n> +3=\n45\n> +9=\n54\n> +0=\n54", [True, True, True, True]),
+        # What is asked adds up whatever was answered, so a slip is not carried over by who reads the user.
+        ("42\n> +3=\n46\n> +9=\n54\n> +0=\n55", [True, False, True, False]),
+        ("41\n> +3=\n", [False, False, False, False]),
+    ],
+)
+def test_an_answer_is_right_if_it_is_the_sum_of_all_that_was_asked_so_far(
+    text: str, right: list[bool]
+) -> None:
+    prompt = Prompt(id="a", tokens=np.zeros(1, dtype=np.int32), text="37+5=", answer="42", source="a")
+
+    assert right_turns(prompt, text).tolist() == right
 
 
 def test_groups_whose_rewards_are_equal_are_silent(tmp_path: Path) -> None:
