@@ -147,8 +147,8 @@ def _contexts(experiences: Sequence[Experience]) -> tuple[NDArray[np.int32], NDA
     for one in experiences:
         prompt = put(one.group.prompt.tokens)
         for rollout in one.group.rollouts:
-            for context, here in rollout.segments(one.group.prompt.tokens):
-                segments.append((row, here.start, *(put(context) if here.start else prompt)))
+            for number, (context, here) in enumerate(rollout.segments(one.group.prompt.tokens)):
+                segments.append((row, here.start, *(put(context) if number else prompt)))
             row += 1
     return _joined(pieces, np.int32), np.array(segments, dtype=np.int64).reshape(-1, 4)
 

@@ -17,10 +17,10 @@ from llmrl.roles.wire import Sampled
 from llmrl.rollouts import kinds as _kinds  # registers the built-in engines
 from llmrl.rollouts.agent_calls import Answer as Spoken
 from llmrl.rollouts.agent_contexts import RefusedCall, Rendering
-from llmrl.rollouts.conversation import Exchange
 from llmrl.rollouts.endpoint_wire import Call, read_call, whole_reply
 from llmrl.rollouts.engine import Completion, Engine, Request, engine
 from llmrl.rollouts.environment import Reply, Turn
+from llmrl.rollouts.exchange import Exchange
 
 if TYPE_CHECKING:
     from llmrl.roles.kinds import Generate

@@ -327,3 +327,9 @@ def test_a_segment_that_begins_from_nothing_is_refused():
 
     with pytest.raises(DataError, match="response 0 to prompt 'p': it goes on from no tokens"):
         step.collate(np.array([0]))
+
+
+def test_a_past_that_is_rewritten_before_the_first_token_takes_the_place_of_the_prompt():
+    step = Step(Columns.of([experience([1], rewritten([5, 6], (0, [2, 3]), trained=[1, 1]))]))
+
+    assert step.collate(np.array([0])).inputs.tokens.tolist() == [[2, 3, 5]]
