@@ -272,8 +272,8 @@ class Policy(Table):
     zero_stage: Literal[0, 1, 2, 3] = 1
     """What DeepSpeed shards: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters."""
     tokens_per_microbatch: Positive = 8192
-    """Most tokens (prompts included) in one forward pass of one rank; never changes a gradient. All segments of
-    a response whose past is rewritten have to fit, so a conversation ends before they exceed it."""
+    """Most tokens (prompts included) in one forward pass of one rank; never changes a gradient. All segments
+    of a response whose past is rewritten have to fit, so a conversation ends before they exceed it."""
     offload: Literal["none", "cpu", "nvme"] = "none"
     """Where optimizer states live (ZeRO 1-3), and parameters too (ZeRO 3)."""
     nvme_folder: Path | None = None
