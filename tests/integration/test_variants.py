@@ -42,7 +42,12 @@ lr = 1e-3
 
 VARIANTS = {
     "adapters": ["model.lora.rank=4", "engines.max_lag=0"],
-    "half-precision": ['model.dtype="bfloat16"', "model.gradient_checkpointing=true", "policy.zero_stage=2"],
+    "half-precision": [
+        'model.dtype="bfloat16"',
+        "model.gradient_checkpointing=true",
+        "policy.zero_stage=2",
+        "weights.delta=true",
+    ],
     "reference": ["objective.options.kl_weight=0.1", "optimizer.schedule=cosine", "policy.zero_stage=0"],
     "offload": ["policy.offload=cpu", "policy.zero_stage=3", "optimizer.weight_decay=0.1"],
     "torch-engine": ["engines.kind=torch", "engines.max_lag=2", "correction.name=masked"],
@@ -59,6 +64,8 @@ def test_three_steps_move_the_weights_and_engines_follow(tmp_path: Path, tiny_mo
 
     stage = tmp_path / "runs" / name / "0-train"
     steps = read_journal(stage / "metrics.jsonl").steps
+    if name == "half-precision":
+        assert all(0 < step.metrics["sync/changed"] < 1 for step in steps[1:])
     assert [step.version for step in steps] == [1, 2, 3]
     assert all(step.metrics["policy/grad_norm"] > 0 and not step.metrics["policy/skipped"] for step in steps)
     before, after = (
