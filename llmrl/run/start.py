@@ -101,7 +101,11 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
     return StagePlan(
         stage=stage.model_copy(
             update={
-                "model": stage.model.model_copy(update={"path": str(path), "config": None}),
+                "model": stage.model.model_copy(
+                    # Whoever trusts the code of a model trusts it where it was found.
+                    update={"path": str(path), "config": None}
+                    | ({"trust_remote_code": str(path)} if stage.model.trust_remote_code else {})
+                ),
                 "rewards": rewards,
                 "roles": _found_roles(recipe, stage),
                 "opponent": algorithm.bundle.opponent,

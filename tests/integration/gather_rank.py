@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +42,9 @@ def met(worker: PolicyWorker, rank: int, folder: Path) -> PolicyWorker:
 def complete_at_once(worker: PolicyWorker, bucket_mib: int) -> list[int]:
     """Bytes of all sharded parameters that are whole, while each bucket is."""
     zero = worker._zero
+    parameters: list[Any] = list(zero.module.parameters())  # DeepSpeed says at each whether it stays whole
     return [
-        sum(p.numel() * p.element_size() for p in zero.module.parameters() if not p.ds_persist)
+        sum(p.numel() * p.element_size() for p in parameters if not p.ds_persist)
         for _ in gathered(zero, pieces(zero.module.model), bucket_mib=bucket_mib)
     ]
 

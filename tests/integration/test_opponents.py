@@ -21,7 +21,7 @@ from llmrl.rollouts.engine import Completion, Engine, Request, Sampler, Sampling
 from llmrl.rollouts.opponent import geometric_mixture
 from llmrl.rollouts.worker import RolloutWorker
 from llmrl.weights.bundle import Probe, WeightBundle
-from llmrl.weights.outbox import Outbox
+from llmrl.weights.outbox import Outbox, Tensors
 from llmrl.weights.store import MemoryStore
 
 del _kinds
@@ -61,7 +61,7 @@ def bundle_of(model: PreTrainedModel, version: int) -> WeightBundle:
     tokens = np.array([3, 4, 5, 6, 7, 8, 9, 10], np.int32)
     probe = Probe(tokens=tokens, logp=logp_of(of_model(model), tokens))
     OUTBOXES.append(Outbox(MemoryStore(), deltas=False))
-    tensors = [(name, "whole", tensor) for name, tensor in model.named_parameters()]
+    tensors: Tensors = [(name, "whole", tensor) for name, tensor in model.named_parameters()]
     return OUTBOXES[-1].send([tensors], version=version, probe=probe)
 
 

@@ -102,12 +102,15 @@ def test_a_prompt_of_another_kind_is_refused(made: Environment, answer: str | No
 
 # Other tests register environments of their own in the same process.
 OURS = [n for n in environment.names if environment.get(n, key="").__module__.startswith("llmrl.")]
+NEEDED = {"program": {"command": ["true"]}, "dialogue": {"url": "http://localhost:1/v1"}}
+"""Options without which an environment is refused."""
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_every_environment_can_be_built_without_options_and_bounds_its_turns(name: str) -> None:
-    made: Environment = environment.build(name, {}, key="environment")
-    short: Environment = environment.build(name, {"max_turn_tokens": 8}, key="environment")
+def test_every_environment_can_be_built_with_the_fewest_options_and_bounds_its_turns(name: str) -> None:
+    needed = NEEDED.get(name, {})
+    made: Environment = environment.build(name, needed, key="environment")
+    short: Environment = environment.build(name, needed | {"max_turn_tokens": 8}, key="environment")
 
     assert made.max_turn_tokens is None
     assert short.max_turn_tokens == 8
