@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from llmrl.cluster.actor import share
 from llmrl.cluster.connection import connect
 from llmrl.errors import RecipeError
+from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.plan.architecture import read_architecture
@@ -86,7 +87,8 @@ class Laboratory:
         """One step on them, with made-up advantages."""
         experiences = [made_up(group) for group in groups]
         began = self.clock()
-        await self.crew.policy("update", share(experiences), self.version)
+        columns = Columns.of(experiences)
+        await self.crew.policy("update", share(columns), self.version)
         return self.clock() - began
 
     async def sync(self) -> float:

@@ -64,7 +64,7 @@ run        | recipe prompts rollouts rewards experience    |
            | policy.folder:start batches:types             |
            | policy:types                                  |
 plan       | recipe objectives.algorithm cluster:measure   | rich:show
-           | experience.experience:measure run.crew:measure |
+           | experience:measure run.crew:measure            |
            | policy.folder:measure prompts:measure         |
            | rollouts:measure                              |
 doctor     | sandbox                                       | packaging rich
