@@ -135,8 +135,8 @@ def test_a_space_that_is_too_small_is_refused() -> None:
         (
             "digit_sums",
             {},
-            # Other tests register tasks of their own in the same process.
-            f"s.task: no task named 'digit_sums'. Did you mean 'digit_sum'? Known: {', '.join(task.names)}.",
+            # Other tests register tasks of their own in the same process: the list is left open.
+            "s.task: no task named 'digit_sums'. Did you mean 'digit_sum'? Known: ...",
         ),
         (
             "digit_sum",
@@ -164,7 +164,8 @@ def test_a_wrong_task_or_option_is_named(name: str, options: dict[str, object], 
     with pytest.raises(RecipeError) as refused:
         read_task(Source(task=name, options=options, rows=1), key="s", seed=0)
 
-    assert str(refused.value) == sentence
+    said = str(refused.value)
+    assert said.startswith(sentence.removesuffix("...")) if sentence.endswith("...") else said == sentence
 
 
 def test_a_task_needs_to_be_told_how_many_rows() -> None:
