@@ -21,9 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from llmrl.recipe.load import load_recipe
 from llmrl.report.journal import read_journal
-from llmrl.run.start import train_recipe
 from tests.speed.compare import Row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -73,12 +71,17 @@ def install_peer(folder: Path) -> None:
     subprocess.run(command, check=True, timeout=DEADLINE_S)
 
 
+def train(recipe: Path, *overrides: str) -> None:
+    """As anybody would start it."""
+    command = [sys.executable, "-m", "llmrl.cli", "train", str(recipe), *overrides]
+    subprocess.run(command, check=True, timeout=DEADLINE_S, stdout=sys.stderr)
+
+
 def ours(folder: Path, model: Path, seed: int) -> Reached:
     """``llmrl train``: two processes beside the driver, one core's threads each."""
     recipe = quickstart(folder, "grpo", model=model)
-    options = [f"run.seed={seed}", f"run.name=ours-{seed}", "evaluation.sources=[]"]
-    command = [sys.executable, "-m", "llmrl.cli", "train", str(recipe), *options]
-    subprocess.run(command, check=True, timeout=DEADLINE_S, stdout=sys.stderr)
+    nothing_else = ("evaluation.sources=[]", "stages.grpo.evaluation.every_steps=0")
+    train(recipe, f"run.seed={seed}", f"run.name=ours-{seed}", *nothing_else)
     steps = read_journal(folder / f"ours-{seed}" / "0-grpo" / "metrics.jsonl").steps
     return reached([one.metrics["reward/mean"] for one in steps], [one.seconds for one in steps])
 
@@ -86,7 +89,8 @@ def ours(folder: Path, model: Path, seed: int) -> Reached:
 def theirs(folder: Path, model: Path, seed: int) -> Reached:
     """TRL with both cores."""
     out = folder / f"theirs-{seed}.json"
-    job = {"model": str(model), "recipe": str(RECIPE), "seed": seed, "out": str(out)}
+    goal = {"goal": GOAL, "mean_of": MEAN_OF}
+    job = {"model": str(model), "recipe": str(RECIPE), "seed": seed, "out": str(out), **goal}
     env = os.environ | {"PYTHONPATH": f"{folder / 'peer'}:{ROOT}", "OMP_NUM_THREADS": "2"}
     command = [sys.executable, "-m", "tests.speed.peer_trl", json.dumps(job)]
     subprocess.run(command, check=True, timeout=DEADLINE_S, stdout=sys.stderr, env=env, cwd=folder)
@@ -99,7 +103,7 @@ def rows(pairs: int) -> list[Row]:
     with TemporaryDirectory(prefix="llmrl-speed-") as scratch:
         folder = Path(scratch)
         install_peer(folder / "peer")
-        train_recipe(load_recipe(quickstart(folder, "warm")))
+        train(quickstart(folder, "warm"))
         model = folder / "warm" / "0-warm" / "model"
         found: list[tuple[Reached, Reached]] = []
         for seed in range(pairs):

@@ -7,6 +7,7 @@ import sys
 import time
 import tomllib
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -21,20 +22,22 @@ from llmrl.rewards.number import Number
 
 
 class Clock(TrainerCallback):
-    """Seconds and mean reward of every step, from the first one's beginning."""
+    """Seconds and mean reward of every step, from the first one's beginning; stops at the goal."""
 
-    def __init__(self) -> None:
-        self.began = 0.0
+    def __init__(self, goal: float, mean_of: int) -> None:
+        self.goal, self.mean_of, self.began = goal, mean_of, 0.0
         self.rewards: list[float] = []
         self.seconds: list[float] = []
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         self.began = time.monotonic()
 
-    def on_log(self, *_: Any, logs: dict[str, Any], **__: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, *, logs: dict[str, Any], **_: Any) -> None:
         if "reward" in logs:
             self.rewards.append(float(logs["reward"]))
             self.seconds.append(time.monotonic() - self.began)
+            last = self.rewards[-self.mean_of :]
+            control.should_training_stop = len(last) == self.mean_of and fmean(last) >= self.goal
 
 
 def main() -> None:
@@ -78,7 +81,7 @@ def main() -> None:
         report_to=[],
         disable_tqdm=True,
     )
-    clock = Clock()
+    clock = Clock(job["goal"], job["mean_of"])
     trainer = GRPOTrainer(
         model=AutoModelForCausalLM.from_pretrained(job["model"], dtype=torch.float32),
         reward_funcs=reward,
