@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import ray
@@ -121,8 +121,7 @@ class _Host:
 
     def __init__(self, path: str, args: tuple[Any, ...], log: Path) -> None:
         _write_to(log)
-        module, _, name = path.partition(":")
-        self._object = getattr(importlib.import_module(module), name)(*args)
+        self._object = resolve_name(path)(*args)
 
     def call(self, method: str, *args: Any) -> Any:
         return getattr(self._object, method)(*args)

@@ -134,16 +134,29 @@ async def hired(
                 log=logs / f"{need.name}.log",
             )
             actors.append(actor)
-        crew = _crew(stage, actors, engines=engines)
-        await _start(
-            crew, build, Path(str(stage.model.path)), seed=seed, deadline_s=stage.cluster.start_deadline_s
-        )
-        yield await _with_mail(crew, stage)
-        await _dismiss(crew)
+        async with at_work(
+            stage, actors, head=head_address(), seed=seed, engines=engines, build=build
+        ) as crew:
+            yield crew
     finally:
         for actor in actors:
             actor.kill()
         release(group)
+
+
+@asynccontextmanager
+async def at_work(
+    stage: Stage, actors: Sequence[Actor], *, head: str, seed: int, engines: bool, build: Model | None
+) -> AsyncGenerator[Crew]:
+    """A crew of processes in the order of ``posts``: everybody starts, and is dismissed at the end.
+
+    Args:
+        head: an address that every rank can reach.
+    """
+    crew = _crew(stage, actors, engines=engines)
+    await _start(crew, stage, build, head=head, seed=seed)
+    yield await _with_mail(crew, stage)
+    await _dismiss(crew)
 
 
 def _crew(stage: Stage, actors: Sequence[Actor], *, engines: bool) -> Crew:
@@ -164,10 +177,12 @@ async def _dismiss(crew: Crew) -> None:
     await gathered([engine.send("close") for engine in crew.engines], deadline_s=crew.deadline_s)
 
 
-async def _start(crew: Crew, build: Model | None, folder: Path, *, seed: int, deadline_s: float) -> None:
+async def _start(crew: Crew, stage: Stage, build: Model | None, *, head: str, seed: int) -> None:
     """Engines load while the ranks meet; nobody waits for anybody else's imports."""
-    address = await crew.ranks[0].call("open_meeting", head_address(), deadline_s=deadline_s)
+    deadline_s = stage.cluster.start_deadline_s
+    address = await crew.ranks[0].call("open_meeting", head, deadline_s=deadline_s)
     if build is not None:
+        folder = Path(str(stage.model.path))
         await crew.ranks[0].call("prepare", build, folder, seed, deadline_s=deadline_s)
     starting = [engine.send("start") for engine in crew.engines]
     starting += [rank.send("start", address) for rank in crew.ranks]

@@ -11,14 +11,14 @@ from collections.abc import AsyncGenerator, Awaitable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, cast
 from unittest.mock import patch
 
 from llmrl.cluster.actor import Actor
-from llmrl.policy.worker import PolicyWorker
+from llmrl.cluster.placement import needs
 from llmrl.recipe.schema import Model, Stage
-from llmrl.rollouts.worker import RolloutWorker
-from llmrl.run.crew import Crew
+from llmrl.run.crew import Crew, at_work, posts
 
 
 class Answer:
@@ -56,24 +56,16 @@ class Here:
 async def hired_here(
     stage: Stage, *, seed: int, plugins: Sequence[str], engines: bool, build: Model | None, logs: Path
 ) -> AsyncGenerator[Crew]:
-    """One engine and one rank, as ``llmrl.run.crew.hired`` has them."""
+    """The processes of ``llmrl.run.crew.hired`` as objects of this one."""
     del logs
-    rank = Here(PolicyWorker(stage, "cpu", 0, seed, plugins), "policy-0")
-    engine = Here(RolloutWorker(stage, "cpu", seed, plugins), "engine-0")
-    crew = Crew(
-        engines=[cast(Actor, engine)] if engines else [],
-        ranks=[cast(Actor, rank)],
-        deadline_s=stage.cluster.call_deadline_s,
-    )
-    address = await rank.call("open_meeting", "127.0.0.1", deadline_s=60)
-    if build is not None:
-        await rank.call("prepare", build, Path(str(stage.model.path)), seed, deadline_s=60)
-    await rank.call("start", address, deadline_s=60)
-    if engines:
-        await engine.call("start", deadline_s=60)
-    yield crew
-    if engines:
-        await engine.call("close", deadline_s=60)
+    staffed = posts(stage, device="cpu", seed=seed, plugins=plugins, engines=engines)
+    names = [need.name for need in needs(stage, device="cpu", engines=engines)]
+    workers = [
+        Here(resolve_name(post.path)(*post.args), name) for post, name in zip(staffed, names, strict=True)
+    ]
+    actors = cast("list[Actor]", workers)
+    async with at_work(stage, actors, head="127.0.0.1", seed=seed, engines=engines, build=build) as crew:
+        yield crew
 
 
 def _kept(value: object) -> object:
