@@ -155,15 +155,18 @@ class Tokenizer:
                 text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False
             )
         except Exception as error:
+            unknown = self._unknown(text)
+            if not unknown:
+                raise
             raise DataError(
-                f"{shown(text)} has a character without a token{self._unknown(text)}; "
+                f"{shown(text)} has a character without a token ({unknown}); "
                 f"add it to model.characters or change the text."
             ) from error
 
     def _unknown(self, text: str) -> str:
         known = self._backend.get_vocab()
         missing = sorted({character for character in text if character not in known})
-        return f" ({', '.join(shown(character) for character in missing[:5])})" if missing else ""
+        return ", ".join(shown(character) for character in missing[:5])
 
     def _render_chat(self, messages: Sequence[Message]) -> str:
         from jinja2 import TemplateError  # noqa: PLC0415  transformers brings it, and only chat needs it

@@ -64,7 +64,7 @@ class Ledger:
         self._write("dropped", ordinal=ordinal, reason=reason)
 
     def late(self, ordinal: int) -> None:
-        """This group was given up before it was done; it is drawn again."""
+        """This group was given up before it was trained on; it is drawn again."""
         self._again.append(ordinal)
         self._write("late", ordinal=ordinal)
 

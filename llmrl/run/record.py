@@ -128,7 +128,7 @@ class Record:
             }
         if window.responses and self.pool is not None:
             numbers |= {f"rollout/engine/{i}": count for i, count in enumerate(self.pool.take_answered())}
-            numbers["rollout/idle"] = 1 - float(np.mean(self.pool.take_busy())) / whole_s
+            numbers["rollout/idle"] = max(0.0, 1 - float(np.mean(self.pool.take_busy())) / whole_s)
         if self.scorer is not None:
             numbers |= self.scorer.take_statistics()
         entry = StepEntry(

@@ -6,7 +6,8 @@ import asyncio
 import json
 import shutil
 import time
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 from llmrl.cluster.connection import connect
 from llmrl.errors import ModelError, RecipeError
@@ -26,6 +27,8 @@ from llmrl.rewards.scorer import Scorer
 from llmrl.roles.switchboard import Switchboard
 from llmrl.run.stage import StagePlan, StageResult, run_stage
 from llmrl.run.stop import StopRequest
+
+Table = TypeVar("Table", bound="Model | Role")
 
 Existing = Literal["refuse", "resume", "fresh"]
 """What to do with a run folder that is already there."""
@@ -101,11 +104,7 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
     return StagePlan(
         stage=stage.model_copy(
             update={
-                "model": stage.model.model_copy(
-                    # Whoever trusts the code of a model trusts it where it was found.
-                    update={"path": str(path), "config": None}
-                    | ({"trust_remote_code": str(path)} if stage.model.trust_remote_code else {})
-                ),
+                "model": _found(stage.model, path).model_copy(update={"config": None}),
                 "rewards": rewards,
                 "roles": _found_roles(recipe, stage),
                 "opponent": algorithm.bundle.opponent,
@@ -137,11 +136,15 @@ def _found_role(recipe: Recipe, name: str, table: Role) -> Role:
         return table.model_copy(update={"path": str(recipe.stage_folder(place) / "model")})
     model = Model(path=table.path, trust_remote_code=table.trust_remote_code)
     try:
-        path = str(find_folder(model))
+        return _found(table, find_folder(model))
     except ModelError as error:
         raise ModelError(f"roles.{name}: {error}") from error
-    code = path if table.trust_remote_code == table.path else None
-    return table.model_copy(update={"path": path, "trust_remote_code": code})
+
+
+def _found(table: Table, folder: Path) -> Table:
+    """The table of a model that lies in ``folder``: who trusts its code trusts it where it was found."""
+    code = str(folder) if table.trust_remote_code == table.path else None
+    return table.model_copy(update={"path": str(folder), "trust_remote_code": code})
 
 
 def _open_folder(recipe: Recipe, existing: Existing) -> None:
