@@ -34,7 +34,7 @@ from llmrl.policy.folder import find_folder
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.seeds import derive_seed
 from llmrl.recipe.schema import Recipe, Stage
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.crew import Crew, gathered, hired
 

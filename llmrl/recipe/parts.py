@@ -19,9 +19,9 @@ from llmrl.recipe.schema import Choice, Stage
 from llmrl.registry import Registry
 from llmrl.report.trackers import check_trackers
 from llmrl.rewards import build_rewards
-from llmrl.rollouts.agent import Agent
+from llmrl.rollouts.agents import Agent
+from llmrl.rollouts.engines import engine
 from llmrl.rollouts.environments import environment
-from llmrl.rollouts.kinds import engine
 
 Keys = tuple[str | int, ...]
 

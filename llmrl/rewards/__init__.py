@@ -1,21 +1,21 @@
 """What a response is worth: the contract of a reward, the built-in rewards, and the processes they run in."""
 
-from llmrl.rewards import choice as _choice
-from llmrl.rewards import code as _code
-from llmrl.rewards import format as _format
-from llmrl.rewards import instructions as _instructions
-from llmrl.rewards import json_schema as _json_schema
-from llmrl.rewards import judge as _judge
-from llmrl.rewards import length as _length
-from llmrl.rewards import match as _match
-from llmrl.rewards import math as _math
-from llmrl.rewards import model as _model
-from llmrl.rewards import number as _number
-from llmrl.rewards import outcome as _outcome
-from llmrl.rewards import remote as _remote
-from llmrl.rewards import sql as _sql
-from llmrl.rewards import versus as _versus
 from llmrl.rewards.judgement import Judgement, Sample, Status
+from llmrl.rewards.kinds import choice as _choice
+from llmrl.rewards.kinds import code as _code
+from llmrl.rewards.kinds import format as _format
+from llmrl.rewards.kinds import instructions as _instructions
+from llmrl.rewards.kinds import json_schema as _json_schema
+from llmrl.rewards.kinds import judge as _judge
+from llmrl.rewards.kinds import length as _length
+from llmrl.rewards.kinds import match as _match
+from llmrl.rewards.kinds import math as _math
+from llmrl.rewards.kinds import model as _model
+from llmrl.rewards.kinds import number as _number
+from llmrl.rewards.kinds import outcome as _outcome
+from llmrl.rewards.kinds import remote as _remote
+from llmrl.rewards.kinds import sql as _sql
+from llmrl.rewards.kinds import versus as _versus
 from llmrl.rewards.reward import (
     Awaited,
     Changing,

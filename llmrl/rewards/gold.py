@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from llmrl.errors import DataError, shown
 from llmrl.prompts.prompt import Prompt
 from llmrl.rewards.judgement import Judgement, Sample
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 
 _SHOWN = 3
 

@@ -14,18 +14,16 @@ from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Engines, Model, Rollouts, Stage
 from llmrl.roles.role import Answer, refusal
 from llmrl.roles.wire import Sampled
-from llmrl.rollouts import kinds as _kinds  # registers the built-in engines
-from llmrl.rollouts.agent_calls import Answer as Spoken
-from llmrl.rollouts.agent_contexts import RefusedCall, Rendering
-from llmrl.rollouts.endpoint_wire import Call, read_call, whole_reply
-from llmrl.rollouts.engine import Completion, Engine, Request, engine
+from llmrl.rollouts.agents.calls import Answer as Spoken
+from llmrl.rollouts.agents.contexts import RefusedCall, Rendering
+from llmrl.rollouts.agents.wire import Call, read_call, whole_reply
+from llmrl.rollouts.conversations.exchange import Exchange
+from llmrl.rollouts.engines import Completion, Engine, Request, engine
 from llmrl.rollouts.environment import Reply, Turn
-from llmrl.rollouts.exchange import Exchange
 
 if TYPE_CHECKING:
     from llmrl.roles.kinds import Generate
 
-del _kinds
 
 MAX_TOKENS = 256
 """Of an answer, where the question does not say."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from llmrl.prompts.prompt import Draw
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
 
 Answer = Callable[[Draw, Sampling], Awaitable[RolloutGroup]]

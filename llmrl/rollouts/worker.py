@@ -20,23 +20,20 @@ from llmrl.recipe.schema import Stage
 from llmrl.registry import load_plugins
 from llmrl.roles.asker import Asker
 from llmrl.roles.switchboard import Member, Switchboard
-from llmrl.rollouts import kinds as _kinds  # registers the built-in engines
-from llmrl.rollouts.agent import Agent
-from llmrl.rollouts.agent_contexts import Rendering
-from llmrl.rollouts.agent_group import AgentGroup
-from llmrl.rollouts.branches import converse
-from llmrl.rollouts.conversation import Conversation
-from llmrl.rollouts.endpoint import Endpoint
-from llmrl.rollouts.engine import Completion, Engine, Request, Sampling, engine
+from llmrl.rollouts.agents import Agent
+from llmrl.rollouts.agents.contexts import Rendering
+from llmrl.rollouts.agents.endpoint import Endpoint
+from llmrl.rollouts.agents.group import AgentGroup
+from llmrl.rollouts.conversations.branches import converse
+from llmrl.rollouts.conversations.conversation import Conversation
+from llmrl.rollouts.conversations.exchange import Limits
+from llmrl.rollouts.conversations.host import Host
+from llmrl.rollouts.engines import Completion, Engine, Request, Sampling, engine
 from llmrl.rollouts.environments import Environment, environment
-from llmrl.rollouts.exchange import Limits
-from llmrl.rollouts.host import Host
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.inbox import Inbox
 from llmrl.weights.memory import machine
-
-del _kinds
 
 GREETING = tuple(Message(role=role, content="a") for role in ("user", "assistant", "user"))
 

@@ -13,7 +13,7 @@ from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Stage
 from llmrl.report.journal import EvaluationEntry
 from llmrl.rewards.judgement import Judgement
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.statistics import accuracy_interval, mean_pass_at_k
 

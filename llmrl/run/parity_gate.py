@@ -9,7 +9,7 @@ from llmrl.experience.columns import Columns
 from llmrl.experience.offline import imitate
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.pool import EnginePool
 from llmrl.run.crew import Crew
 from llmrl.run.parity import Comparison, Parity, check_parity

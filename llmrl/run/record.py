@@ -20,7 +20,7 @@ from llmrl.report.samples import write_samples
 from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.judgement import Judgement
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.rollouts.pool import EnginePool
 from llmrl.run.evaluate import deciding_reward, verdict
 from llmrl.run.loop import Judged

@@ -25,9 +25,9 @@ from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import EvaluationEntry, Journal, read_journal
 from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.roles.switchboard import Switchboard
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.pool import Answer, EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.checkpoint import Checkpoints, RunState, check_same_run, read_state

@@ -23,7 +23,7 @@ from llmrl.recipe.schema import Model, Recipe, Role, Stage
 from llmrl.report.console import ConsoleReport, final_line
 from llmrl.report.html import write_report
 from llmrl.rewards.gold import check_answers
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.roles.switchboard import Switchboard
 from llmrl.run.stage import StagePlan, StageResult, run_stage
 from llmrl.run.stop import StopRequest

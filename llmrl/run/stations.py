@@ -13,11 +13,11 @@ from llmrl.objectives.algorithm import Algorithm
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
-from llmrl.rewards.aborted import overrule
 from llmrl.rewards.judgement import Judgement
-from llmrl.rewards.samples import compares, samples_of
-from llmrl.rewards.scorer import Scorer
-from llmrl.rollouts.engine import Sampling
+from llmrl.rewards.scoring.aborted import overrule
+from llmrl.rewards.scoring.samples import compares, samples_of
+from llmrl.rewards.scoring.scorer import Scorer
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.pool import EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.evaluate import evaluate

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from llmrl.errors import RewardError
 from llmrl.experience.keep import Exhausted
-from llmrl.rewards.budget import ErrorBudget
 from llmrl.rewards.judgement import Judgement
+from llmrl.rewards.scoring.budget import ErrorBudget
 
 
 class StepBudget:

@@ -19,7 +19,7 @@ from llmrl.objectives.pairs import log_ratios
 from llmrl.objectives.shaping import KL, Whiten, to_go
 from llmrl.prompts.prompt import Prompt
 from llmrl.rewards.judgement import Judgement, Sample
-from llmrl.rewards.length import Overlong
+from llmrl.rewards.kinds.length import Overlong
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.testing.update import Update
 from llmrl.vectors.claim import Answer, Claim

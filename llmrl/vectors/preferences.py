@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from llmrl.objectives.nash import NashMD
-from llmrl.rollouts.opponent import geometric_mixture, move_average
+from llmrl.rollouts.engines.opponent import geometric_mixture, move_average
 from llmrl.testing.estimates import World
 from llmrl.vectors.claim import Answer
 from llmrl.vectors.columns import Made, answer, mask_of, mean_over, on_tokens, other, update_of

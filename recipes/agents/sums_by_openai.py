@@ -9,7 +9,7 @@ from openai import BadRequestError, OpenAI
 
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.seeds import derive_seed
-from llmrl.rollouts.agent import Agent
+from llmrl.rollouts.agents import Agent
 from llmrl.rollouts.environments import environment
 
 

@@ -14,7 +14,7 @@ from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import held_out
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Choice, Recipe, Stage
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker
 from recipes.claims.claim import Measured

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmrl.rollouts.opponent import geometric_mixture, move_average
+from llmrl.rollouts.engines.opponent import geometric_mixture, move_average
 
 
 def read(shared: Path, name: str) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from llmrl.batches.collate import Inputs
 from llmrl.policy.model import load_model, prepare_model
 from llmrl.policy.scorer import Scorer
 from llmrl.recipe.schema import Choice, Model, Optimizer, Prompts, Source, Stage
-from llmrl.rollouts.engine import Request
-from llmrl.rollouts.torch_engine import TorchEngine
+from llmrl.rollouts.engines import Request
+from llmrl.rollouts.engines.torch_engine import TorchEngine
 from tests.gpu.finding import NAMES, Row, Sizes
 
 

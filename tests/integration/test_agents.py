@@ -22,10 +22,10 @@ from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rewards.aborted import overrule
 from llmrl.rewards.judgement import Judgement
-from llmrl.rollouts.agent import Agent
-from llmrl.rollouts.engine import Sampling
+from llmrl.rewards.scoring.aborted import overrule
+from llmrl.rollouts.agents import Agent
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.environments import environment
 from llmrl.rollouts.rollout import Rollout
 from llmrl.rollouts.worker import RolloutWorker

@@ -21,7 +21,7 @@ from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts.engine import Engine, Request, Sampling, engine
+from llmrl.rollouts.engines import Engine, Request, Sampling, engine
 from llmrl.rollouts.environments import Environment, Reply, Turn, environment
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker

@@ -15,16 +15,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llmrl.errors import EngineError, WeightSyncError
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts import kinds as _kinds
-from llmrl.rollouts.engine import Completion, Engine, Request, engine
+from llmrl.rollouts.engines import Completion, Engine, Request, engine
 from llmrl.weights.adapter import merged
 from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
 from llmrl.weights.folder import FolderStore
 from llmrl.weights.inbox import Inbox
 from llmrl.weights.outbox import Outbox, Tensors
 from llmrl.weights.store import MemoryStore
-
-del _kinds
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

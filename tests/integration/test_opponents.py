@@ -16,15 +16,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llmrl.errors import EngineError
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Engines, Model, Opponent, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts import kinds as _kinds
-from llmrl.rollouts.engine import Completion, Engine, Request, Sampler, Sampling, engine
-from llmrl.rollouts.opponent import geometric_mixture
+from llmrl.rollouts.engines import Completion, Engine, Request, Sampler, Sampling, engine
+from llmrl.rollouts.engines.opponent import geometric_mixture
 from llmrl.rollouts.worker import RolloutWorker
 from llmrl.weights.bundle import Probe, WeightBundle
 from llmrl.weights.outbox import Outbox, Tensors
 from llmrl.weights.store import MemoryStore
-
-del _kinds
 
 pytestmark = pytest.mark.asyncio
 

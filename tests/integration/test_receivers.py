@@ -13,7 +13,7 @@ from llmrl.cluster.connection import connect
 from llmrl.errors import LlmrlError
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Source, Stage
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engines import Sampling
 from llmrl.run.crew import Crew, hired
 
 TOKENS = [np.array([3, 4, 5, 6, 7], np.int32)]

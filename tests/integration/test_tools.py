@@ -17,7 +17,7 @@ from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.load import load_recipe
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
 from llmrl.report.journal import read_journal
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.environment import Turn
 from llmrl.rollouts.environments.tools import Tools
 from llmrl.rollouts.rollout import Rollout, RolloutGroup

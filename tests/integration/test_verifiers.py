@@ -13,7 +13,7 @@ import pytest
 from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker
 

@@ -21,9 +21,9 @@ from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts.agent import Agent
-from llmrl.rollouts.branches import converse
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.agents import Agent
+from llmrl.rollouts.conversations.branches import converse
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.environments import Environment, Reply, Turn
 from llmrl.rollouts.environments.running_sum import RunningSum
 from llmrl.rollouts.rollout import Rollout

@@ -25,9 +25,9 @@ registry   | wording                                       |
 recipe     | wording prompts:sources,parts,show            | rich:show
            | objectives:parts,arithmetic,show              |
            | rewards:parts experience:parts                |
-           | rollouts.kinds:parts report.trackers:parts    |
+           | rollouts.engines:parts report.trackers:parts  |
            | rollouts.environments:parts,roles             |
-           | rollouts.agent:parts                          |
+           | rollouts.agents:parts                         |
            | objectives:roles rewards:roles                |
            | roles.asker:roles roles.kinds:roles           |
 prompts    | recipe.schema                                 | datasets:datasets transformers:tokenizer
@@ -36,7 +36,7 @@ rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vl
            | prompts.tokenizer weights                     | torch:torch_engine,vllm_opponent,types
            |                                               | transformers:torch_engine,vllm_opponent
            | prompts.example:conversation,worker           | aiohttp:endpoint
-           | prompts.example:agent_contexts,endpoint_wire  |
+           | prompts.example:contexts,wire                 |
            | sandbox:python roles.asker:worker,dialogue    |
            | roles.switchboard:worker                      |
 rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math jsonschema:json_schema
@@ -74,7 +74,7 @@ testing    | experience batches objectives rewards.reward  | torch
            | policy.reduce                                 |
 vectors    | experience batches objectives testing         | torch
            | prompts.prompt rollouts.rollout               |
-           | rollouts.opponent rewards                     |
+           | rollouts.engines.opponent rewards             |
 """
 
 EVERYBODY = {"errors", "registry"}
@@ -84,8 +84,8 @@ HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "tokenizers", "dat
 # What reads and checks a recipe, and what `--help`, `show`, `plan` and `doctor` load: ring 0.
 LIGHT = """
 cli doctor wording registry recipe.schema recipe.load recipe.checks recipe.show recipe.arithmetic
-prompts.datasets prompts.stream prompts.tasks rollouts.kinds rollouts.pool rewards rewards.reward
-rewards.scorer roles.asker roles.kinds plan.plan plan.show experience.experience experience.credit
+prompts.datasets prompts.stream prompts.tasks rollouts.engines rollouts.pool rewards rewards.reward
+rewards.scoring.scorer roles.asker roles.kinds plan.plan plan.show experience.experience experience.credit
 experience.correction experience.keep objectives objectives.algorithm run.loop report.html weights.bundle
 """
 

@@ -18,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer  # pyright: ignore[reportMissingImports]
 from llmrl.prompts.tasks import read_task
 from llmrl.recipe.schema import Source
 from llmrl.rewards.judgement import Sample
-from llmrl.rewards.number import Number
+from llmrl.rewards.kinds.number import Number
 
 
 class Clock(TrainerCallback):

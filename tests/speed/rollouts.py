@@ -22,7 +22,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from llmrl.prompts.prompt import Draw, Prompt
-from llmrl.rollouts.kinds import CPU_ENVIRONMENT, QUIET_ENVIRONMENT
+from llmrl.rollouts.engines.kinds import CPU_ENVIRONMENT, QUIET_ENVIRONMENT
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker, Sampling
 from tests.speed.compare import Outcome, Row, Run, in_turns, must_agree, speed_ratios, started
@@ -92,7 +92,7 @@ def raw(model: Path) -> Generator[Run]:
     # vLLM reads the environment when it is imported.
     from vllm import LLM, SamplingParams  # noqa: PLC0415
 
-    from llmrl.rollouts.vllm_engine import _arguments  # noqa: PLC0415
+    from llmrl.rollouts.engines.vllm_engine import _arguments  # noqa: PLC0415
 
     stage = stage_for(model)
     options = dict(vars(_arguments(stage, "cpu")))

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from llmrl.rewards import Sample
-from llmrl.rewards.code import Code
+from llmrl.rewards.kinds.code import Code
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT.parent / "shared" / "data" / "humaneval" / "HumanEval.jsonl.gz"

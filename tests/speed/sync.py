@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from llmrl.rollouts.kinds import CPU_ENVIRONMENT, QUIET_ENVIRONMENT
+from llmrl.rollouts.engines.kinds import CPU_ENVIRONMENT, QUIET_ENVIRONMENT
 from llmrl.rollouts.worker import RolloutWorker
 from llmrl.weights.bundle import Probe
 from llmrl.weights.outbox import Outbox, Tensors
@@ -93,7 +93,7 @@ def bare(model: Path) -> Generator[Run]:
     # vLLM reads the environment when it is imported.
     from vllm import LLM, SamplingParams  # noqa: PLC0415
 
-    from llmrl.rollouts.vllm_engine import _arguments  # noqa: PLC0415
+    from llmrl.rollouts.engines.vllm_engine import _arguments  # noqa: PLC0415
 
     options = dict(vars(_arguments(stage_for(model), "cpu")))
     del options["enable_log_requests"]  # the one argument that only the asynchronous engine has

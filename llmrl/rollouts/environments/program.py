@@ -13,9 +13,9 @@ from pydantic import InstanceOf
 from llmrl.errors import EngineError, RecipeError, shown
 from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import AboveZero, Positive
-from llmrl.rollouts.agent import Agent
-from llmrl.rollouts.agent_process import AgentProcess
-from llmrl.rollouts.agent_staff import Staff
+from llmrl.rollouts.agents import Agent
+from llmrl.rollouts.agents.process import AgentProcess
+from llmrl.rollouts.agents.staff import Staff
 from llmrl.rollouts.environment import environment
 
 

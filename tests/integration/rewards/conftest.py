@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from llmrl.recipe.schema import Reward, Scoring
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmrl.rewards import Judgement, Sample
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 
 MakeScorer = Callable[..., Awaitable[Scorer]]
 

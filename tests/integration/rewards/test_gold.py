@@ -12,7 +12,7 @@ import pytest
 from llmrl.errors import DataError
 from llmrl.prompts.prompt import Prompt
 from llmrl.rewards.gold import check_answers
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 
 MakeScorer = Callable[..., Awaitable[Scorer]]
 GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k"

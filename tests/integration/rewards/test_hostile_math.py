@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from llmrl.rewards import Sample
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 
 MakeScorer = Callable[..., Awaitable[Scorer]]
 

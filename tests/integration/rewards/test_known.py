@@ -11,7 +11,7 @@ import pytest
 
 from llmrl.errors import RecipeError
 from llmrl.rewards import Sample
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 
 MakeScorer = Callable[..., Awaitable[Scorer]]
 

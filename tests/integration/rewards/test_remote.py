@@ -15,7 +15,7 @@ import pytest
 from llmrl.errors import RecipeError
 from llmrl.recipe.schema import Reward
 from llmrl.rewards import Judgement, Sample, build_rewards
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 
 MakeScorer = Callable[..., Awaitable[Scorer]]
 

@@ -17,7 +17,7 @@ import pytest
 from llmrl.errors import PluginError, RecipeError, RewardError
 from llmrl.recipe.schema import Reward, Scoring
 from llmrl.rewards import Judgement, Sample
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 
 MakeScorer = Callable[..., Awaitable[Scorer]]
 
@@ -259,7 +259,7 @@ DRIVER = """
 import asyncio, sys
 from llmrl.recipe.schema import Reward, Scoring
 from llmrl.rewards import Sample
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 
 async def main():
     table = Reward(kind="hostile", options={"pids": sys.argv[1]})

@@ -20,7 +20,7 @@ from transformers import (
 
 from llmrl.prompts.tokenizer import build_character_tokenizer
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Reward, Role, Scoring, Source, Stage
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.roles.switchboard import Switchboard
 from llmrl.roles.worker import RoleWorker
 

@@ -11,7 +11,7 @@ import pytest
 from llmrl.errors import ModelError, RecipeError
 from llmrl.recipe.schema import Role
 from llmrl.rewards import Judgement, Sample
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.roles.worker import RoleWorker
 
 from .conftest import stage_of

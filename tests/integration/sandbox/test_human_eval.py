@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llmrl.rewards import Reward, Sample, Score
-from llmrl.rewards.code import Code
+from llmrl.rewards.kinds.code import Code
 
 DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "humaneval" / "HumanEval.jsonl.gz"
 BROKEN = "    return None\n"

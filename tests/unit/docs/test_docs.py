@@ -36,8 +36,8 @@ from llmrl.registry import Registry
 from llmrl.report.metrics import METRICS, metric
 from llmrl.rewards import reward
 from llmrl.roles.kinds import role
+from llmrl.rollouts.engines import engine
 from llmrl.rollouts.environments import environment
-from llmrl.rollouts.kinds import engine
 from llmrl.rollouts.tools import tool
 
 ROOT = Path(__file__).resolve().parents[3]

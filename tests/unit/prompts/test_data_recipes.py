@@ -16,7 +16,7 @@ from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.load import load_recipe
 from llmrl.recipe.schema import Recipe
 from llmrl.rewards.judgement import Sample
-from llmrl.rewards.math import Math
+from llmrl.rewards.kinds.math import Math
 from llmrl.sandbox.task import read_task
 
 ROOT = Path(__file__).resolve().parents[3]

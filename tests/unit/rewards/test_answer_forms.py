@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from llmrl.rewards import Sample
-from llmrl.rewards.math import Math
-from llmrl.rewards.number import Number
+from llmrl.rewards.kinds.math import Math
+from llmrl.rewards.kinds.number import Number
 
 BOTH = (Number(), Math())
 

@@ -6,7 +6,7 @@ import pytest
 
 from llmrl.errors import RewardError
 from llmrl.rewards import Judgement
-from llmrl.rewards.budget import ErrorBudget
+from llmrl.rewards.scoring.budget import ErrorBudget
 
 GOOD = Judgement(status="score", reward=1.0)
 ABSTAINED = Judgement(status="abstain", reward=None)

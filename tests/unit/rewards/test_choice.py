@@ -7,7 +7,7 @@ import pytest
 from llmrl.errors import RecipeError
 from llmrl.recipe.schema import Reward
 from llmrl.rewards import Sample, build_rewards
-from llmrl.rewards.choice import Choice
+from llmrl.rewards.kinds.choice import Choice
 
 QUESTION = """What is the capital of France?
 A. London

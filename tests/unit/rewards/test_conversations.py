@@ -10,8 +10,8 @@ import pytest
 
 from llmrl.prompts.prompt import Prompt
 from llmrl.rewards import Sample, reward
-from llmrl.rewards.part import evaluate
-from llmrl.rewards.samples import samples_of
+from llmrl.rewards.scoring.part import evaluate
+from llmrl.rewards.scoring.samples import samples_of
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
 TOLD = "<tool>calc: 6*7</tool>\n> <result>42</result>\n{}\n> goodbye, 99"

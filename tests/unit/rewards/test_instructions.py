@@ -10,8 +10,8 @@ import pytest
 from llmrl.errors import RecipeError
 from llmrl.recipe.schema import Reward
 from llmrl.rewards import Formal, Sample, build_rewards
-from llmrl.rewards.constraint import Constraint, constraint_names
-from llmrl.rewards.instructions import Constraints, Instructions
+from llmrl.rewards.kinds.constraint import Constraint, constraint_names
+from llmrl.rewards.kinds.instructions import Constraints, Instructions
 
 KINDS: list[tuple[str, dict[str, Any], list[str], list[str]]] = [
     # (kind, arguments, responses that keep it, responses that do not)

@@ -7,7 +7,7 @@ import pytest
 from llmrl.errors import RecipeError
 from llmrl.recipe.schema import Reward
 from llmrl.rewards import Sample, Score, build_rewards
-from llmrl.rewards.json_schema import Json
+from llmrl.rewards.kinds.json_schema import Json
 
 PERSON = {
     "type": "object",

@@ -9,7 +9,7 @@ import pytest
 from llmrl.errors import RecipeError
 from llmrl.recipe.schema import Reward
 from llmrl.rewards import build_rewards
-from llmrl.rewards.judge import Judge
+from llmrl.rewards.kinds.judge import Judge
 from llmrl.roles.asker import filled
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from llmrl.rewards.known import KnownVerdicts
-from llmrl.rewards.part import Part
+from llmrl.rewards.scoring.known import KnownVerdicts
+from llmrl.rewards.scoring.part import Part
 
 ONE = {"a": Part(status="score", value=1.0, note="n", seconds=2.0)}
 FREE = {"a": Part(status="score", value=1.0, note="n", seconds=0.0)}

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from llmrl.rewards import Sample
-from llmrl.rewards.math import Math
+from llmrl.rewards.kinds.math import Math
 
 
 def score(response: str, answer: str) -> float | None:

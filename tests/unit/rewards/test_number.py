@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmrl.rewards import Sample
-from llmrl.rewards.number import Number, final_number, gold_number, plain_number
+from llmrl.rewards.kinds.number import Number, final_number, gold_number, plain_number
 
 GSM8K = Path(__file__).parents[4] / "shared" / "data" / "gsm8k"
 

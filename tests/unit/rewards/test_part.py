@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from llmrl.rewards import Sample, Score
-from llmrl.rewards.part import LONGEST_NOTE, Part, combine, evaluate
+from llmrl.rewards.scoring.part import LONGEST_NOTE, Part, combine, evaluate
 
 SAMPLE = Sample(prompt="", response="", answer=None, tokens=0, finished=True)
 

@@ -9,7 +9,7 @@ import pytest
 from llmrl.errors import RecipeError
 from llmrl.recipe.schema import Reward
 from llmrl.rewards import Sample, Score, build_rewards
-from llmrl.rewards.sql import Sql
+from llmrl.rewards.kinds.sql import Sql
 
 SETUP = """
 CREATE TABLE item (id INTEGER PRIMARY KEY, name TEXT, price REAL);

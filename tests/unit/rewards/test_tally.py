@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from llmrl.report.metrics import metric
-from llmrl.rewards.part import Part
-from llmrl.rewards.tally import Tally
+from llmrl.rewards.scoring.part import Part
+from llmrl.rewards.scoring.tally import Tally
 
 
 def test_rates_and_percentiles_are_of_each_reward_by_itself() -> None:

@@ -11,9 +11,9 @@ import pytest
 from llmrl.errors import RecipeError
 from llmrl.recipe.schema import Reward
 from llmrl.rewards import Sample, build_rewards
-from llmrl.rewards.format import Finished, Format
-from llmrl.rewards.length import Length, Overlong
-from llmrl.rewards.match import Capture, Exact, Regex
+from llmrl.rewards.kinds.format import Finished, Format
+from llmrl.rewards.kinds.length import Length, Overlong
+from llmrl.rewards.kinds.match import Capture, Exact, Regex
 
 VECTOR = Path(__file__).parents[4] / "shared" / "vectors" / "core" / "dapo_overlong.json"
 

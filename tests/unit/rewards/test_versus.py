@@ -6,8 +6,8 @@ import pytest
 
 from llmrl.errors import RecipeError
 from llmrl.rewards import Sample, reward
+from llmrl.rewards.kinds.versus import Versus
 from llmrl.rewards.reward import Comparing
-from llmrl.rewards.versus import Versus
 
 
 def sample(response: str, *rivals: str) -> Sample:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from llmrl.prompts.seeds import derive_seed
-from llmrl.rollouts.continuation import joined, rest_of
-from llmrl.rollouts.engine import Completion, Request
+from llmrl.rollouts.engines import Completion, Request
+from llmrl.rollouts.engines.continuation import joined, rest_of
 from llmrl.rollouts.rollout import Stop
 
 

@@ -22,12 +22,12 @@ from llmrl.prompts.example import Message
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import Heard, Tokenizer
-from llmrl.rollouts.branches import converse
-from llmrl.rollouts.conversation import Conversation
-from llmrl.rollouts.engine import Completion, Engine, Request
+from llmrl.rollouts.conversations.branches import converse
+from llmrl.rollouts.conversations.conversation import Conversation
+from llmrl.rollouts.conversations.exchange import Exchange, Limits, rollout_of, segments
+from llmrl.rollouts.conversations.host import Host
+from llmrl.rollouts.engines import Completion, Engine, Request
 from llmrl.rollouts.environment import Environment, Reply, Turn
-from llmrl.rollouts.exchange import Exchange, Limits, rollout_of, segments
-from llmrl.rollouts.host import Host
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
 

@@ -18,11 +18,11 @@ from transformers import PreTrainedTokenizerFast
 from llmrl.prompts.example import Message
 from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import Tokenizer
-from llmrl.rollouts.agent_calls import AgentCalls
-from llmrl.rollouts.agent_contexts import Rendering
-from llmrl.rollouts.endpoint import Endpoint
-from llmrl.rollouts.engine import Completion, Request
-from llmrl.rollouts.exchange import Limits, rollout_of
+from llmrl.rollouts.agents.calls import AgentCalls
+from llmrl.rollouts.agents.contexts import Rendering
+from llmrl.rollouts.agents.endpoint import Endpoint
+from llmrl.rollouts.conversations.exchange import Limits, rollout_of
+from llmrl.rollouts.engines import Completion, Request
 from llmrl.weights.bundle import WeightBundle
 
 END = 3

@@ -11,8 +11,8 @@ import pytest
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.seeds import derive_seed
 from llmrl.rewards.judgement import Sample
-from llmrl.rewards.outcome import Outcome
-from llmrl.rewards.part import evaluate
+from llmrl.rewards.kinds.outcome import Outcome
+from llmrl.rewards.scoring.part import evaluate
 from llmrl.rollouts.environments import Environment, Reply, Turn, environment
 from llmrl.rollouts.environments.guess_number import GuessNumber
 from llmrl.rollouts.environments.running_sum import RunningSum

@@ -15,14 +15,14 @@ from transformers import PreTrainedTokenizerFast
 from llmrl.errors import DeadlineError
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.tokenizer import Tokenizer
-from llmrl.rewards.aborted import overrule
 from llmrl.rewards.judgement import Judgement
-from llmrl.rollouts.branches import converse
-from llmrl.rollouts.conversation import Conversation
-from llmrl.rollouts.engine import Completion, Request
+from llmrl.rewards.scoring.aborted import overrule
+from llmrl.rollouts.conversations.branches import converse
+from llmrl.rollouts.conversations.conversation import Conversation
+from llmrl.rollouts.conversations.exchange import Limits
+from llmrl.rollouts.conversations.host import Host
+from llmrl.rollouts.engines import Completion, Request
 from llmrl.rollouts.environment import Environment, Reply, Turn
-from llmrl.rollouts.exchange import Limits
-from llmrl.rollouts.host import Host
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
 

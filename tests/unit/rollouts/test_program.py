@@ -245,7 +245,7 @@ def test_closing_ends_those_at_work_and_those_that_wait(tmp_path: Path) -> None:
 OWNER = """
 import sys, threading, time
 sys.path[:] = {path!r}
-from llmrl.rollouts.agent_process import AgentProcess
+from llmrl.rollouts.agents.process import AgentProcess
 script = "sleep 60 & echo $$ $! > {file}; wait"
 one = AgentProcess(["sh", "-c", script], folder=".", variables={{}}, many=True)
 time.sleep(60)

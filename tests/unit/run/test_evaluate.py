@@ -13,7 +13,7 @@ from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Evaluation, Optimizer, Prompts, Reward, Source, Stage
 from llmrl.report.journal import EvaluationEntry
 from llmrl.rewards.judgement import Judgement
-from llmrl.rollouts.engine import Sampling
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.run.evaluate import evaluate
 from llmrl.run.statistics import wilson_interval

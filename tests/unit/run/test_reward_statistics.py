@@ -14,7 +14,7 @@ from llmrl.report.journal import Journal, read_journal
 from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.judgement import Sample
-from llmrl.rewards.scorer import Scorer
+from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.run.record import Record
 

@@ -10,7 +10,7 @@ import pytest
 
 from llmrl.errors import RecipeError, RewardError
 from llmrl.rewards import Sample
-from llmrl.rewards.code import Code, code_in
+from llmrl.rewards.kinds.code import Code, code_in
 from llmrl.rewards.reward import reward
 from llmrl.sandbox import Limits, Run
 from llmrl.sandbox.task import Calls, Programs, UnitTests, Verdict, read_task

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from llmrl.rewards import Sample, Score, reward
-from llmrl.rewards.model import Classifier
+from llmrl.rewards.kinds.model import Classifier
 
 
 @reward("awaited_gold")

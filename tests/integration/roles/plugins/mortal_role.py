@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from llmrl.recipe.schema import Stage
 from llmrl.rewards import reward
-from llmrl.rewards.model import Classifier
+from llmrl.rewards.kinds.model import Classifier
 from llmrl.roles.kinds import Classify
 from llmrl.roles.role import Answer, Role, role
 

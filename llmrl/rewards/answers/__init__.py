@@ -1,0 +1,1 @@
+"""Reading what a response says its answer is."""

@@ -1,0 +1,187 @@
+"""``math``: is the response's final expression mathematically equal to the gold one?"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from llmrl.errors import shown
+from llmrl.rewards.answers.answer import Claim, claims, gold_part, sentences
+from llmrl.rewards.answers.boxed import last_boxed
+from llmrl.rewards.answers.expression import hostile, squeezed
+from llmrl.rewards.answers.numeral import Numeral
+from llmrl.rewards.answers.shape import settled
+from llmrl.rewards.judgement import Sample
+from llmrl.rewards.kinds.number import boxed_numeral, claimed_numeral, decisive
+from llmrl.rewards.reward import Reward, Score, gold_of, reward
+
+TAIL = 2000
+"""Characters at the end of a response in which mathematics that nothing announces is looked for."""
+_DECIMALS = Fraction(5, 10**7)
+_RELATIVE = Fraction(1, 10**6)
+_ALGEBRA = re.compile(r"[\\^_$]")
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_WORD = re.compile("[A-Za-z]{3,}")
+"""Algebra would take it for a product, and then east is seat."""
+_BETWEEN = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*", re.IGNORECASE)
+_ASSIGNED = re.compile(r"\A\s*[A-Za-z](?:\([A-Za-z]\))?\s*=(?!=)\s*")
+
+
+@reward("math")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Math:
+    r"""1 if the last ``\boxed{}``, announced answer or mathematics of the response equals the gold answer.
+
+    Numbers are read as ``number`` reads them, and may be rounded to six decimals. Other expressions are equal
+    if they come to the same at every value of their letters; what has no value is left to math-verify:
+    functions, sets, equations. It can take for ever on a hostile expression; the worst are refused, and the
+    deadline of scoring ends the others, so its own alarms are off.
+    """
+
+    whole: bool = False
+    """The response is nothing but the answer: no box, no dollar signs, no words around it."""
+
+    reads_answer: ClassVar[bool] = True
+
+    def __call__(self, sample: Sample) -> Score:
+        gold = _Gold.read(gold_of(sample))
+        if self.whole:
+            return gold.judge(Claim(text=_bare(sample.last_turn), form="box"))
+        for claim in claims(sample.last_turn, finished=sample.finished):
+            if gold.settled_by(claim):
+                return gold.judge(claim)
+        return Score(0.0, "no answer")
+
+    def bare(self) -> Reward:
+        """Gold answers come without a box."""
+        return replace(self, whole=True)
+
+    def warm_up(self) -> None:
+        """SymPy takes a third of a second to import."""
+        _equal(r"\frac{1}{2}", "x")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gold:
+    """The gold answer, and the number that it is, if it is one."""
+
+    text: str
+    numeral: Numeral | None
+
+    @classmethod
+    def read(cls, answer: str) -> _Gold:
+        text = _bare(answer)
+        return cls(text=text, numeral=boxed_numeral(text))
+
+    def settled_by(self, claim: Claim) -> bool:
+        """Whether a claim is the answer; an announcement of nothing leaves it to an earlier one."""
+        if claim.form != "announced":
+            return True
+        return decisive(claim) if self.numeral is not None else bool(_expression_in(claim))
+
+    def judge(self, claim: Claim) -> Score:
+        if claim.denied:
+            return Score(0.0, "says that there is no answer")
+        if self.numeral is not None:
+            number = claimed_numeral(claim)
+            if number is not None and number.value is not None:
+                return Score(float(_as_good(self.numeral, number)), f"read {shown(str(number.value))}")
+            if claim.form != "box" and not _ALGEBRA.search(claim.text):
+                return Score(0.0, "no number")
+        if claim.cut:
+            return Score(0.0, "cut off")
+        return self._compare(claim)
+
+    def _compare(self, claim: Claim) -> Score:
+        """By what both come to, or else by algebra."""
+        text = claim.text if claim.form == "box" else _expression_in(claim)
+        if "=" not in self.text:
+            text = _ASSIGNED.sub("", text)
+        if not text:
+            return Score(0.0, "no mathematics")
+        note = f"read {shown(text)}"
+        if squeezed(text) == squeezed(self.text):
+            return Score(1.0, note)
+        if _WORD.fullmatch(self.text) and _WORD.fullmatch(text):
+            return Score(float(self.text.casefold() == text.casefold()), note)
+        if hostile(text):
+            return Score(0.0, "too large to be evaluated")
+        verdict = settled(self.text, text)
+        return Score(float(self._algebra(text) if verdict is None else verdict), note)
+
+    def _algebra(self, text: str) -> bool:
+        if not _read(self.text):
+            raise ValueError(f"the gold answer {shown(self.text)} is no expression that math-verify can read")
+        return _equal(self.text, text)
+
+
+def _bare(answer: str) -> str:
+    """The expression of a gold answer: what it announces, in a box or between dollar signs."""
+    text = gold_part(answer)
+    return (last_boxed(text) or text).strip().strip("$").strip()
+
+
+def _expression_in(claim: Claim) -> str:
+    """The mathematics between dollar signs: what an announcement comes to first, or what stands last.
+
+    Without dollar signs an announced sentence is taken as it is, a closing one is not mathematics.
+    """
+    text = claim.text[-TAIL:]
+    found = list(_FORMULA.finditer(text))
+    if not found:
+        return _unmarked(text) if claim.form == "announced" else ""
+    inside = [next(filter(None, each.groups()), "").strip() for each in found]
+    if claim.form == "closing":
+        return inside[-1]
+    last = 1
+    while last < len(found) and _BETWEEN.fullmatch(text[found[last - 1].end() : found[last].start()]):
+        last += 1
+    return ", ".join(inside[:last])
+
+
+def _unmarked(text: str) -> str:
+    first = next(iter(sentences(text)), "")
+    return first.strip().strip('*`"').rstrip(".,;!").strip('*`" ')
+
+
+def _as_good(gold: Numeral, claim: Numeral) -> bool:
+    """Equal, or equal to six decimals where one of them is no whole number."""
+    if gold.equals(claim):
+        return True
+    assert gold.value is not None  # promised by boxed_numeral
+    assert claim.value is not None  # asked before
+    if gold.value.denominator == claim.value.denominator == 1:
+        return False
+    gap, size = abs(gold.value - claim.value), max(abs(gold.value), abs(claim.value))
+    return gap <= min(_DECIMALS, _RELATIVE * size)
+
+
+@lru_cache(maxsize=4096)
+def _read(expression: str) -> tuple[Any, ...]:
+    """The expression as SymPy objects; empty if math-verify cannot read it. Nothing in it is executed."""
+    from math_verify import LatexExtractionConfig, parse  # noqa: PLC0415  imports SymPy, a third of a second
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its alarms are off, as we asked
+    parsed: list[Any] = parse(  # pyright: ignore[reportUnknownVariableType]  SymPy is untyped
+        f"\\boxed{{{expression}}}",
+        [LatexExtractionConfig()],
+        fallback_mode="no_fallback",
+        parsing_timeout=None,  # pyright: ignore[reportArgumentType]  documented, but its type says int
+    )
+    return tuple(parsed)
+
+
+@lru_cache(maxsize=4096)
+def _equal(gold: str, claim: str) -> bool:
+    """Equality by math-verify: numbers to six decimals, expressions by simplification, sets, intervals.
+
+    A comparison that fails, as with 1/0, shows no equality; whether gold answers can be compared is checked
+    at the start of a run.
+    """
+    from math_verify import verify  # noqa: PLC0415  see above
+
+    return verify(list(_read(gold)), list(_read(claim)), timeout_seconds=None)

@@ -1,0 +1,8 @@
+"""What generates. Whoever needs an engine by name imports the registry from here."""
+
+from llmrl.rollouts.engines import kinds as _kinds
+from llmrl.rollouts.engines.engine import Completion, Engine, EngineKind, Request, Sampler, Sampling, engine
+
+__all__ = ["Completion", "Engine", "EngineKind", "Request", "Sampler", "Sampling", "engine"]
+
+del _kinds

@@ -1,0 +1,46 @@
+"""The engines that a recipe can name. Each is imported only where it is started."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from llmrl.recipe.schema import Stage
+from llmrl.rollouts.engines.engine import Engine, engine
+
+CPU_ENVIRONMENT = {
+    # One process per engine besides its owner, no binding of all engines to the same core, and no
+    # compilation of sampling code that takes longer than a short run.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCH_COMPILE_DISABLE": "1",
+}
+QUIET_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TQDM_DISABLE": "1"}
+
+
+@engine("vllm")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vllm:
+    """vLLM's asynchronous engine, on GPUs or on CPU."""
+
+    async def start(self, stage: Stage, *, device: str) -> Engine:
+        """Load the model at ``stage.model.path`` and serve it."""
+        for key, value in {**(CPU_ENVIRONMENT if device == "cpu" else {}), **QUIET_ENVIRONMENT}.items():
+            os.environ.setdefault(key, value)
+        # Importing it takes 6 s and reads the environment.
+        from llmrl.rollouts.engines.vllm_engine import VllmEngine  # noqa: PLC0415
+
+        return VllmEngine(stage, device=device)
+
+
+@engine("torch")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Torch:
+    """A small engine on plain torch and transformers, for machines without vLLM."""
+
+    async def start(self, stage: Stage, *, device: str) -> Engine:
+        """Load the model at ``stage.model.path`` and serve it."""
+        # torch is loaded where it is used.
+        from llmrl.rollouts.engines.torch_engine import TorchEngine  # noqa: PLC0415
+
+        return TorchEngine(stage, device=device)

@@ -1,0 +1,224 @@
+"""A small engine on plain torch: the same promises as vLLM's, for machines that cannot install it.
+
+Requests that wait are started together, left-padded, and decoded as one batch with a shared KV cache;
+new weights and new requests get in between two tokens and two batches respectively. It also plays the
+opponent, for which it keeps a second set of weights: the frozen reference or a moving average.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from llmrl.errors import EngineError
+from llmrl.prompts.seeds import derive_seed
+from llmrl.prompts.tokenizer import load_tokenizer
+from llmrl.recipe.schema import Opponent, Stage
+from llmrl.rollouts.engines.engine import Completion, Request, Sampler
+from llmrl.rollouts.engines.opponent import geometric_mixture, move_average
+from llmrl.rollouts.rollout import Stop
+from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.parcel import tensor_of
+from llmrl.weights.proof import check_names, check_probe, stored_tensors
+
+
+@dataclass(slots=True, kw_only=True)
+class _Answer:
+    request: Request
+    future: asyncio.Future[Completion]
+    generator: torch.Generator
+    tokens: list[int] = field(default_factory=list[int])
+    logp: list[float] = field(default_factory=list[float])
+    version: list[int] = field(default_factory=list[int])
+    stop: Stop | None = None
+
+
+class TorchEngine:
+    """Owns its models; a task of the event loop decodes while there is something to decode."""
+
+    def __init__(self, stage: Stage, *, device: str) -> None:
+        self._stage, self._device = stage, torch.device(device)
+        self._stop_ids = frozenset(load_tokenizer(stage.model).stop_ids)
+        self._stored = stored_tensors(Path(str(stage.model.path)))
+        dtype = torch.bfloat16 if stage.model.dtype == "bfloat16" else torch.float32
+        self._model: Any = self._loaded(dtype)
+        self._opponent = stage.opponent or Opponent()
+        # An average in bfloat16 would not move: its steps are smaller than the distance of two numbers.
+        second = torch.float32 if self._opponent.kind == "average" else dtype
+        self._second: Any = None if self._opponent.kind == "none" else self._loaded(second)
+        self._version = 0
+        self._between_tokens = asyncio.Lock()
+        self._between_batches = asyncio.Lock()
+        self._waiting: dict[Sampler, list[_Answer]] = {"policy": [], "opponent": []}
+        self._decoder: asyncio.Task[None] | None = None
+
+    async def generate(self, request: Request) -> Completion:
+        """One response."""
+        if request.sampler == "opponent" and self._second is None:
+            raise EngineError(f"request {request.id} is for the opponent, but opponent.kind is 'none'")
+        if (
+            request.tokens.size + request.max_tokens > self._stage.model.context_tokens
+            or request.max_tokens < 1
+        ):
+            raise EngineError(
+                f"request {request.id}: {request.tokens.size} prompt and {request.max_tokens} response "
+                f"tokens do not fit model.context_tokens = {self._stage.model.context_tokens}"
+            )
+        future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
+        generator = torch.Generator().manual_seed(request.seed)
+        self._waiting[request.sampler].append(_Answer(request=request, future=future, generator=generator))
+        if self._decoder is None or self._decoder.done():
+            self._decoder = asyncio.create_task(self._decode())
+        return await future
+
+    async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Logprobs of ``tokens`` at temperature 1."""
+        async with self._between_tokens:
+            return await asyncio.to_thread(self._score, tokens)
+
+    async def load(self, bundle: WeightBundle) -> None:
+        """Copy the tensors in place between two tokens or batches; a moving average takes its step."""
+        check_names(bundle, self._stored)
+        drains = self._stage.engines.update == "drain"
+        async with self._between_batches if drains else nullcontext(), self._between_tokens:
+            await asyncio.to_thread(self._take, bundle)
+            self._version = bundle.version
+        check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
+
+    async def close(self) -> None:
+        """Stop decoding."""
+        if self._decoder is not None:
+            self._decoder.cancel()
+
+    def _loaded(self, dtype: torch.dtype) -> Any:
+        model: Any = AutoModelForCausalLM.from_pretrained(str(self._stage.model.path), dtype=dtype)
+        return model.to(self._device).eval()
+
+    async def _decode(self) -> None:
+        while any(self._waiting.values()):
+            # Let every request of the same moment join the batch.
+            await asyncio.sleep(0)
+            waiting = max(self._waiting.values(), key=len)
+            size = self._stage.engines.max_sequences
+            taken, waiting[:size] = waiting[:size], []
+            batch = [answer for answer in taken if not answer.future.cancelled()]
+            try:
+                if batch:
+                    async with self._between_batches:
+                        await self._answer(batch)
+            except RuntimeError as error:
+                for answer in batch:
+                    if not answer.future.done():
+                        answer.future.set_exception(EngineError(f"torch engine failed: {error}"))
+
+    async def _answer(self, batch: list[_Answer]) -> None:
+        width = max(answer.request.tokens.size for answer in batch)
+        ids = torch.zeros(len(batch), width, dtype=torch.long)
+        seen = torch.zeros(len(batch), width, dtype=torch.long)
+        for row, answer in enumerate(batch):
+            prompt = torch.as_tensor(answer.request.tokens, dtype=torch.long)
+            ids[row, width - len(prompt) :], seen[row, width - len(prompt) :] = prompt, 1
+        whole, version, played = ids, self._version, self._unread(batch)
+        while any(answer.stop is None and not answer.future.cancelled() for answer in batch):
+            async with self._between_tokens:
+                if self._stage.engines.update == "abort" and self._version != version:
+                    ids, version, played = whole, self._version, self._unread(batch)
+                    _seed_again(batch)
+                ids = await asyncio.to_thread(self._next_tokens, batch, ids, seen, played)
+            whole = torch.cat([whole, ids], dim=1)
+            seen = torch.cat([seen, torch.ones(len(batch), 1, dtype=torch.long)], dim=1)
+
+    def _unread(self, batch: list[_Answer]) -> list[tuple[Any, DynamicCache]]:
+        """Whoever answers, with nothing read so far."""
+        return [(model, DynamicCache()) for model in self._models(batch[0].request.sampler)]
+
+    def _models(self, sampler: Sampler) -> list[Any]:
+        """The models whose logits decide, together, what the sampler says next."""
+        if sampler == "policy":
+            return [self._model]
+        return [self._model, self._second] if self._opponent.kind == "mixture" else [self._second]
+
+    @torch.inference_mode()
+    def _next_tokens(
+        self, batch: list[_Answer], ids: Tensor, seen: Tensor, played: list[tuple[Any, DynamicCache]]
+    ) -> Tensor:
+        voices = [self._next_logits(model, ids, seen, cache) for model, cache in played]
+        logits = voices[0]
+        if len(voices) == 2:
+            logits = geometric_mixture(voices[0], voices[1], weight=self._opponent.mixture)
+        return torch.tensor([[self._extend(answer, row)] for answer, row in zip(batch, logits, strict=True)])
+
+    def _next_logits(self, model: Any, ids: Tensor, seen: Tensor, cache: DynamicCache) -> Tensor:
+        positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        logits = model(
+            input_ids=ids.to(self._device),
+            attention_mask=seen.to(self._device),
+            position_ids=positions.to(self._device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).logits[:, -1]
+        return logits.float().cpu()
+
+    def _extend(self, answer: _Answer, logits: Tensor) -> int:
+        if answer.stop is not None:
+            return 0
+        temperature = answer.request.temperature
+        logp = (logits / temperature if temperature else logits).log_softmax(-1)
+        # The exponential race: the argmin of E / p is a sample of p.
+        race = torch.empty_like(logp).exponential_(generator=answer.generator).log() - logp
+        token = int((race if temperature else -logp).argmin())
+        answer.tokens.append(token)
+        answer.logp.append(float(logp[token]))
+        answer.version.append(self._version)
+        if token in self._stop_ids or len(answer.tokens) == answer.request.max_tokens:
+            answer.stop = "stop" if token in self._stop_ids else "length"
+            answer.future.get_loop().call_soon_threadsafe(_deliver, answer)
+        return token
+
+    @torch.inference_mode()
+    def _score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        ids = torch.as_tensor(tokens, dtype=torch.long, device=self._device)[None]
+        logp = self._model(input_ids=ids).logits[0, :-1].float().log_softmax(-1)
+        return np.concatenate([[0.0], logp.gather(-1, ids[0, 1:, None])[:, 0].cpu().numpy()]).astype(
+            np.float32
+        )
+
+    @torch.inference_mode()
+    def _take(self, bundle: WeightBundle) -> None:
+        weights = self._model.state_dict()
+        averages: dict[str, Tensor] = self._second.state_dict() if self._opponent.kind == "average" else {}
+        for spec, data in bundle.arrays():
+            weights[spec.name].copy_(tensor_of(spec, data))
+            if averages:
+                versions = bundle.version - self._version
+                newest, decay = weights[spec.name], self._opponent.decay
+                move_average(averages[spec.name], newest, decay=decay, versions=versions)
+
+
+def _seed_again(batch: list[_Answer]) -> None:
+    """What goes on as another request has that request's seed, as in ``continuation``."""
+    for answer in batch:
+        answer.generator.manual_seed(derive_seed(answer.request.seed, len(answer.tokens)))
+
+
+def _deliver(answer: _Answer) -> None:
+    assert answer.stop is not None  # promised by _extend
+    if not answer.future.done():
+        answer.future.set_result(
+            Completion(
+                tokens=np.array(answer.tokens, dtype=np.int32),
+                logp=np.array(answer.logp, dtype=np.float32),
+                version=np.array(answer.version, dtype=np.int32),
+                stop=answer.stop,
+            )
+        )

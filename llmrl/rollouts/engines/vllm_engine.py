@@ -1,0 +1,210 @@
+"""Rollouts from vLLM: its asynchronous engine behind our protocol. The only file that generates with vLLM."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from vllm import AsyncEngineArgs, SamplingParams
+from vllm.config import WeightTransferConfig
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.exceptions import VLLMValidationError
+from vllm.logprobs import FlatLogprobs, Logprob
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import RequestOutputKind
+from vllm.v1.engine import PauseMode
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from llmrl.errors import EngineError, WeightSyncError
+from llmrl.prompts.tokenizer import load_tokenizer
+from llmrl.recipe.schema import Opponent, Stage
+from llmrl.rollouts.engines.continuation import joined, rest_of
+from llmrl.rollouts.engines.engine import Completion, Request
+from llmrl.rollouts.engines.vllm_opponent import PROCESSOR, REFERENCE_WEIGHT
+from llmrl.rollouts.rollout import Stop
+from llmrl.weights.backend import BACKEND, told
+from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.proof import check_names, check_probe, stored_tensors
+
+WORKER_EXTENSION = "llmrl.weights.receive.WorkerExtension"
+PAUSES: dict[str, PauseMode] = {"keep": "keep", "drain": "wait", "abort": "abort"}
+"""vLLM's words for ``engines.update``."""
+
+CPU_KV_CACHE_MIB = 256
+CPU_BATCHED_TOKENS = 4096
+"""Most tokens of one forward pass on CPU."""
+
+
+class VllmEngine:
+    """Owns one AsyncLLM; every method may run while responses are being generated."""
+
+    def __init__(self, stage: Stage, *, device: str) -> None:
+        self._stage = stage
+        self._stop_ids = list(load_tokenizer(stage.model).stop_ids)
+        self._stored = stored_tensors(Path(str(stage.model.path)))
+        self._llm = AsyncLLM.from_engine_args(_arguments(stage, device))
+        self._version = 0
+        self._broken: str | None = None
+        self._door = asyncio.Event()
+        self._door.set()
+        self._scored = 0
+        self._transfer_ready = False
+
+    async def generate(self, request: Request) -> Completion:
+        """One response, its logprobs, and the version of each token as vLLM reports it."""
+        completion = await self._sample(request)
+        while completion.stop == "abort" and self._stage.engines.update == "abort":
+            completion = joined(completion, await self._sample(rest_of(request, completion)))
+        return completion
+
+    async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Prompt logprobs of ``tokens``."""
+        self._scored += 1
+        sampling = SamplingParams(
+            max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
+        )
+        output = await self._run(f"score-{self._scored}", tokens, sampling, salt="score")
+        listed = cast("Sequence[dict[int, Logprob] | None]", output.prompt_logprobs)
+        return np.array([0.0, *_chosen(listed[1:], tokens[1:])], dtype=np.float32)
+
+    async def load(self, bundle: WeightBundle) -> None:
+        """One update session of vLLM; ``engines.update`` says what becomes of the requests."""
+        check_names(bundle, self._stored)
+        if not self._transfer_ready:
+            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
+            self._transfer_ready = True
+        self._door.clear()
+        self._broken = f"a sync of weights {bundle.version} failed half-way and must be repeated first"
+        try:
+            await self._update(bundle)
+            self._version, self._broken = bundle.version, None
+        except EngineDeadError as error:
+            raise WeightSyncError(f"vLLM died while it took weights {bundle.version}: {error}") from error
+        finally:
+            self._door.set()
+        check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
+
+    async def _sample(self, request: Request) -> Completion:
+        # Wait while weights change, so that the salt below is that of the weights that will be used.
+        await self._door.wait()
+        if self._broken:
+            raise EngineError(self._broken)
+        sampling = SamplingParams(
+            temperature=request.temperature,
+            max_tokens=request.max_tokens,
+            seed=request.seed,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=bool(self._stage.rollouts.stop),
+            stop=list(self._stage.rollouts.stop),
+            stop_token_ids=self._stop_ids,
+            include_stop_str_in_output=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args=self._opponent_arguments(request),
+        )
+        # The salt keeps a new request away from the KV cache of older weights.
+        output = await self._run(request.id, request.tokens, sampling, salt=f"v{self._version}")
+        return _completion(output.outputs[0])
+
+    def _opponent_arguments(self, request: Request) -> dict[str, float] | None:
+        if request.sampler == "policy":
+            return None
+        weight = _reference_weight(self._stage)
+        if weight is None:
+            kind = (self._stage.opponent or Opponent()).kind
+            raise EngineError(
+                f"request {request.id} is for the opponent, but vLLM plays none of opponent.kind '{kind}'"
+            )
+        return {REFERENCE_WEIGHT: weight}
+
+    async def _update(self, bundle: WeightBundle) -> None:
+        # Not pause_generation(), which goes on to sleep for 20 ms for the sake of the order of outputs.
+        await self._llm.engine_core.pause_scheduler_async(
+            mode=PAUSES[self._stage.engines.update], clear_cache=False
+        )
+        await self._llm.start_weight_update()
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=told(bundle)))
+        await self._llm.finish_weight_update(str(bundle.version))
+        await self._llm.resume_generation()
+
+    async def close(self) -> None:
+        """Stop the engine's processes."""
+        await asyncio.to_thread(self._llm.shutdown)
+
+    async def _run(
+        self, name: str, tokens: NDArray[np.int32], sampling: SamplingParams, *, salt: str
+    ) -> RequestOutput:
+        prompt = {"prompt_token_ids": tokens.tolist(), "cache_salt": salt}
+        last: RequestOutput | None = None
+        try:
+            async for output in self._llm.generate(prompt, sampling, request_id=name):  # pyright: ignore[reportArgumentType]
+                last = output
+        except EngineDeadError as error:
+            raise EngineError(f"vLLM died while it worked on request {name}: {error}") from error
+        except VLLMValidationError as error:
+            raise EngineError(
+                f"vLLM refused request {name} of {tokens.size} prompt tokens: {error}"
+            ) from error
+        if last is None:
+            raise EngineError(f"vLLM ended request {name} without an answer")
+        return last
+
+
+def _arguments(stage: Stage, device: str) -> AsyncEngineArgs:
+    engines, cpu = stage.engines, device == "cpu"
+    kv_cache_mib = engines.kv_cache_mib or (CPU_KV_CACHE_MIB if cpu else None)
+    return AsyncEngineArgs(
+        model=str(stage.model.path),
+        skip_tokenizer_init=not stage.rollouts.stop,
+        trust_remote_code=stage.model.trust_remote_code is not None,
+        dtype=stage.model.dtype,
+        max_model_len=stage.model.context_tokens,
+        max_num_seqs=engines.max_sequences,
+        tensor_parallel_size=engines.tensor_parallel,
+        gpu_memory_utilization=engines.gpu_memory_utilization,
+        kv_cache_memory_bytes=kv_cache_mib * 2**20 if kv_cache_mib else None,
+        # On CPU vLLM cannot take back the draw of a seeded request whose prompt it has read in part.
+        enable_chunked_prefill=not cpu,
+        max_num_batched_tokens=max(CPU_BATCHED_TOKENS, stage.model.context_tokens) if cpu else None,
+        enforce_eager=cpu if engines.eager is None else engines.eager,
+        # Off-policy ratios need log-softmax of (logits / temperature), not of the raw logits.
+        logprobs_mode="processed_logprobs",
+        worker_extension_cls=WORKER_EXTENSION,
+        weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        logits_processors=None if _reference_weight(stage) is None else [PROCESSOR],
+        enable_log_requests=False,
+        disable_log_stats=True,
+    )
+
+
+def _reference_weight(stage: Stage) -> float | None:
+    """What the opponent's logits have of the reference; None without an opponent that vLLM can play."""
+    table = stage.opponent or Opponent()
+    return {"reference": 1.0, "mixture": table.mixture}.get(table.kind)
+
+
+def _completion(output: CompletionOutput) -> Completion:
+    tokens = np.asarray(output.token_ids, dtype=np.int32)
+    version = np.zeros(tokens.size, dtype=np.int32)
+    for span in output.weight_versions or ():
+        version[span.start : span.end] = 0 if span.version == "default" else int(span.version)
+    stop: Stop = (
+        "length"
+        if output.finish_reason == "length"
+        else "stop"
+        if output.finish_reason == "stop"
+        else "abort"
+    )
+    flat = cast("FlatLogprobs", output.logprobs)
+    return Completion(
+        tokens=tokens, logp=np.asarray(flat.logprobs, dtype=np.float32), version=version, stop=stop
+    )
+
+
+def _chosen(listed: Sequence[dict[int, Logprob] | None], tokens: NDArray[np.int32]) -> list[float]:
+    return [entry[token].logprob for entry, token in zip(listed, tokens.tolist(), strict=True) if entry]
