@@ -45,13 +45,13 @@ def row_of(columns: Columns, number: int, *, noise_seed: int | None) -> Row:
     """
     here, group = columns.tokens_of(number), columns.group_of(number)
     mask, pieces = columns.trained[here], list(_pieces(columns, number))
-    inside = number - int(columns.first[group])
     if any(piece.predict_at[0] < 0 for piece in pieces):
-        where = f"response {inside} to prompt '{columns.names[group]}'"
-        raise DataError(f"{where}: it goes on from no tokens, so nothing predicts its first one.")
+        raise DataError(
+            f"{columns.where(number)}: it goes on from no tokens, so nothing predicts its first one."
+        )
     sizes = [piece.tokens.size for piece in pieces]
     places = [start + piece.predict_at for start, piece in zip(np.cumsum([0, *sizes]), pieces, strict=False)]
-    ordinal = int(columns.ordinals[group])
+    ordinal, inside = int(columns.ordinals[group]), number - int(columns.first[group])
     return Row(
         tokens=np.concatenate([np.zeros(0, dtype=np.int32), *(piece.tokens for piece in pieces)]),
         sizes=tuple(sizes),
@@ -87,9 +87,15 @@ def stand_in() -> Row:
     )
 
 
-def tokens_read(columns: Columns, number: int) -> int:
-    """Tokens that the model reads of a row; 0 if nothing in it is trained."""
-    return sum(piece.tokens.size for piece in _pieces(columns, number))
+def tokens_read(columns: Columns) -> NDArray[np.int64]:
+    """[R] tokens that the model reads of each row; 0 if nothing in it is trained."""
+    row, at, begin, end = columns.segments.T
+    starts = columns.starts[row] + at
+    trained = np.flatnonzero(columns.trained)
+    first, past = np.searchsorted(trained, [starts, np.append(starts, columns.tokens.size)[1:]])
+    last = np.append(trained, 0)[past - 1]
+    read = np.where(past > first, end - begin + last - starts, 0)
+    return np.bincount(row, weights=read, minlength=columns.rows).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

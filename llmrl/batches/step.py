@@ -28,8 +28,7 @@ class Step:
             noise_seed: of the noise that a row's tokens get; None where nobody reads noise.
         """
         self._columns, self._budget, self._noise_seed = columns, budget, noise_seed
-        numbers = range(columns.rows)
-        self.lengths: NDArray[np.int64] = np.array([tokens_read(columns, row) for row in numbers], np.int64)
+        self.lengths: NDArray[np.int64] = tokens_read(columns)
         """[R] tokens that the model reads of each row; 0 if nothing in it is trained."""
         scored = np.concatenate([[0], np.cumsum(columns.trained, dtype=np.int64)])[columns.starts]
         self.trained: NDArray[np.int64] = np.diff(scored)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import pairwise
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrl.errors import EngineError, TrainingError
+from llmrl.errors import EngineError, LlmrlError, TrainingError
 from llmrl.experience.experience import Experience
 
 
@@ -54,27 +54,39 @@ class Columns:
             TrainingError: credit of another length than its rollout, or not finite.
         """
         for one in experiences:
-            _check(one)
+            _refuse_uneven(one)
         rollouts = [rollout for one in experiences for rollout in one.group.rollouts]
+        starts = _ends(rollout.tokens.size for rollout in rollouts)
+        tokens, logp, turn, advantage, trained = _joined(
+            int(starts[-1]),
+            ([rollout.tokens for rollout in rollouts], np.int32),
+            ([rollout.logp for rollout in rollouts], np.float32),
+            ([rollout.turn for rollout in rollouts], np.int32),
+            ([credit for one in experiences for credit in one.advantages], np.float32),
+            ([rollout.trained for rollout in rollouts], np.bool_),
+        )
         first = _ends(len(one.group.rollouts) for one in experiences)
         read, segments = _contexts(experiences)
         pairs = [(at + a, at + b) for at, one in zip(first, experiences, strict=False) for a, b in one.pairs]
-        return cls(
+        made = cls(
             names=tuple(one.group.prompt.id for one in experiences),
             ordinals=np.array([one.group.ordinal for one in experiences], dtype=np.int64),
             first=first,
-            starts=_ends(rollout.tokens.size for rollout in rollouts),
-            tokens=_joined((rollout.tokens for rollout in rollouts), np.int32),
-            logp=_joined((rollout.logp for rollout in rollouts), np.float32),
-            trained=_joined((rollout.trained for rollout in rollouts), np.bool_),
-            turn=_joined((rollout.turn for rollout in rollouts), np.int32),
-            advantage=_joined(chain.from_iterable(one.advantages for one in experiences), np.float32),
+            starts=starts,
+            tokens=tokens,
+            logp=logp,
+            trained=trained,
+            turn=turn,
+            advantage=advantage,
             reward=np.array([value for one in experiences for value in _rewards(one)], dtype=np.float32),
             opponent=np.array([rollout.opponent for rollout in rollouts], dtype=np.bool_),
             pairs=np.array(pairs, dtype=np.int64).reshape(-1, 2),
             read=read,
             segments=segments,
         )
+        made._refuse_infinite(made.logp, EngineError, "the engine reported a logprob")
+        made._refuse_infinite(made.advantage, TrainingError, "the policy got credit")
+        return made
 
     @property
     def groups(self) -> int:
@@ -89,6 +101,11 @@ class Columns:
     def group_of(self, row: int) -> int:
         """The group that a row belongs to."""
         return int(np.searchsorted(self.first, row, side="right")) - 1
+
+    def where(self, row: int) -> str:
+        """A row, for messages."""
+        group = self.group_of(row)
+        return f"response {row - int(self.first[group])} to prompt '{self.names[group]}'"
 
     def tokens_of(self, row: int) -> slice:
         """The places of a row's tokens."""
@@ -106,24 +123,26 @@ class Columns:
         for (begin, end), start, stop in zip(spans, starts, [*starts[1:], here.stop], strict=True):
             yield self.read[begin:end], slice(start, stop)
 
+    def _refuse_infinite(self, values: NDArray[np.float32], error: type[LlmrlError], what: str) -> None:
+        wrong = self.trained & ~np.isfinite(values)
+        if wrong.any():
+            row = int(np.searchsorted(self.starts, wrong.argmax(), side="right")) - 1
+            raise error(f"{self.where(row)}: {what} that is not finite for a trained token.")
 
-def _check(experience: Experience) -> None:
+
+def _refuse_uneven(experience: Experience) -> None:
     both = zip(experience.group.rollouts, experience.advantages, strict=True)
     for number, (rollout, advantage) in enumerate(both):
+        size = rollout.tokens.size
+        if size == rollout.logp.size == rollout.trained.size == rollout.turn.size == advantage.size:
+            continue
         where = f"response {number} to prompt '{experience.group.prompt.id}'"
-        sizes = {rollout.tokens.size, rollout.logp.size, rollout.trained.size, rollout.turn.size}
+        sizes = {size, rollout.logp.size, rollout.trained.size, rollout.turn.size}
         if len(sizes) > 1:
             raise EngineError(
                 f"{where}: tokens, logp, trained and turn have lengths {sorted(sizes)}, not one."
             )
-        if advantage.size != rollout.tokens.size:
-            raise TrainingError(f"{where}: {rollout.tokens.size} tokens, but {advantage.size} advantages.")
-        if not np.isfinite(rollout.logp[rollout.trained]).all():
-            raise EngineError(
-                f"{where}: the engine reported a logprob that is not finite for a token it sampled."
-            )
-        if not np.isfinite(advantage[rollout.trained]).all():
-            raise TrainingError(f"{where}: the credit of a trained token is not finite.")
+        raise TrainingError(f"{where}: {size} tokens, but {advantage.size} advantages.")
 
 
 def _rewards(experience: Experience) -> list[float]:
@@ -147,10 +166,11 @@ def _contexts(experiences: Sequence[Experience]) -> tuple[NDArray[np.int32], NDA
     for one in experiences:
         prompt = put(one.group.prompt.tokens)
         for rollout in one.group.rollouts:
-            for number, (context, here) in enumerate(rollout.segments(one.group.prompt.tokens)):
-                segments.append((row, here.start, *(put(context) if number else prompt)))
+            segments.append((row, 0, *prompt))
+            segments += [(row, rewrite.at, *put(rewrite.context)) for rewrite in rollout.rewrites]
             row += 1
-    return _joined(pieces, np.int32), np.array(segments, dtype=np.int64).reshape(-1, 4)
+    (read,) = _joined(end, (pieces, np.int32))
+    return read, np.array(segments, dtype=np.int64).reshape(-1, 4)
 
 
 def _ends(sizes: Iterable[int]) -> NDArray[np.int64]:
@@ -158,5 +178,16 @@ def _ends(sizes: Iterable[int]) -> NDArray[np.int64]:
     return np.cumsum([0, *sizes], dtype=np.int64)
 
 
-def _joined(parts: Iterable[NDArray[Any]], dtype: type[np.generic]) -> NDArray[Any]:
-    return np.concatenate([np.zeros(0, dtype=dtype), *parts])
+def _joined(size: int, *columns: tuple[Sequence[NDArray[Any]], type[np.generic]]) -> list[NDArray[Any]]:
+    """Each column's parts end to end, ``size`` values in all.
+
+    They lie in one stretch of memory: a fresh page costs more than what is written on it, and the allocator
+    keeps one large stretch for the next step, while it gives several smaller ones back to the system.
+    """
+    ends = _ends(size * np.dtype(dtype).itemsize for _, dtype in columns)
+    stretch = np.empty(ends[-1], dtype=np.uint8)
+    places = [stretch[begin:end] for begin, end in pairwise(ends)]
+    return [
+        np.concatenate([np.zeros(0, dtype=dtype), *parts], out=place.view(dtype))
+        for (parts, dtype), place in zip(columns, places, strict=True)
+    ]

@@ -285,7 +285,7 @@ def test_credit_of_another_length_is_refused():
 def test_credit_that_is_not_finite_is_refused():
     endless = (np.array([np.inf], np.float32),)
 
-    with pytest.raises(TrainingError, match="the credit of a trained token is not finite"):
+    with pytest.raises(TrainingError, match="credit that is not finite for a trained token"):
         Columns.of([experience([1], rollout([5]), advantages=endless)])
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from llmrl.errors import EngineError
 from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.prompts.prompt import Prompt, Rewrite
@@ -91,6 +94,29 @@ def test_a_step_crosses_processes_as_a_dozen_buffers_however_many_responses_it_h
 
     assert len(buffers) == 13
     assert len(rest) < 4000
+
+
+def test_what_is_wrong_with_a_response_is_said_of_that_response() -> None:
+    bad = replace(rollout(1, 2, 3), logp=np.array([-1, np.nan, np.inf], np.float32))
+    odd = replace(rollout(1, 2, 3), turn=np.zeros(2, np.int32))
+
+    with pytest.raises(EngineError, match="response 1 to prompt 'p/5': the engine reported a logprob that"):
+        Columns.of([*STEP, experience(5, rollout(4), bad)])
+    with pytest.raises(EngineError, match=r"response 1 to prompt 'p/5': tokens, .* have lengths \[2, 3\]"):
+        Columns.of([*STEP, experience(5, rollout(4), odd)])
+
+
+def test_a_logprob_that_nobody_trains_on_may_be_anything() -> None:
+    heard = replace(rollout(1, 2, 3), logp=np.array([-1, np.nan, -1], np.float32))
+
+    assert Columns.of([experience(5, heard)]).trained.tolist() == [True, False, True]
+
+
+def test_the_columns_of_tokens_lie_in_one_stretch_of_memory() -> None:
+    columns = Columns.of(STEP)
+
+    owners = [id(one.base) for one in (columns.tokens, columns.logp, columns.turn, columns.advantage)]
+    assert len({*owners, id(columns.trained.base)}) == 1
 
 
 def test_no_experiences_make_empty_columns() -> None:
