@@ -70,7 +70,7 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
             W=ranks,
         ),
         "activations": _activations(workload, placement),
-        "head": _head(workload, placement),
+        "head": _head(workload, placement, gpu=machines.device.is_gpu),
         "buckets": _bytes(
             "w min(P, bucket) from ZeRO 2 on",
             w * min(trained, BUCKET) if placement.zero_stage >= 2 else 0,
@@ -104,11 +104,12 @@ def _activations(workload: Workload, placement: Placement) -> Figure:
     return _bytes("t layers layer", t * shape.layers * layer, t=t, layers=shape.layers, layer=layer)
 
 
-def _head(workload: Workload, placement: Placement) -> Figure:
+def _head(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     """The chunks of logits, the gradient of the last matrix before it is added, that of the hidden states."""
     shape, w, t = workload.architecture, workload.width, placement.tokens_per_microbatch
     chunk = min(t, max(CHUNK_TOKENS, CHUNK_LOGITS // shape.vocabulary))
-    per_logit = 8 + (w if w < 4 else 0)
+    # Logits in float32, their exponentials too where no kernel keeps those to itself, and what the products read.
+    per_logit = (4 if gpu else 8) + (w if w < 4 else 0)
     gradient = 0 if workload.adapters else w * shape.head
     return _bytes(
         "C V each + w V d + 4 t d",

@@ -6,15 +6,24 @@ float32 ``[M, V]`` never exists, which for 16k tokens of a 152k vocabulary saves
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmrl.policy.softmax import Softmax
+
+if TYPE_CHECKING:
+    from llmrl.policy.fused import FusedSoftmax
+
 CHUNK_LOGITS, CHUNK_TOKENS = 1 << 23, 256
 """Logits in memory at once by default, 32 MiB in float32; but at least as many tokens as fill a core."""
+
+ALIGNED = 128
+"""Columns that rows of a block of the vocabulary are a multiple of."""
 
 
 def score_tokens(
@@ -102,19 +111,11 @@ class _ScoreTokens(torch.autograd.Function):
         logp = torch.empty(targets.shape, dtype=wide, device=hidden.device)
         normalizer, uncertainty = torch.empty_like(logp), torch.empty_like(logp)
         rows = min(rows, max(1, targets.shape[0]))
-        spaces = [logp.new_empty(rows * weight.shape[0]) for _ in range(2 if entropy else 1)]
-        offset = None if bias is None else bias.to(wide) / temperature
+        softmax = _softmax_for(hidden)(
+            weight, bias, temperature=temperature, entropy=entropy, size=rows * weight.shape[0]
+        )
         for part in _slices(targets.shape[0], rows):
-            logits = _logits(hidden[part], weight, offset, temperature, spaces[0])
-            peak = logits.amax(-1, keepdim=True)
-            chosen = logits.sub_(peak).gather(-1, targets[part, None]).squeeze(-1)
-            likely = torch.exp(logits, out=spaces[-1][: logits.numel()].view_as(logits))
-            total = likely.sum(-1)
-            normalizer[part] = total.log()
-            logp[part] = chosen - normalizer[part]
-            if entropy:
-                uncertainty[part] = normalizer[part] - _row_dot(likely, logits) / total
-            normalizer[part] += peak.squeeze(-1)
+            softmax.score(hidden[part], targets[part], logp[part], normalizer[part], uncertainty[part])
         ctx.save_for_backward(hidden, weight, bias, targets, normalizer, uncertainty)
         ctx.temperature, ctx.rows, ctx.entropy = temperature, rows, entropy
         return logp, uncertainty if entropy else None
@@ -131,42 +132,39 @@ class _ScoreTokens(torch.autograd.Function):
         gain = grad_logp / ctx.temperature
         spread = grad_entropy / ctx.temperature if ctx.entropy and grad_entropy is not None else None
         vocabulary, tokens = weight.shape[0], targets.shape[0]
-        columns = min(vocabulary, max(1, ctx.rows * vocabulary // max(1, tokens)))
-        spaces = [normalizer.new_empty(tokens * columns) for _ in range(1 if spread is None else 2)]
-        offset = -normalizer[:, None]
+        columns = _aligned(min(vocabulary, max(1, ctx.rows * vocabulary // max(1, tokens))))
+        softmax = _softmax_for(hidden)(
+            weight, bias, temperature=ctx.temperature, entropy=spread is not None, size=tokens * columns
+        )
         for block in _slices(vocabulary, columns):
-            here = offset if bias is None else offset + bias[block].to(offset.dtype) / ctx.temperature
-            log_likely = _logits(hidden, weight[block], here, ctx.temperature, spaces[0])
-            pull = _pull_on_logits(log_likely, gain, spread, uncertainty, spaces[-1])
-            _add_at_targets(pull, targets - block.start, gain)
+            pull = softmax.pull(
+                hidden, block, targets, normalizer=normalizer, entropy=uncertainty, gain=gain, spread=spread
+            )
             if grad_bias is not None:
-                grad_bias[block] = pull.sum(0).to(grad_bias.dtype)
-            narrow = pull.to(weight.dtype)
+                grad_bias[block] = pull.sum(0, dtype=normalizer.dtype).to(grad_bias.dtype)
             if grad_weight is not None:
-                torch.mm(narrow.t(), hidden, out=grad_weight[block])
-            _add_product(grad_hidden, narrow, weight[block])
+                torch.mm(pull.t(), hidden, out=grad_weight[block])
+            _add_product(grad_hidden, pull, weight[block])
         return grad_hidden.to(hidden.dtype), grad_weight, grad_bias, None, None, None, None
+
+
+def _softmax_for(hidden: Tensor) -> type[Softmax] | type[FusedSoftmax]:
+    """Fused on a GPU, and wherever Triton interprets its kernels; those do not count in float64."""
+    fused = hidden.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if not fused or hidden.dtype == torch.float64:
+        return Softmax
+    from llmrl.policy.fused import FusedSoftmax  # noqa: PLC0415  Triton is there where a GPU is
+
+    return FusedSoftmax
+
+
+def _aligned(columns: int) -> int:
+    """A little fewer, where that makes every row of a block begin where tensor cores like it."""
+    return columns - columns % ALIGNED if columns > ALIGNED else columns
 
 
 def _slices(length: int, step: int) -> Iterator[slice]:
     return (slice(start, min(start + step, length)) for start in range(0, length, step))
-
-
-def _logits(
-    hidden: Tensor, weight: Tensor, offset: Tensor | None, temperature: float, space: Tensor
-) -> Tensor:
-    """[m, v] logits over temperature, plus the offset, written into ``space``."""
-    out = space[: hidden.shape[0] * weight.shape[0]].view(hidden.shape[0], weight.shape[0])
-    if hidden.dtype == out.dtype:
-        start, beta = (out, 0) if offset is None else (offset, 1)
-        return torch.addmm(start, hidden, weight.t(), beta=beta, alpha=1 / temperature, out=out)
-    if hidden.is_cuda:
-        # Half-precision inputs, but no rounding of the products: worth 0.06 nats at a logit of 20.
-        torch.mm(hidden, weight.t(), out_dtype=out.dtype, out=out)
-    else:
-        out.copy_(hidden @ weight.t())
-    out.div_(temperature)
-    return out if offset is None else out.add_(offset)
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
@@ -174,28 +172,3 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
         total.addmm_(left, right)
     else:
         total += left @ right
-
-
-def _row_dot(left: Tensor, right: Tensor) -> Tensor:
-    """[m] dot products of rows without a third [m, v]."""
-    return torch.bmm(left[:, None, :], right[:, :, None]).view(-1)
-
-
-def _pull_on_logits(
-    logp: Tensor, gain: Tensor, spread: Tensor | None, uncertainty: Tensor, space: Tensor
-) -> Tensor:
-    """d loss / d logits without the targets' own term, in ``space``; overwrites ``logp``, [M, v] logprobs.
-
-    Per token, with p = exp(logp) and entropy e: ``- gain * p - spread * p * (logp + e)``.
-    """
-    likely = torch.exp(logp, out=space[: logp.numel()].view_as(logp))
-    if spread is None:
-        return likely.mul_(-gain[:, None])
-    level = -(gain + spread * uncertainty)
-    return likely.mul_(torch.addcmul(level[:, None], logp, spread[:, None], value=-1, out=logp))
-
-
-def _add_at_targets(pull: Tensor, column: Tensor, gain: Tensor) -> None:
-    """Add each token's gain at its target, where that lies in this block of the vocabulary."""
-    here = (column >= 0) & (column < pull.shape[1])
-    pull.scatter_add_(1, column.where(here, 0)[:, None], gain.where(here, 0)[:, None])

@@ -35,8 +35,12 @@ def head_rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
     for dtype in (torch.float32, torch.bfloat16):
         yield _head_difference(device, dtype, (min(tokens, 2048), vocabulary, width))
         if device.type == "cuda":
-            name, inputs = NAMES[dtype], _head_inputs(device, dtype, sizes.head)
-            yield Row(what=f"head memory over the formula, {name}, {size}", got=_memory(inputs), limit=1.10)
+            name, inputs = NAMES[dtype], head_inputs(device, dtype, sizes.head)
+            yield Row(
+                what=f"head memory over the formula, {name}, {size}",
+                got=memory_over_formula(inputs),
+                limit=1.10,
+            )
             seconds = _seconds(chunked_head, inputs)
             flops = 6 * tokens * vocabulary * width / seconds
             yield Row(what=f"head speed, {name}, counted as 6THV", got=flops / 1e12, unit="TFLOP/s")
@@ -45,7 +49,7 @@ def head_rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
                 yield Row(what=f"head time over naive, {name}, {size}", got=seconds / naive, limit=1.0)
 
 
-def _head_inputs(
+def head_inputs(
     device: torch.device, dtype: torch.dtype, size: tuple[int, int, int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     tokens, vocabulary, width = size
@@ -54,7 +58,7 @@ def _head_inputs(
     return hidden, weight, torch.randint(0, vocabulary, (tokens,), device=device)
 
 
-def _head_step(head: Head, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+def head_step(head: Head, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tensor, Tensor]:
     inputs[0].grad = inputs[1].grad = None
     logp, entropy = head(*inputs)
     (-logp.mean() - 0.01 * entropy.mean()).backward()
@@ -62,30 +66,30 @@ def _head_step(head: Head, inputs: tuple[Tensor, Tensor, Tensor]) -> tuple[Tenso
 
 
 def _head_difference(device: torch.device, dtype: torch.dtype, size: tuple[int, int, int]) -> Row:
-    inputs = _head_inputs(device, dtype, size)
+    inputs = head_inputs(device, dtype, size)
     exact = hidden, weight = in_float32(inputs[0]), in_float32(inputs[1])
-    ours, right = _head_step(chunked_head, inputs), _head_step(naive_head, (hidden, weight, inputs[2]))
+    ours, right = head_step(chunked_head, inputs), head_step(naive_head, (hidden, weight, inputs[2]))
     values = [off(a, b) for a, b in zip(ours, right, strict=True)]
     gradients = [off(grad_of(a), grad_of(b)) for a, b in zip(inputs[:2], exact, strict=True)]
     what = f"head without logits, {NAMES[dtype]}, against float32 with them: worst difference"
     return Row(what=what, got=max(*values, *gradients), limit=ROUNDING[dtype])
 
 
-def _memory(inputs: tuple[Tensor, Tensor, Tensor]) -> float:
+def memory_over_formula(inputs: tuple[Tensor, Tensor, Tensor]) -> float:
     """Peak bytes of a step above the inputs, over (V H + T H) w_grad + 2 C V 4."""
     (tokens, width), vocabulary = inputs[0].shape, inputs[1].shape[0]
     chunk = min(tokens, max(CHUNK_TOKENS, CHUNK_LOGITS // vocabulary))
     least = (vocabulary + tokens) * width * inputs[0].element_size() + 2 * chunk * vocabulary * 4
-    _head_step(chunked_head, inputs)  # what the matrix library allocates once
+    head_step(chunked_head, inputs)  # what the matrix library allocates once
     inputs[0].grad = inputs[1].grad = None
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    _head_step(chunked_head, inputs)
+    head_step(chunked_head, inputs)
     torch.cuda.synchronize()
     return (torch.cuda.max_memory_allocated() - before) / least
 
 
 def _seconds(head: Head, inputs: tuple[Tensor, Tensor, Tensor]) -> float:
     """Median of seven steps after two."""
-    return statistics.median([timed(lambda: _head_step(head, inputs)) for _ in range(9)][2:])
+    return statistics.median([timed(lambda: head_step(head, inputs)) for _ in range(9)][2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,16 @@ def test_the_proofs_hold_on_a_cpu_without_any_of_the_big_libraries():
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED" not in done.stdout
     assert done.stdout.count("| ok |") == 12, done.stdout
+
+
+def test_the_head_is_not_measured_without_a_gpu():
+    command = [sys.executable, "-m", "tests.gpu.head"]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (0, "skipped: R3 measures a GPU, and torch finds none here.\n")
 
 
 @pytest.mark.gpu

@@ -52,7 +52,7 @@ policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zer
            | prompts.tokenizer:model,folder experience     | transformers:model,folder,scorer,attention
            | batches objectives weights                    | safetensors:model
            |                                               | huggingface_hub:folder
-           | prompts.seeds                                 |
+           | prompts.seeds                                 | triton:kernels,fused
 weights    |                                               | torch:adapter,inbox,parcel,receive,outbox
            |                                               | vllm:receive safetensors:folder
 cluster    | recipe.schema                                 | ray
@@ -79,7 +79,7 @@ vectors    | experience batches objectives testing         | torch
 
 EVERYBODY = {"errors", "registry"}
 FREE = {"numpy", "pydantic", "pydantic_core", *sys.stdlib_module_names}
-HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "tokenizers", "datasets", "accelerate", "peft"}
+HEAVY = {"torch", "ray", "vllm", "deepspeed", "transformers", "tokenizers", "datasets", "accelerate", "peft", "triton"}
 
 # What reads and checks a recipe, and what `--help`, `show`, `plan` and `doctor` load: ring 0.
 LIGHT = """
