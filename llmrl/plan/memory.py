@@ -108,7 +108,7 @@ def _head(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     """The chunks of logits, the gradient of the last matrix before it is added, that of the hidden states."""
     shape, w, t = workload.architecture, workload.width, placement.tokens_per_microbatch
     chunk = min(t, max(CHUNK_TOKENS, CHUNK_LOGITS // shape.vocabulary))
-    # Logits in float32, their exponentials too where no kernel keeps those to itself, and what the products read.
+    # Logits in float32, their exponentials where no kernel keeps those to itself, what the products read.
     per_logit = (4 if gpu else 8) + (w if w < 4 else 0)
     gradient = 0 if workload.adapters else w * shape.head
     return _bytes(
