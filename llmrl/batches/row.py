@@ -87,15 +87,19 @@ def stand_in() -> Row:
     )
 
 
-def tokens_read(columns: Columns) -> NDArray[np.int64]:
-    """[R] tokens that the model reads of each row; 0 if nothing in it is trained."""
+def sizes_read(columns: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """[R] tokens that the model reads of each row, and the sum of its sequences' squared lengths.
+
+    Both are 0 if nothing in the row is trained.
+    """
     row, at, begin, end = columns.segments.T
     starts = columns.starts[row] + at
     trained = np.flatnonzero(columns.trained)
     first, past = np.searchsorted(trained, [starts, np.append(starts, columns.tokens.size)[1:]])
     last = np.append(trained, 0)[past - 1]
     read = np.where(past > first, end - begin + last - starts, 0)
-    return np.bincount(row, weights=read, minlength=columns.rows).astype(np.int64)
+    sums = [np.bincount(row, weights=each, minlength=columns.rows) for each in (read, read**2)]
+    return sums[0].astype(np.int64), sums[1].astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

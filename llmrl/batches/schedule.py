@@ -1,6 +1,6 @@
 """Which rows share a forward pass, on which rank: micro-batches under a token budget, balanced by FLOPs.
 
-A schedule is a pure function of the rows' lengths, so every rank computes the same one and runs the
+A schedule is a pure function of the rows' lengths and costs, so every rank computes the same one and runs the
 same number of collectives.
 """
 
@@ -36,24 +36,20 @@ class Schedule:
         return len(self.microbatches[0])
 
 
-def schedule(
-    lengths: Lengths, *, ranks: int, tokens_per_microbatch: int, attention: float = 4e-5
-) -> Schedule:
+def schedule(lengths: Lengths, cost: Costs, *, ranks: int, tokens_per_microbatch: int) -> Schedule:
     """Few micro-batches that hold all rows, as equal in FLOPs as the rows allow.
 
     Args:
         lengths: [N] tokens that the model reads of each row; 0 is legal.
+        cost: [N] FLOPs of each row, in any unit.
         ranks: data-parallel ranks.
         tokens_per_microbatch: most tokens in one micro-batch.
-        attention: FLOPs of attending to one token, relative to those of the matrices for one token
-            (4e-5 for a model of half a billion parameters): a row costs ``length + attention * length**2``.
 
     Raises:
         RecipeError: a row alone exceeds the budget.
     """
     budget = tokens_per_microbatch
     _refuse_long_rows(lengths, budget)
-    cost = lengths + attention * lengths.astype(np.float64) ** 2
     bins, size = _pack(lengths, cost, budget=budget, step=ranks)
     bins = _even_out(bins, np.arange(size), lengths, cost, budget=budget)
     rank_of = _deal(_sums(bins, cost, size), ranks)

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from llmrl.batches.batch import Totals
 from llmrl.batches.collate import Collated, collate
-from llmrl.batches.row import row_of, tokens_read
+from llmrl.batches.row import row_of, sizes_read
 from llmrl.batches.schedule import schedule
+from llmrl.batches.work import Work
 from llmrl.experience.columns import Columns
 
 RowNumbers = NDArray[np.int64]
@@ -28,7 +29,8 @@ class Step:
             noise_seed: of the noise that a row's tokens get; None where nobody reads noise.
         """
         self._columns, self._budget, self._noise_seed = columns, budget, noise_seed
-        self.lengths: NDArray[np.int64] = tokens_read(columns)
+        sizes, self._squares = sizes_read(columns)
+        self.lengths: NDArray[np.int64] = sizes
         """[R] tokens that the model reads of each row; 0 if nothing in it is trained."""
         scored = np.concatenate([[0], np.cumsum(columns.trained, dtype=np.int64)])[columns.starts]
         self.trained: NDArray[np.int64] = np.diff(scored)
@@ -61,16 +63,28 @@ class Step:
         )
 
     def microbatches(
-        self, groups: Sequence[int], *, ranks: int, rank: int, tokens_per_microbatch: int
+        self, groups: Sequence[int], *, ranks: int, rank: int, tokens_per_microbatch: int, work: Work
     ) -> list[Collated]:
         """The share of one rank in an update on some groups; the rows of a pair stay together.
+
+        Args:
+            groups: of the update.
+            ranks: that share it.
+            rank: whose share.
+            tokens_per_microbatch: most tokens that the model reads at once.
+            work: what rows cost the model; the ranks' shares cost as much as each other.
 
         Raises:
             RecipeError: a row, or a pair, alone exceeds the budget.
         """
         units = [unit for group in groups for unit in self._units(group)]
-        lengths = np.array([self.lengths[unit].sum() for unit in units], dtype=np.int64)
-        plan = schedule(lengths, ranks=ranks, tokens_per_microbatch=tokens_per_microbatch)
+        flops = work.of(tokens=self.lengths, scored=self.trained, squares=self._squares)
+        plan = schedule(
+            np.array([self.lengths[unit].sum() for unit in units], dtype=np.int64),
+            np.array([flops[unit].sum() for unit in units], dtype=np.float64),
+            ranks=ranks,
+            tokens_per_microbatch=tokens_per_microbatch,
+        )
         return [
             self.collate(np.sort(_joined([units[int(number)] for number in numbers])))
             for numbers in plan.microbatches[rank]

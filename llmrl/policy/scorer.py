@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from llmrl.batches.collate import Inputs
+from llmrl.batches.work import Work
 from llmrl.errors import ModelError
 from llmrl.policy.head import TokenHead
 
@@ -40,6 +41,28 @@ class Scorer(nn.Module):
     def vocabulary(self) -> int:
         """Rows of the head: every token id is smaller."""
         return int(self.head.weight.shape[0])
+
+    @property
+    def work(self) -> Work:
+        """What rows cost, from the sizes of the matrices; only true while no parameter is sharded.
+
+        Of fused experts, [E, ., .], a token meets the config's ``num_experts_per_tok``. Every layer counts as
+        one that attends to the whole past.
+        """
+        config = cast("Any", self.model.config)
+        sizes = cast("dict[str, Any]", config.to_dict())
+        width = sizes.get("head_dim") or config.hidden_size // config.num_attention_heads
+        apart = {id(self.model.get_input_embeddings().weight), id(self.head.weight)}
+        body = 0.0
+        for weight in self.model.parameters():
+            if weight.ndim >= 2 and id(weight) not in apart:
+                share = config.num_experts_per_tok / weight.shape[0] if weight.ndim == 3 else 1.0
+                body += share * weight.numel()
+        return Work(
+            per_token=2 * body,
+            per_scored=2.0 * self.head.weight.numel(),
+            per_square=2.0 * config.num_hidden_layers * config.num_attention_heads * width,
+        )
 
     def forward(
         self, inputs: Inputs, *, temperature: float, entropy: bool = True

@@ -71,7 +71,7 @@ class PolicyWorker:
         stage = self._stage
         self._algorithm = Algorithm.of(stage)
         scorer = Scorer(load_model(Path(str(stage.model.path)), stage.model))
-        self._vocabulary = scorer.vocabulary
+        self._vocabulary, self._work = scorer.vocabulary, scorer.work
         self._watch = GradientWatch(scorer.model.get_input_embeddings())
         self._zero = Zero(scorer, stage, device=self._device)
         # What the dataset wrote has no sampling temperature.
@@ -226,6 +226,7 @@ class PolicyWorker:
             ranks=self._stage.policy.ranks,
             rank=self._rank,
             tokens_per_microbatch=self._stage.policy.tokens_per_microbatch,
+            work=self._work,
         )
         return [rows.to(self._zero.device) for rows in made]
 

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor
 
 from llmrl.batches.collate import Collated
-from llmrl.batches.schedule import schedule
 from llmrl.batches.step import Step
 from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
@@ -80,9 +79,10 @@ def bare(model: Path) -> Generator[Run]:
         fused=True,
     )
     step, budget = Step(Columns.of(data)), stage.policy.tokens_per_microbatch
-    lengths = step.lengths
-    plan = schedule(lengths, ranks=1, tokens_per_microbatch=budget).microbatches[0]
-    losses = [_loss_of(step.collate(rows), responses=lengths.size) for rows in plan]
+    microbatches = step.microbatches(
+        range(step.groups), ranks=1, rank=0, tokens_per_microbatch=budget, work=scorer.work
+    )
+    losses = [_loss_of(rows, responses=step.lengths.size) for rows in microbatches]
 
     def run() -> Callable[[], Outcome]:
         for loss in losses:

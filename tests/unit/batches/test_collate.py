@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 
 from llmrl.batches.batch import TokenScores, Totals
 from llmrl.batches.step import Step
+from llmrl.batches.work import Work
 from llmrl.errors import DataError, EngineError, RecipeError, TrainingError
 from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.prompts.prompt import Prompt, Rewrite
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
+
+WORK = Work(per_token=1.0, per_scored=0.0, per_square=4e-5)
 
 
 def rollout(tokens: list[int], trained: list[int] | None = None, logp: np.ndarray | None = None) -> Rollout:
@@ -209,12 +212,33 @@ def test_pairs_are_rows_of_the_micro_batch_that_holds_both():
 
 def test_the_rows_of_a_pair_share_a_micro_batch_and_others_need_not():
     chained = experience([1], *(rollout([5, 6]) for _ in range(4)), pairs=((0, 2), (2, 3)))
-    made = Step(Columns.of([chained])).microbatches([0], ranks=1, rank=0, tokens_per_microbatch=6)
+    made = Step(Columns.of([chained])).microbatches([0], ranks=1, rank=0, tokens_per_microbatch=6, work=WORK)
 
     assert sorted(m.mask.shape[0] for m in made) == [1, 3]
     assert sum(m.pairs.shape[0] for m in made) == 2
     with pytest.raises(RecipeError, match="tokens_per_microbatch is 5"):
-        Step(Columns.of([chained])).microbatches([0], ranks=1, rank=0, tokens_per_microbatch=5)
+        Step(Columns.of([chained])).microbatches([0], ranks=1, rank=0, tokens_per_microbatch=5, work=WORK)
+
+
+def test_ranks_share_the_flops_of_sequences_and_not_of_rows():
+    # A row of one sequence of 80 tokens costs 6400; one of four sequences of about 20 a quarter of that.
+    whole = experience([1], rollout(list(range(80))))
+    parts = rewritten(list(range(80)), (20, [3]), (40, [3]), (60, [3]))
+    groups = [whole, *(experience([1], parts, ordinal=n) for n in range(1, 5))]
+    step = Step(Columns.of(groups))
+
+    made = [
+        step.microbatches(
+            range(5),
+            ranks=2,
+            rank=rank,
+            tokens_per_microbatch=400,
+            work=Work(per_token=0.0, per_scored=0.0, per_square=1.0),
+        )
+        for rank in range(2)
+    ]
+
+    assert sorted([m.group.tolist() for m in rank] for rank in made) == [[[0]], [[1, 2, 3, 4]]]
 
 
 def test_noise_belongs_to_the_token_and_not_to_the_split():

@@ -15,6 +15,15 @@ def rows_in(made: Schedule) -> list[int]:
     return sorted(int(row) for rank in made.microbatches for batch in rank for row in batch)
 
 
+def cost_of(lengths: np.ndarray, attention: float = 4e-5) -> np.ndarray:
+    """FLOPs of rows of one sequence each, over those of the matrices for one token."""
+    return lengths + attention * lengths**2.0
+
+
+def planned(lengths: np.ndarray, *, attention: float = 4e-5, **sizes: int) -> Schedule:
+    return schedule(lengths, cost_of(lengths, attention), **sizes)
+
+
 def realistic(seed: int, count: int, spread: float) -> np.ndarray:
     """Log-normal responses with a cut-off, behind prompts of 80 tokens."""
     drawn = np.random.default_rng(seed).lognormal(5.5, spread, count)
@@ -26,7 +35,7 @@ def realistic(seed: int, count: int, spread: float) -> np.ndarray:
     lengths=st.lists(st.integers(0, 100), max_size=60), ranks=st.integers(1, 5), budget=st.integers(100, 400)
 )
 def test_every_row_comes_once_under_the_budget_with_equal_counts(lengths: list[int], ranks: int, budget: int):
-    made = schedule(np.array(lengths, dtype=np.int64), ranks=ranks, tokens_per_microbatch=budget)
+    made = planned(np.array(lengths, dtype=np.int64), ranks=ranks, tokens_per_microbatch=budget)
 
     assert rows_in(made) == list(range(len(lengths)))
     assert {len(rank) for rank in made.microbatches} == {made.per_rank}
@@ -44,9 +53,9 @@ def test_every_row_comes_once_under_the_budget_with_equal_counts(lengths: list[i
 def test_ranks_are_within_three_percent_of_each_other(seed, count, spread, ranks, budget):
     lengths = realistic(seed, count, spread)
 
-    made = schedule(lengths, ranks=ranks, tokens_per_microbatch=budget)
+    made = planned(lengths, ranks=ranks, tokens_per_microbatch=budget)
 
-    cost = lengths + 4e-5 * lengths**2.0
+    cost = cost_of(lengths)
     by_rank = [sum(cost[batch].sum() for batch in rank) for rank in made.microbatches]
     assert max(by_rank) / np.mean(by_rank) == pytest.approx(made.balance)
     assert made.balance <= 1.03
@@ -57,21 +66,21 @@ def test_ranks_are_within_three_percent_of_each_other(seed, count, spread, ranks
 def test_small_rows_fill_the_budget(seed, count, ranks):
     lengths = np.random.default_rng(seed).integers(10, 100, count)
 
-    made = schedule(lengths, ranks=ranks, tokens_per_microbatch=4096)
+    made = planned(lengths, ranks=ranks, tokens_per_microbatch=4096)
 
     # Whole micro-batches on every rank: what 97 % full ones would need, rounded up.
     assert made.per_rank <= -(-lengths.sum() // (ranks * 0.97 * 4096))
 
 
 def test_full_micro_batches_are_at_least_97_percent_full():
-    made = schedule(np.full(1000, 41), ranks=1, tokens_per_microbatch=4100)
+    made = planned(np.full(1000, 41), ranks=1, tokens_per_microbatch=4100)
 
     assert made.per_rank == 10
     assert made.fill == 1.0
 
 
 def test_rows_of_60_percent_of_the_budget_get_a_micro_batch_each():
-    made = schedule(np.full(8, 60), ranks=2, tokens_per_microbatch=100)
+    made = planned(np.full(8, 60), ranks=2, tokens_per_microbatch=100)
 
     assert made.per_rank == 4
     assert made.fill == pytest.approx(0.6)
@@ -80,14 +89,14 @@ def test_rows_of_60_percent_of_the_budget_get_a_micro_batch_each():
 def test_long_rows_cost_more_than_their_tokens():
     lengths = np.array([4000, 1000, 1000, 1000, 1000])
 
-    made = schedule(lengths, ranks=2, tokens_per_microbatch=8000, attention=1.0)
+    made = planned(lengths, ranks=2, tokens_per_microbatch=8000, attention=1.0)
 
     # By tokens the two halves would be 4000 and 4000; by FLOPs the long row outweighs the other four.
     assert [[len(batch) for batch in rank] for rank in made.microbatches] == [[1], [4]]
 
 
 def test_a_rank_without_rows_gets_empty_micro_batches():
-    made = schedule(np.array([5]), ranks=3, tokens_per_microbatch=10)
+    made = planned(np.array([5]), ranks=3, tokens_per_microbatch=10)
 
     assert [[batch.tolist() for batch in rank] for rank in made.microbatches] == [[[0]], [[]], [[]]]
 
@@ -95,7 +104,7 @@ def test_a_rank_without_rows_gets_empty_micro_batches():
 def test_the_same_lengths_give_the_same_schedule():
     lengths = realistic(7, 300, 0.6)
 
-    first, second = (schedule(lengths, ranks=4, tokens_per_microbatch=8192) for _ in range(2))
+    first, second = (planned(lengths, ranks=4, tokens_per_microbatch=8192) for _ in range(2))
 
     for ours, theirs in zip(first.microbatches, second.microbatches, strict=True):
         assert [b.tolist() for b in ours] == [b.tolist() for b in theirs]
@@ -103,4 +112,4 @@ def test_the_same_lengths_give_the_same_schedule():
 
 def test_a_row_above_the_budget_is_refused_by_the_key_that_sets_it():
     with pytest.raises(RecipeError, match=r"policy\.tokens_per_microbatch is 100, but row 1 has 101 tokens"):
-        schedule(np.array([100, 101]), ranks=1, tokens_per_microbatch=100)
+        planned(np.array([100, 101]), ranks=1, tokens_per_microbatch=100)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
 from llmrl.errors import ModelError
+from llmrl.plan.architecture import architecture_of
 from llmrl.policy.scorer import Scorer
 
 
@@ -42,6 +44,33 @@ def test_each_token_is_scored_as_the_model_alone_scores_it_after_its_prefix(
     wanted = {name: p.grad for name, p in judge.named_parameters()}
     for name, parameter in model.named_parameters():
         assert_close(parameter.grad, wanted[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("qwen3", {"head_dim": 16, "tie_word_embeddings": False}),
+        ("qwen2", {"tie_word_embeddings": True}),
+        ("mixtral", {"num_local_experts": 8, "num_experts_per_tok": 2, "tie_word_embeddings": False}),
+    ],
+)
+def test_a_row_costs_what_the_plan_says_of_the_models_config(kind, options, make_model):
+    model = make_model(kind, **options)
+    tokens, squares = np.array([100, 30]), np.array([100**2, 30**2])
+
+    flops = Scorer(model).work.of(tokens=tokens, scored=tokens, squares=squares)
+
+    # Norms and biases are left out on both sides.
+    plan = architecture_of(model.config.to_dict(), where="here")
+    assert flops.tolist() == [plan.forward_flops(n, n**2) for n in (100, 30)]
+
+
+def test_a_token_that_is_not_scored_does_not_cost_the_head(make_model):
+    work, tokens = Scorer(make_model("llama")).work, np.array([100])
+
+    whole, half = (work.of(tokens=tokens, scored=tokens // n, squares=tokens**2) for n in (1, 2))
+
+    assert (whole - half).tolist() == [50 * 2 * 23 * 32]
 
 
 def test_wrapping_changes_neither_parameters_nor_their_names(make_model):

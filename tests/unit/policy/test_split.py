@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from llmrl.batches.step import Step
+from llmrl.batches.work import Work
 from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.objectives.contract import Unit
@@ -15,6 +16,8 @@ from llmrl.policy.reduce import reduce_loss
 from llmrl.policy.scorer import Scorer
 from llmrl.prompts.prompt import Prompt
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
+
+WORK = Work(per_token=1.0, per_scored=0.0, per_square=4e-5)
 
 
 def step(seed: int = 0) -> list[Experience]:
@@ -52,7 +55,9 @@ def gradient(scorer: Scorer, experiences: list[Experience], unit: Unit, *, ranks
     for made in (
         made
         for rank in range(ranks)
-        for made in numbered.microbatches(groups, ranks=ranks, rank=rank, tokens_per_microbatch=budget)
+        for made in numbered.microbatches(
+            groups, ranks=ranks, rank=rank, tokens_per_microbatch=budget, work=WORK
+        )
     ):
         scores = made.scores(*scorer(made.inputs, temperature=0.8))
         assert scores.entropy is not None
