@@ -32,7 +32,7 @@ recipe     | wording prompts:sources,parts,show            | rich:show
            | roles.asker:roles roles.kinds:roles           |
 prompts    | recipe.schema                                 | datasets:datasets transformers:tokenizer
            |                                               | tokenizers:tokenizer jinja2:tokenizer
-rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vllm_opponent
+rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vllm_opponent,vllm_scheduler
            | prompts.tokenizer weights                     | torch:torch_engine,vllm_opponent,types
            |                                               | transformers:torch_engine,vllm_opponent
            | prompts.example:conversation,worker           | aiohttp:endpoint

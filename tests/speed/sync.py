@@ -31,6 +31,7 @@ from llmrl.weights.outbox import Outbox, Tensors
 from llmrl.weights.store import MemoryStore
 from tests.speed.compare import Outcome, Row, Run, WrongResultError, in_turns, must_agree, started
 from tests.speed.model import build_model, stage_for
+from tests.speed.rollouts import raw_options
 
 TOKENS = np.arange(3, 27, dtype=np.int32)
 SHARES = (0.005, 0.02, 0.1)
@@ -93,11 +94,7 @@ def bare(model: Path) -> Generator[Run]:
     # vLLM reads the environment when it is imported.
     from vllm import LLM, SamplingParams  # noqa: PLC0415
 
-    from llmrl.rollouts.engines.vllm_engine import _arguments  # noqa: PLC0415
-
-    options = dict(vars(_arguments(stage_for(model), "cpu")))
-    del options["enable_log_requests"]  # the one argument that only the asynchronous engine has
-    llm = LLM(**options)
+    llm = LLM(**raw_options(stage_for(model)))
     coming = versions(model)
     following = [next(coming)]
 

@@ -32,8 +32,9 @@ from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
 
 WORKER_EXTENSION = "llmrl.weights.receive.WorkerExtension"
-PAUSES: dict[str, PauseMode] = {"keep": "keep", "drain": "wait", "abort": "abort"}
-"""vLLM's words for ``engines.update``."""
+SCHEDULER = "llmrl.rollouts.engines.vllm_scheduler.Whole"
+PAUSES: dict[str, tuple[PauseMode, ...]] = {"keep": ("keep",), "drain": ("wait",), "abort": ("keep", "abort")}
+"""vLLM's words for ``engines.update``; what is aborted is kept first, so that all its tokens have arrived."""
 
 CPU_KV_CACHE_MIB = 256
 CPU_BATCHED_TOKENS = 4096
@@ -124,9 +125,8 @@ class VllmEngine:
 
     async def _update(self, bundle: WeightBundle) -> None:
         # Not pause_generation(), which goes on to sleep for 20 ms for the sake of the order of outputs.
-        await self._llm.engine_core.pause_scheduler_async(
-            mode=PAUSES[self._stage.engines.update], clear_cache=False
-        )
+        for mode in PAUSES[self._stage.engines.update]:
+            await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=False)
         await self._llm.start_weight_update()
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=told(bundle)))
         await self._llm.finish_weight_update(str(bundle.version))
@@ -174,6 +174,7 @@ def _arguments(stage: Stage, device: str) -> AsyncEngineArgs:
         enforce_eager=cpu if engines.eager is None else engines.eager,
         # Off-policy ratios need log-softmax of (logits / temperature), not of the raw logits.
         logprobs_mode="processed_logprobs",
+        scheduler_cls=f"{SCHEDULER}{'' if cpu else 'Async'}Scheduler",
         worker_extension_cls=WORKER_EXTENSION,
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         logits_processors=None if _reference_weight(stage) is None else [PROCESSOR],

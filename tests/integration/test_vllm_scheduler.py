@@ -1,0 +1,98 @@
+"""What leaves vLLM's process, and when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.outputs import LogprobsLists
+
+from llmrl.prompts.tokenizer import load_tokenizer
+from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
+from llmrl.rollouts.engines import Request
+from llmrl.rollouts.engines.kinds import Vllm
+from llmrl.rollouts.engines.vllm_engine import VllmEngine
+from llmrl.rollouts.engines.vllm_scheduler import join
+
+PROMPT = np.array([5, 9, 12, 7], np.int32)
+
+
+def output(token: int, logp: float, ended: FinishReason | None = None) -> EngineCoreOutput:
+    logprobs = LogprobsLists(np.array([[token]]), np.array([[logp]]), np.array([token % 3]))
+    return EngineCoreOutput("r", [token], new_logprobs=logprobs, finish_reason=ended)
+
+
+def request(name: str, *, seed: int, tokens: int) -> Request:
+    return Request(id=name, tokens=PROMPT, max_tokens=tokens, temperature=1.0, seed=seed)
+
+
+@asynccontextmanager
+async def started(model: Path, *stop: str) -> AsyncGenerator[VllmEngine]:
+    stage = Stage(
+        model=Model(path=str(model), context_tokens=256),
+        prompts=Prompts(sources=(Source(task="digit_sum"),)),
+        rollouts=Rollouts(stop=stop),
+        engines=Engines(kind="vllm", max_sequences=16, kv_cache_mib=64),
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+    )
+    engine = await Vllm().start(stage, device="cpu")
+    assert isinstance(engine, VllmEngine)
+    yield engine
+    await engine.close()
+
+
+def overheard(engine: VllmEngine) -> list[EngineCoreOutputs]:
+    """Every message that comes out of the engine's process, after the one that is waited for already."""
+    core, messages = engine._llm.engine_core, list[EngineCoreOutputs]()
+    receive = core.get_output_async
+
+    async def receive_and_note() -> EngineCoreOutputs:
+        messages.append(await receive())
+        return messages[-1]
+
+    core.get_output_async = receive_and_note
+    return messages
+
+
+def test_joined_outputs_have_all_tokens_and_logprobs_in_order_and_the_last_ones_end() -> None:
+    joined = join([output(4, -0.5), output(7, -1.5), output(2, -0.25, FinishReason.STOP)])
+
+    assert joined.new_token_ids == [4, 7, 2]
+    assert joined.new_logprobs is not None
+    assert joined.new_logprobs.logprob_token_ids.tolist() == [[4], [7], [2]]
+    assert joined.new_logprobs.logprobs.tolist() == [[-0.5], [-1.5], [-0.25]]
+    assert joined.new_logprobs.sampled_token_ranks.tolist() == [1, 1, 2]
+    assert joined.finish_reason == FinishReason.STOP
+
+
+@pytest.mark.asyncio
+async def test_a_response_crosses_the_process_boundary_once(tiny_model: Path) -> None:
+    async with started(tiny_model) as engine:
+        messages = overheard(engine)
+        await engine.generate(request("first", seed=0, tokens=1))
+        messages.clear()
+        completions = await asyncio.gather(
+            *(engine.generate(request(f"r{seed}", seed=seed, tokens=40)) for seed in range(8))
+        )
+
+    sent = [len(one.new_token_ids) for message in messages for one in message.outputs]
+    assert sorted(sent) == sorted(completion.tokens.size for completion in completions)
+
+
+@pytest.mark.asyncio
+async def test_a_stop_string_is_still_found_at_once(tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(Model(path=str(tiny_model), context_tokens=256))
+    async with started(tiny_model, "=") as engine:
+        completions = await asyncio.gather(
+            *(engine.generate(request(f"r{seed}", seed=seed, tokens=200)) for seed in range(8))
+        )
+
+    texts = [tokenizer.decode(one.tokens) for one in completions]
+    assert any(text.endswith("=") for text in texts)
+    assert all("=" not in text[:-1] for text in texts)
