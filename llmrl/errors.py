@@ -8,6 +8,7 @@
     +-- PlacementError   (RuntimeError)  the cluster cannot hold what the recipe asks for
     +-- EngineError      (RuntimeError)  a rollout engine refused, died or stopped making progress
     +-- WeightSyncError  (RuntimeError)  an engine does not serve the weights that it was sent
+    |   +-- DisconnectedError            weights were on their way through a group that a member has left
     +-- ParityError      (RuntimeError)  engine and trainer disagree about the same tokens
     +-- RewardError      (RuntimeError)  more judgements failed than the recipe tolerates
     +-- ServiceError     (RuntimeError)  a service, or a role of the run, that was asked did not answer
@@ -59,6 +60,10 @@ class EngineError(LlmrlError, RuntimeError):
 
 class WeightSyncError(LlmrlError, RuntimeError):
     """An engine does not serve the weights that it was sent."""
+
+
+class DisconnectedError(WeightSyncError):
+    """Weights were on their way through a group that a member has left; what became of it is the cause."""
 
 
 class ParityError(LlmrlError, RuntimeError):

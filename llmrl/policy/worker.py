@@ -30,11 +30,14 @@ from llmrl.policy.zero import Meeting, Zero, join_group
 from llmrl.prompts.seeds import derive_seed, shuffled
 from llmrl.recipe.schema import Model, Stage
 from llmrl.registry import load_plugins
+from llmrl.weights.broadcast import BroadcastStore
 from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
 from llmrl.weights.folder import FolderStore
+from llmrl.weights.group import Group
 from llmrl.weights.memory import machine
 from llmrl.weights.outbox import Outbox
-from llmrl.weights.store import MemoryStore
+from llmrl.weights.seat import Seat
+from llmrl.weights.store import MemoryStore, Store
 
 
 class PolicyWorker:
@@ -132,14 +135,22 @@ class PolicyWorker:
         base = ORIGINAL if self._stage.model.lora else None
         return self._outbox.send(tensors, version=version, probe=proof, base=base)
 
-    def open_outbox(self, deltas: bool) -> None:
+    def open_outbox(self, deltas: bool, seat: Seat | None = None) -> None:
         """Rank 0 only: from here on weights go to engines that hold none yet.
 
         Args:
             deltas: send all weights once, then what changed.
+            seat: in the group that weights are broadcast in, at the address that ``open_meeting`` gave.
         """
-        table = self._stage.weights
-        self._outbox = Outbox(FolderStore(table.folder) if table.folder else MemoryStore(), deltas=deltas)
+        self._outbox = Outbox(self._store(seat), deltas=deltas)
+
+    def _store(self, seat: Seat | None) -> Store:
+        if seat is not None:
+            assert self._meeting is not None, "open_meeting() comes first"
+            device = self._zero.device
+            return BroadcastStore(Group(seat, device=device, listener=self._meeting.detach()), device=device)
+        folder = self._stage.weights.folder
+        return FolderStore(folder) if folder else MemoryStore()
 
     def copy_of(self, bundle: WeightBundle) -> NDArray[np.uint8]:
         """Rank 0 only: the bytes of weights in its memory, for engines on other machines."""

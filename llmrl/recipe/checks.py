@@ -213,8 +213,11 @@ def _weights(stage: Stage) -> Sentences:
             "weights.folder: this key is missing; weights.transport = 'folder' needs one that all "
             "machines share."
         )
-    if table.transport == "memory" and table.folder is not None:
-        yield "weights.folder: has no effect with weights.transport = 'memory'; use 'folder', or remove it."
+    if table.transport in ("memory", "broadcast") and table.folder is not None:
+        yield (
+            f"weights.folder: has no effect with weights.transport = '{table.transport}'; "
+            "use 'folder', or remove it."
+        )
     if table.delta is True and stage.model.lora is not None:
         yield "weights.delta: has no effect with model.lora, whose adapters travel alone; remove it."
 

@@ -283,14 +283,15 @@ class Policy(Table):
 class Weights(Table):
     """How new weights travel from the policy to the engines."""
 
-    transport: Literal["auto", "memory", "folder"] = "auto"
+    transport: Literal["auto", "memory", "folder", "broadcast"] = "auto"
     """``memory``: shared by the engines of a machine, and sent once to each elsewhere; ``folder``: through
-    files in ``folder``. ``auto`` is ``folder`` if there is one, else ``memory``."""
+    files in ``folder``; ``broadcast``: to all workers of all engines at once, between GPUs by NCCL, on CPU by
+    gloo. ``auto`` is ``folder`` if there is one, else ``memory``."""
     folder: Path | None = None
     """With ``folder``: a folder that all machines share; each run needs its own."""
     delta: bool | Literal["auto"] = "auto"
     """Send only the values whose bits have changed, where that is less; every engine then keeps a copy of
-    the weights. ``auto``: where they leave the machine. Adapters always travel alone."""
+    the weights. ``auto``: where they leave the machine, but not with ``broadcast``. Adapters travel alone."""
     bucket_mib: Positive = 256
     """Most MiB of weights that a rank has whole at once while they are sent; a larger tensor goes alone."""
 

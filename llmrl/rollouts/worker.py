@@ -32,8 +32,10 @@ from llmrl.rollouts.engines import Completion, Engine, Request, Sampling, engine
 from llmrl.rollouts.environments import Environment, environment
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.group import hang_up
 from llmrl.weights.inbox import Inbox
 from llmrl.weights.memory import machine
+from llmrl.weights.seat import Seat
 
 GREETING = tuple(Message(role=role, content="a") for role in ("user", "assistant", "user"))
 
@@ -44,6 +46,7 @@ class RolloutWorker:
     def __init__(self, stage: Stage, device: str, seed: int, plugins: Sequence[str] = ()) -> None:
         self._stage, self._device, self._seed, self._plugins = stage, device, seed, plugins
         self._engine: Engine | None = None
+        self._seat: Seat | None = None
         self._endpoint = Endpoint(stops=stage.rollouts.stop)
         self._host = Host()
         self._switchboard = Switchboard()
@@ -112,6 +115,16 @@ class RolloutWorker:
     async def machine(self) -> str:
         """Where this process runs: equal for those that can open each other's memory."""
         return machine()
+
+    async def join(self, seat: Seat) -> None:
+        """Have the engine take part in the group that weights are broadcast in."""
+        self._seat = seat
+        await self._ready.join(seat)
+
+    async def hang_up(self, reason: str) -> None:
+        """Have all members of that group give it up, if there is one: somebody will not come any more."""
+        if self._seat is not None:
+            await asyncio.to_thread(hang_up, self._seat.address, reason)
 
     async def load(self, bundle: WeightBundle, data: NDArray[np.uint8] | None = None) -> int:
         """Serve these weights; returns their version once the probe has proven them.

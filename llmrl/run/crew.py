@@ -13,8 +13,10 @@ from typing import Any
 from llmrl.cluster.actor import Actor, Pending, spawn
 from llmrl.cluster.connection import head_address, process_environment
 from llmrl.cluster.placement import choose_device, needs, release, reserve
+from llmrl.errors import DisconnectedError, LlmrlError
 from llmrl.recipe.schema import Model, Stage
 from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.seat import Seat
 
 ENGINE = "llmrl.rollouts.worker:RolloutWorker"
 RANK = "llmrl.policy.worker:PolicyWorker"
@@ -60,18 +62,23 @@ class Crew:
 
         One that fails or dies is named when all others have taken them.
         """
-        loading = [
-            engine.send("load", letter.bundle, letter.copy if engine.name in self.remote else None)
-            for engine in self.engines
-        ]
-        taken = await asyncio.gather(
-            *(one.result(deadline_s=self.deadline_s) for one in loading), return_exceptions=True
-        )
+        loading = [self._load(engine, letter) for engine in self.engines]
+        taken = await asyncio.gather(*loading, return_exceptions=True)
         self.ranks[0].send("release", letter.version)
-        for outcome in taken:
-            if isinstance(outcome, BaseException):
-                raise outcome
+        failed = [outcome for outcome in taken if outcome is not None]
+        # Whoever was left alone in a broadcast is not the one who failed.
+        for outcome in sorted(failed, key=lambda error: isinstance(error, DisconnectedError)):
+            raise outcome
         return await letter.bundle.result(deadline_s=self.deadline_s)
+
+    async def _load(self, engine: Actor, letter: Letter) -> None:
+        copy = letter.copy if engine.name in self.remote else None
+        try:
+            await engine.send("load", letter.bundle, copy).result(deadline_s=self.deadline_s)
+        except LlmrlError:
+            for other in self.engines:
+                other.send("hang_up", f"{engine.name} failed")
+            raise
 
 
 async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any]:
@@ -155,7 +162,7 @@ async def at_work(
     """
     crew = _crew(stage, actors, engines=engines)
     await _start(crew, stage, build, head=head, seed=seed)
-    yield await _with_mail(crew, stage)
+    yield await _with_mail(crew, stage, head=head)
     await _dismiss(crew)
 
 
@@ -177,6 +184,17 @@ async def _dismiss(crew: Crew) -> None:
     await gathered([engine.send("close") for engine in crew.engines], deadline_s=crew.deadline_s)
 
 
+async def _join(crew: Crew, stage: Stage, *, head: str) -> None:
+    """Rank 0 and every worker of every engine become the group that weights are broadcast in."""
+    deadline_s, each = crew.deadline_s, stage.engines.tensor_parallel
+    address = await crew.ranks[0].call("open_meeting", head, deadline_s=deadline_s)
+    first = Seat(address=address, rank=0, size=1 + each * len(crew.engines), deadline_s=deadline_s)
+    joining = [crew.ranks[0].send("open_outbox", stage.weights.delta is True, first)]
+    for index, engine in enumerate(crew.engines):
+        joining.append(engine.send("join", replace(first, rank=1 + each * index)))
+    await gathered(joining, deadline_s=deadline_s)
+
+
 async def _start(crew: Crew, stage: Stage, build: Model | None, *, head: str, seed: int) -> None:
     """Engines load while the ranks meet; nobody waits for anybody else's imports."""
     deadline_s = stage.cluster.start_deadline_s
@@ -191,11 +209,14 @@ async def _start(crew: Crew, stage: Stage, build: Model | None, *, head: str, se
     await gathered([engine.send("meet", crew.roles) for engine in crew.engines], deadline_s=deadline_s)
 
 
-async def _with_mail(crew: Crew, stage: Stage) -> Crew:
+async def _with_mail(crew: Crew, stage: Stage, *, head: str) -> Crew:
     """Rank 0 is ready to send weights, and it is known which engines cannot read its memory."""
     if not crew.engines:
         return crew
     table = stage.weights
+    if table.transport == "broadcast":
+        await _join(crew, stage, head=head)
+        return crew
     asked = [process.send("machine") for process in (crew.ranks[0], *crew.engines)]
     home, *machines = await gathered(asked, deadline_s=crew.deadline_s)
     away = {engine.name for engine, its in zip(crew.engines, machines, strict=True) if its != home}

@@ -16,6 +16,9 @@ from llmrl.weights.memory import mapped
 Part = Literal["whole", "index", "value", "down", "up", "scale"]
 """What an array is of its tensor: all of it; where it changed and to what; or an adapter that is added."""
 
+Way = Literal["place", "group"]
+"""They lie at a place, or are broadcast, a file at a time, in the group that engines have joined."""
+
 ORIGINAL = -1
 """As the base of a bundle: the model folder, which every engine has."""
 
@@ -73,6 +76,8 @@ class WeightBundle:
     """A file that can be mapped, or a folder of such files."""
     machine: str | None
     """Whose processes can open ``place``; None: everybody's."""
+    way: Way = "place"
+    """How the bytes are got at."""
     data: NDArray[np.uint8] | None = None
     """The bytes of ``place``, for an engine that cannot open it."""
     probe: Probe

@@ -39,7 +39,7 @@ class FolderStore:
         specs: list[TensorSpec] = []
         for number, bucket in enumerate(bucket for bucket in buckets if bucket):
             path = unfinished / f"weights-{number:05d}.safetensors"
-            save_file({_key(parcel): tensor_of(parcel.at(0), parcel.data) for parcel in bucket}, path)
+            save_file({_key(parcel): tensor_of(parcel.at(0), parcel.host) for parcel in bucket}, path)
             header = read_header(path)
             specs += [parcel.at(header[_key(parcel)].start, file=path.name) for parcel in bucket]
         return Written(place=self._place(version), machine=None, specs=tuple(specs))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from llmrl.weights.folder import read_folder
 from llmrl.weights.header import read_headers
 from llmrl.weights.memory import SharedMemory, machine, mapped
 from llmrl.weights.parcel import parcel, tensor_of
+
+Arrays = Iterable[tuple[TensorSpec, NDArray[np.uint8]]]
 
 
 class Inbox:
@@ -36,25 +39,36 @@ class Inbox:
         Raises:
             WeightSyncError: it changes a version that is not held here, or a folder is not as it was sealed.
         """
+        if bundle.way == "group":
+            return bundle  # what is broadcast goes to the engine's own processes, and is completed there
         if bundle.machine is None:
             bundle = read_folder(bundle.place)
         readable = bundle.data is None and bundle.machine in (None, machine())
         if bundle.base is None and not bundle.kept and readable:
             return bundle
+        return self.complete(bundle, bundle.arrays())
+
+    def complete(self, bundle: WeightBundle, arrays: Arrays) -> WeightBundle:
+        """The same version, complete, in memory of this process; ``arrays`` are what it holds.
+
+        Raises:
+            WeightSyncError: it changes a version that is not held here.
+        """
         # A version that is there already was sent again: its engine did not get to load it.
         if bundle.version != self._version:
-            self._apply(bundle)
+            self._apply(bundle, arrays)
         specs = tuple(self._specs.values())
-        return replace(bundle, base=None, specs=specs, place=self._memory.path, machine=machine(), data=None)
+        place = self._memory.path
+        return replace(bundle, base=None, specs=specs, place=place, machine=machine(), way="place", data=None)
 
-    def _apply(self, bundle: WeightBundle) -> None:
+    def _apply(self, bundle: WeightBundle, arrays: Arrays) -> None:
         held, self._version = self._version, None
         if bundle.base is None:
-            self._replace(bundle)
+            self._replace(arrays)
         elif bundle.base == ORIGINAL:
-            self._merge(bundle)
+            self._merge(arrays)
         elif bundle.base == held:
-            self._patch(bundle)
+            self._patch(arrays)
         else:
             raise WeightSyncError(
                 f"weights {bundle.version} were sent as changes of weights {bundle.base}, but this engine "
@@ -62,15 +76,15 @@ class Inbox:
             )
         self._version = bundle.version
 
-    def _replace(self, bundle: WeightBundle) -> None:
-        arrays = list(bundle.arrays())
-        self._lay_out([spec for spec, _ in arrays])
-        for spec, data in arrays:
+    def _replace(self, arrays: Arrays) -> None:
+        listed = list(arrays)
+        self._lay_out([spec for spec, _ in listed])
+        for spec, data in listed:
             self._bytes(spec.name)[:] = data
 
-    def _patch(self, bundle: WeightBundle) -> None:
+    def _patch(self, arrays: Arrays) -> None:
         index: Words = np.empty(0, np.uint32)
-        for spec, data in bundle.arrays():
+        for spec, data in arrays:
             if spec.part == "whole":
                 self._bytes(spec.name)[:] = data
             elif spec.part == "index":
@@ -79,15 +93,15 @@ class Inbox:
                 elements = int(np.prod(self._specs[spec.name].shape))
                 words(self._bytes(spec.name), elements=elements)[index] = words(data, elements=index.size)
 
-    def _merge(self, bundle: WeightBundle) -> None:
+    def _merge(self, arrays: Arrays) -> None:
         if not self._originals:
             self._read_originals()
         factors: dict[str, dict[str, torch.Tensor]] = {}
-        for spec, data in bundle.arrays():
+        for spec, data in arrays:
             factors.setdefault(spec.name, {})[spec.part] = tensor_of(spec, data)
         for name, of in factors.items():
             whole = merged(self._originals[name], down=of["down"], up=of["up"], scale=float(of["scale"]))
-            self._bytes(name)[:] = parcel(name, "whole", whole).data
+            self._bytes(name)[:] = parcel(name, "whole", whole).host
 
     def _read_originals(self) -> None:
         """The model folder's tensors, in memory that only adapted ones differ from."""
@@ -98,7 +112,7 @@ class Inbox:
         parcels = [parcel(name, "whole", tensor) for name, tensor in self._originals.items()]
         self._lay_out([one.at(0) for one in parcels])
         for one in parcels:
-            self._bytes(one.name)[:] = one.data
+            self._bytes(one.name)[:] = one.host
 
     def _lay_out(self, tensors: list[TensorSpec]) -> None:
         end = 0

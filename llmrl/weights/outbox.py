@@ -46,6 +46,7 @@ class Outbox:
             specs=written.specs,
             place=written.place,
             machine=written.machine,
+            way=written.way,
             probe=probe,
         )
         self._store.seal(bundle)

@@ -21,20 +21,27 @@ class Parcel:
     shape: tuple[int, ...]
     dtype: str
     part: Part
-    data: NDArray[np.uint8]
+    data: Tensor
+    """Flat bytes, on the device of the tensor."""
+
+    @property
+    def host(self) -> NDArray[np.uint8]:
+        """The bytes in the memory of the host; without a copy if they are there."""
+        return self.data.cpu().numpy()
 
     @property
     def words(self) -> Words:
         """The bits of each element."""
-        return words(self.data, elements=int(np.prod(self.shape)))
+        return words(self.host, elements=int(np.prod(self.shape)))
 
     def with_part(self, part: Part, array: NDArray[Any], *, dtype: str) -> Parcel:
         """A part of the same tensor."""
-        return Parcel(name=self.name, shape=array.shape, dtype=dtype, part=part, data=array.view(np.uint8))
+        data = torch.from_numpy(array.view(np.uint8))
+        return Parcel(name=self.name, shape=array.shape, dtype=dtype, part=part, data=data)
 
     def at(self, start: int, *, file: str = "") -> TensorSpec:
         """Where it was put."""
-        stop = start + self.data.size
+        stop = start + self.data.nbytes
         return TensorSpec(
             name=self.name,
             shape=self.shape,
@@ -47,12 +54,13 @@ class Parcel:
 
 
 def parcel(name: str, part: Part, tensor: Tensor) -> Parcel:
-    """The bytes of a tensor, wherever it lives; without a copy if it is contiguous and on the CPU."""
-    flat = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+    """The bytes of a tensor where it lives; without a copy if it is contiguous."""
+    flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
     dtype = str(tensor.dtype).removeprefix("torch.")
-    return Parcel(name=name, shape=tuple(tensor.shape), dtype=dtype, part=part, data=flat.numpy())
+    return Parcel(name=name, shape=tuple(tensor.shape), dtype=dtype, part=part, data=flat)
 
 
-def tensor_of(spec: TensorSpec, data: NDArray[np.uint8]) -> torch.Tensor:
+def tensor_of(spec: TensorSpec, data: NDArray[np.uint8] | Tensor) -> Tensor:
     """The tensor, over the same bytes."""
-    return torch.from_numpy(data).view(getattr(torch, spec.dtype)).reshape(spec.shape)
+    flat = data if isinstance(data, Tensor) else torch.from_numpy(data)
+    return flat.view(getattr(torch, spec.dtype)).reshape(spec.shape)

@@ -38,17 +38,18 @@ def check_names(bundle: WeightBundle, stored: Stored) -> None:
     Raises:
         WeightSyncError: a tensor is missing, unknown or of another shape.
     """
-    sent = {spec.name: spec.shape for spec in bundle.specs}
-    if missing := sorted(stored.keys() - sent.keys()):
+    sent = {spec.name: spec for spec in bundle.specs}
+    missing = sorted(stored.keys() - sent.keys())
+    if missing and bundle.base is None:
         raise WeightSyncError(
             f"weights {bundle.version}: {len(missing)} tensors are missing, first {missing[0]}."
         )
     if unknown := sorted(sent.keys() - stored.keys()):
         raise WeightSyncError(f"weights {bundle.version}: the engine's model has no tensor {unknown[0]}.")
-    for name, shape in sent.items():
-        if shape != stored[name]:
+    for name, spec in sent.items():
+        if spec.part == "whole" and spec.shape != stored[name]:
             raise WeightSyncError(
-                f"weights {bundle.version}: {name} was sent with shape {list(shape)}, "
+                f"weights {bundle.version}: {name} was sent with shape {list(spec.shape)}, "
                 f"the engine's has {list(stored[name])}."
             )
 

@@ -1,12 +1,11 @@
-"""Inside vLLM's worker: a transfer backend that maps complete weights of this machine.
+"""Inside vLLM's worker: a transfer backend for weights that are mapped or broadcast.
 
-Whoever wrote them, neither a GPU nor a process group is needed; vLLM's own update session does the rest.
+vLLM's own update session does the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,41 +13,60 @@ import torch
 from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader import reload
+from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
 
 from llmrl.weights.backend import BACKEND, heard
-from llmrl.weights.bundle import arrays
-from llmrl.weights.parcel import tensor_of
+from llmrl.weights.bundle import Way
+from llmrl.weights.group import Seat
+from llmrl.weights.receiver import Receiver
 
 
 @dataclass
-class MappedInit(WeightTransferInitInfo):
-    """Nothing has to be agreed on beforehand."""
+class Init(WeightTransferInitInfo):
+    """What is agreed on before the first update."""
+
+    seat: dict[str, Any] | None = None
+    """Of the engine's first worker in the group of a broadcast; None where nothing is broadcast."""
 
 
 @dataclass
-class MappedUpdate(WeightTransferUpdateInfo):
-    """Where the bytes are, and which tensors they hold."""
+class Update(WeightTransferUpdateInfo):
+    """The bundle, as ``backend.told`` tells it."""
 
+    version: int = 0
+    base: int | None = None
+    kept: bool = False
+    way: Way = "place"
     place: str = ""
     specs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
 
-class MappedTransfer(WeightTransferEngine[MappedInit, MappedUpdate]):
+class Transfer(WeightTransferEngine[Init, Update]):
     """Loads every tensor through vLLM's layerwise reload."""
 
-    init_info_cls = MappedInit
-    update_info_cls = MappedUpdate
+    init_info_cls = Init
+    update_info_cls = Update
 
-    def init_transfer_engine(self, init_info: MappedInit) -> None:
-        """Nothing to set up."""
+    def init_transfer_engine(self, init_info: Init) -> None:
+        """Take this worker's place in the group, if there is one."""
+        dtype = str(self.model_config.dtype).removeprefix("torch.")
+        self._receiver = Receiver(Path(self.model_config.model), dtype=dtype, device=self.device)
+        if init_info.seat is not None:
+            first = Seat(**init_info.seat)
+            self._receiver.join(replace(first, rank=first.rank + self.parallel_config.rank))
 
     def start_weight_update(self) -> None:
-        """Get every layer ready to be loaded anew."""
+        """Get every layer ready to be loaded anew, whatever an update that broke off has left there."""
         reload.initialize_layerwise_reload(self.model)
+        for layer in self.model.modules():
+            info = get_layerwise_info(layer)
+            info.loaded_weights.clear()
+            info.load_numel = 0
 
-    def receive_weights(self, update_info: MappedUpdate) -> None:
-        """Load the tensors."""
-        self.model.load_weights(_tensors(Path(update_info.place), update_info.specs))  # pyright: ignore[reportCallIssue]
+    def receive_weights(self, update_info: Update) -> None:
+        """Load the tensors as they come."""
+        tensors = self._receiver.tensors(heard(**asdict(update_info)))
+        self.model.load_weights(tensors)  # pyright: ignore[reportCallIssue]
 
     def finish_weight_update(self) -> None:
         """Repack what the kernels need in another layout."""
@@ -56,12 +74,7 @@ class MappedTransfer(WeightTransferEngine[MappedInit, MappedUpdate]):
         _repack_tied_head(self.model)
 
     def shutdown(self) -> None:
-        """Nothing is held between updates."""
-
-
-def _tensors(place: Path, specs: list[dict[str, Any]]) -> Iterator[tuple[str, torch.Tensor]]:
-    for spec, data in arrays(place, heard(specs)):
-        yield spec.name, tensor_of(spec, data)
+        """What is held between updates goes with the process."""
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:
@@ -78,4 +91,4 @@ class WorkerExtension:
     """Named in ``worker_extension_cls``: importing it registers the backend in the worker's process."""
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, MappedTransfer)
+WeightTransferEngineFactory.register_engine(BACKEND, Transfer)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from llmrl.weights.bundle import TensorSpec, WeightBundle, aligned
+from llmrl.weights.bundle import TensorSpec, Way, WeightBundle, aligned
 from llmrl.weights.memory import SharedMemory, machine
 from llmrl.weights.parcel import Parcel
 
@@ -19,6 +19,7 @@ class Written:
     place: Path
     machine: str | None
     specs: tuple[TensorSpec, ...]
+    way: Way = "place"
 
 
 class Store(Protocol):
@@ -52,7 +53,7 @@ class MemoryStore:
         for bucket in buckets:
             for parcel in bucket:
                 specs.append(parcel.at(aligned(end)))
-                memory.write(parcel.data, specs[-1].start)
+                memory.write(parcel.host, specs[-1].start)
                 end = specs[-1].stop
         self._used[version] = memory
         return Written(place=memory.path, machine=machine(), specs=tuple(specs))

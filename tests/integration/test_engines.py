@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,20 +14,26 @@ import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from llmrl.errors import EngineError, WeightSyncError
+from llmrl.errors import DisconnectedError, EngineError, WeightSyncError
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
 from llmrl.rollouts.engines import Completion, Engine, Request, engine
+from llmrl.rollouts.engines.torch_engine import TorchEngine
 from llmrl.weights.adapter import merged
+from llmrl.weights.broadcast import BroadcastStore
 from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
 from llmrl.weights.folder import FolderStore
+from llmrl.weights.group import Group, hang_up
 from llmrl.weights.inbox import Inbox
 from llmrl.weights.outbox import Outbox, Tensors
+from llmrl.weights.packed import PackedStore
+from llmrl.weights.seat import Seat
 from llmrl.weights.store import MemoryStore
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROMPT = np.array([5, 9, 12, 7], np.int32)
 TEMPERATURE = 0.7
+CPU = torch.device("cpu")
 OUTBOXES: list[Outbox] = []
 """Their memory lives as long as they do."""
 
@@ -255,6 +262,82 @@ async def test_an_adapter_alone_serves_what_merging_it_before_serves(
     whole = np.concatenate([PROMPT, after.tokens])
     np.testing.assert_allclose(after.logp, logp_of(model, whole, TEMPERATURE)[PROMPT.size :], atol=1e-5)
     assert bundle.size < 5_000
+
+
+async def group_with(running: Engine) -> tuple[Group, Seat]:
+    """This process as rank 0, and the engine's worker."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
+    seat = Seat(address=address, rank=0, size=2, deadline_s=60)
+    joining = asyncio.create_task(running.join(dataclasses.replace(seat, rank=1)))
+    group = await asyncio.to_thread(Group, seat, device=CPU, listener=listener.detach())
+    await joining
+    return group, seat
+
+
+def two_buckets(model: PreTrainedModel) -> list[Tensors]:
+    tensors: Tensors = [(name, "whole", tensor) for name, tensor in model.named_parameters()]
+    return [tensors[:10], tensors[10:]]
+
+
+async def test_a_broadcast_lands_in_the_middle_of_a_response_and_serves_what_a_full_push_serves(
+    running: Engine, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    group, _ = await group_with(running)
+    outbox, model = Outbox(BroadcastStore(group, device=CPU), deltas=True), reference(tiny_model)
+    under_way = [
+        asyncio.create_task(running.generate(request(f"b{i}", seed=i, tokens=200))) for i in range(8)
+    ]
+    for version in range(21, 24):
+        nudged(model, seed=version)
+        bundle = outbox.send(two_buckets(model), version=version, probe=probe_of(model))
+        await asyncio.sleep(0.05)
+        await running.load(bundle)
+        outbox.release(version)
+
+    completions: list[Completion] = await asyncio.gather(*under_way)
+    broadcast = await running.generate(request("broadcast"))
+    await running.load(bundle_of(model, 23))
+    full = await running.generate(request("full"))
+
+    assert any(len(np.unique(c.version)) > 1 for c in completions)
+    assert (bundle.way, bundle.base) == ("group", 22)
+    assert broadcast.tokens.tolist() == full.tokens.tolist()
+    assert broadcast.logp.tolist() == full.logp.tolist()
+
+
+async def test_a_broadcast_that_breaks_off_is_never_served_and_the_next_sync_mends_it(
+    running: Engine, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    (group, seat), packed = await group_with(running), PackedStore(CPU)
+    await running.load(bundle_of(reference(tiny_model), 30))
+    new = moved(reference(tiny_model), 1.25)
+    whole = Outbox(packed, deltas=False).send(two_buckets(new), version=31, probe=probe_of(new))
+
+    def half() -> None:
+        group.meet()
+        group.broadcast(packed.blocks(31)[0])
+        hang_up(seat.address, "engine-7 failed")
+
+    sending = asyncio.create_task(asyncio.to_thread(half))
+    with pytest.raises(DisconnectedError, match=r"was given up \(engine-7 failed\)"):
+        await running.load(dataclasses.replace(whole, way="group"))
+    await sending
+
+    if isinstance(running, TorchEngine):
+        assert set((await running.generate(request("kept"))).version.tolist()) == {30}
+    else:
+        with pytest.raises(EngineError, match="a sync of weights 31 failed half-way"):
+            await running.generate(request("refused"))
+        with pytest.raises(EngineError, match="a sync of weights 31 failed half-way"):
+            await running.score(PROMPT)
+    await running.load(bundle_of(new, 32))
+    after = await running.generate(request("mended"))
+    text = np.concatenate([PROMPT, after.tokens])
+    np.testing.assert_allclose(after.logp, logp_of(new, text, TEMPERATURE)[PROMPT.size :], atol=1e-5)
+    assert set(after.version.tolist()) == {32}
 
 
 async def test_a_request_that_does_not_fit_is_refused_and_harms_nobody(running: Engine) -> None:

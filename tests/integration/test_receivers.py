@@ -12,7 +12,7 @@ import pytest
 from llmrl.cluster.connection import connect
 from llmrl.errors import LlmrlError
 from llmrl.prompts.prompt import Draw, Prompt
-from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Source, Stage
+from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Source, Stage, Weights
 from llmrl.rollouts.engines import Sampling
 from llmrl.run.crew import Crew, hired
 
@@ -30,7 +30,7 @@ def process_of(log: Path) -> psutil.Process:
     raise AssertionError(f"nobody writes {log}")
 
 
-async def killed_in_the_middle(crew: Crew, log: Path) -> None:
+async def killed_in_the_middle(crew: Crew, log: Path, *, served: int) -> None:
     """Publish version 1 while the process that writes ``log`` stands still, and kill it; then look around."""
     before = await crew.engines[0].call("score", TOKENS, deadline_s=60)
     victim = process_of(log)
@@ -46,12 +46,13 @@ async def killed_in_the_middle(crew: Crew, log: Path) -> None:
     after = await crew.engines[0].call("score", TOKENS, deadline_s=60)
     group = await crew.engines[0].call("generate", DRAW, SAMPLING, deadline_s=60)
     np.testing.assert_array_equal(after[0], before[0])
-    assert {v for rollout in group.rollouts for v in rollout.version.tolist()} == {1}
+    assert {v for rollout in group.rollouts for v in rollout.version.tolist()} == {served}
     await sending
 
 
+@pytest.mark.parametrize(("transport", "served"), [("memory", 1), ("broadcast", 0)])
 async def test_the_others_have_whole_weights_when_one_dies_in_the_middle(
-    tiny_model: Path, tmp_path: Path
+    tiny_model: Path, tmp_path: Path, transport: str, served: int
 ) -> None:
     stage = Stage(
         model=Model(path=str(tiny_model), context_tokens=64),
@@ -59,12 +60,13 @@ async def test_the_others_have_whole_weights_when_one_dies_in_the_middle(
         engines=Engines(kind="torch", count=2),
         objective=Choice(name="grpo"),
         optimizer=Optimizer(steps=1),
+        weights=Weights.model_validate({"transport": transport}),
     )
 
     async def run() -> None:
         async with hired(stage, seed=0, plugins=(), engines=True, build=None, logs=tmp_path) as crew:
             await crew.publish(crew.post(0))
-            await killed_in_the_middle(crew, tmp_path / "engine-1.log")
+            await killed_in_the_middle(crew, tmp_path / "engine-1.log", served=served)
 
     with connect(stage.cluster), pytest.raises(LlmrlError, match=r"engine-1\.load failed because its proc"):
         await run()

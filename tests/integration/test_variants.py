@@ -41,12 +41,13 @@ lr = 1e-3
 """
 
 VARIANTS = {
-    "adapters": ["model.lora.rank=4", "engines.max_lag=0"],
+    "adapters": ["model.lora.rank=4", "engines.max_lag=0", "weights.transport=broadcast"],
     "half-precision": [
         'model.dtype="bfloat16"',
         "model.gradient_checkpointing=true",
         "policy.zero_stage=2",
         "weights.delta=true",
+        "weights.transport=broadcast",
     ],
     "reference": ["objective.options.kl_weight=0.1", "optimizer.schedule=cosine", "policy.zero_stage=0"],
     "offload": ["policy.offload=cpu", "policy.zero_stage=3", "optimizer.weight_decay=0.1"],

@@ -12,6 +12,7 @@ from llmrl.recipe.schema import Stage
 from llmrl.registry import Registry
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.seat import Seat
 
 engine: Registry[EngineKind] = Registry("engine", named_by="kind")
 
@@ -81,11 +82,23 @@ class Engine(Protocol):
         """[L] nats of each token given those before it, at temperature 1; the first is 0."""
         ...
 
-    async def load(self, bundle: WeightBundle) -> None:
-        """Serve these weights, which are complete, from the next token on; nothing under way is lost.
+    async def join(self, seat: Seat) -> None:
+        """Take part in the group that weights are broadcast in; returns when all members have come.
 
         Raises:
-            WeightSyncError: names or shapes differ from the engine's, or the probe disagrees.
+            WeightSyncError: somebody did not come.
+        """
+        ...
+
+    async def load(self, bundle: WeightBundle) -> None:
+        """Serve these weights from the next token on; nothing under way is lost.
+
+        Args:
+            bundle: complete, or to be broadcast.
+
+        Raises:
+            WeightSyncError: names or shapes differ from the engine's, a broadcast broke off, or the probe
+                disagrees.
         """
         ...
 

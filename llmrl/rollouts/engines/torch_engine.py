@@ -8,6 +8,7 @@ opponent, for which it keeps a second set of weights: the frozen reference or a 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +28,9 @@ from llmrl.rollouts.engines.engine import Completion, Request, Sampler
 from llmrl.rollouts.engines.opponent import geometric_mixture, move_average
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
-from llmrl.weights.parcel import tensor_of
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
+from llmrl.weights.receiver import Receiver
+from llmrl.weights.seat import Seat
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,6 +57,7 @@ class TorchEngine:
         # An average in bfloat16 would not move: its steps are smaller than the distance of two numbers.
         second = torch.float32 if self._opponent.kind == "average" else dtype
         self._second: Any = None if self._opponent.kind == "none" else self._loaded(second)
+        self._receiver = Receiver(Path(str(stage.model.path)), dtype=stage.model.dtype, device=self._device)
         self._version = 0
         self._between_tokens = asyncio.Lock()
         self._between_batches = asyncio.Lock()
@@ -85,12 +88,18 @@ class TorchEngine:
         async with self._between_tokens:
             return await asyncio.to_thread(self._score, tokens)
 
+    async def join(self, seat: Seat) -> None:
+        """One process, one member."""
+        await asyncio.to_thread(self._receiver.join, seat)
+
     async def load(self, bundle: WeightBundle) -> None:
         """Copy the tensors in place between two tokens or batches; a moving average takes its step."""
         check_names(bundle, self._stored)
+        # A broadcast that breaks off leaves the old weights as they are.
+        tensors = await asyncio.to_thread(lambda: list(self._receiver.tensors(bundle)))
         drains = self._stage.engines.update == "drain"
         async with self._between_batches if drains else nullcontext(), self._between_tokens:
-            await asyncio.to_thread(self._take, bundle)
+            await asyncio.to_thread(self._take, tensors, versions=bundle.version - self._version)
             self._version = bundle.version
         check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
 
@@ -194,15 +203,14 @@ class TorchEngine:
         )
 
     @torch.inference_mode()
-    def _take(self, bundle: WeightBundle) -> None:
+    def _take(self, tensors: Sequence[tuple[str, Tensor]], *, versions: int) -> None:
         weights = self._model.state_dict()
         averages: dict[str, Tensor] = self._second.state_dict() if self._opponent.kind == "average" else {}
-        for spec, data in bundle.arrays():
-            weights[spec.name].copy_(tensor_of(spec, data))
+        for name, tensor in tensors:
+            weights[name].copy_(tensor)
             if averages:
-                versions = bundle.version - self._version
-                newest, decay = weights[spec.name], self._opponent.decay
-                move_average(averages[spec.name], newest, decay=decay, versions=versions)
+                newest, decay = weights[name], self._opponent.decay
+                move_average(averages[name], newest, decay=decay, versions=versions)
 
 
 def _seed_again(batch: list[_Answer]) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,7 @@ from vllm.v1.engine import PauseMode
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from llmrl.errors import EngineError, WeightSyncError
+from llmrl.errors import DisconnectedError, EngineError, WeightSyncError
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Opponent, Stage
 from llmrl.rollouts.engines.continuation import joined, rest_of
@@ -30,6 +31,7 @@ from llmrl.rollouts.rollout import Stop
 from llmrl.weights.backend import BACKEND, told
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
+from llmrl.weights.seat import ABANDONED, Seat
 
 WORKER_EXTENSION = "llmrl.weights.receive.WorkerExtension"
 SCHEDULER = "llmrl.rollouts.engines.vllm_scheduler.Whole"
@@ -65,6 +67,7 @@ class VllmEngine:
 
     async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Prompt logprobs of ``tokens``."""
+        self._refuse_if_broken()
         self._scored += 1
         sampling = SamplingParams(
             max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
@@ -73,19 +76,22 @@ class VllmEngine:
         listed = cast("Sequence[dict[int, Logprob] | None]", output.prompt_logprobs)
         return np.array([0.0, *_chosen(listed[1:], tokens[1:])], dtype=np.float32)
 
+    async def join(self, seat: Seat) -> None:
+        """Every worker becomes a member."""
+        await self._agree({"seat": asdict(seat)})
+
     async def load(self, bundle: WeightBundle) -> None:
         """One update session of vLLM; ``engines.update`` says what becomes of the requests."""
         check_names(bundle, self._stored)
         if not self._transfer_ready:
-            await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
-            self._transfer_ready = True
+            await self._agree({})
         self._door.clear()
         self._broken = f"a sync of weights {bundle.version} failed half-way and must be repeated first"
         try:
             await self._update(bundle)
             self._version, self._broken = bundle.version, None
-        except EngineDeadError as error:
-            raise WeightSyncError(f"vLLM died while it took weights {bundle.version}: {error}") from error
+        except Exception as error:  # vLLM knows no other class for what a worker has raised
+            raise _failed(bundle.version, error) from error
         finally:
             self._door.set()
         check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
@@ -93,8 +99,7 @@ class VllmEngine:
     async def _sample(self, request: Request) -> Completion:
         # Wait while weights change, so that the salt below is that of the weights that will be used.
         await self._door.wait()
-        if self._broken:
-            raise EngineError(self._broken)
+        self._refuse_if_broken()
         sampling = SamplingParams(
             temperature=request.temperature,
             max_tokens=request.max_tokens,
@@ -112,6 +117,10 @@ class VllmEngine:
         output = await self._run(request.id, request.tokens, sampling, salt=f"v{self._version}")
         return _completion(output.outputs[0])
 
+    def _refuse_if_broken(self) -> None:
+        if self._broken:
+            raise EngineError(self._broken)
+
     def _opponent_arguments(self, request: Request) -> dict[str, float] | None:
         if request.sampler == "policy":
             return None
@@ -122,6 +131,10 @@ class VllmEngine:
                 f"request {request.id} is for the opponent, but vLLM plays none of opponent.kind '{kind}'"
             )
         return {REFERENCE_WEIGHT: weight}
+
+    async def _agree(self, init: dict[str, Any]) -> None:
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init))
+        self._transfer_ready = True
 
     async def _update(self, bundle: WeightBundle) -> None:
         # Not pause_generation(), which goes on to sleep for 20 ms for the sake of the order of outputs.
@@ -181,6 +194,13 @@ def _arguments(stage: Stage, device: str) -> AsyncEngineArgs:
         enable_log_requests=False,
         disable_log_stats=True,
     )
+
+
+def _failed(version: int, error: Exception) -> WeightSyncError:
+    if isinstance(error, EngineDeadError):
+        return WeightSyncError(f"vLLM died while it took weights {version}: {error}")
+    kind = DisconnectedError if ABANDONED in str(error) else WeightSyncError
+    return kind(f"vLLM did not take weights {version}: {error}")
 
 
 def _reference_weight(stage: Stage) -> float | None:

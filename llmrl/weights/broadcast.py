@@ -1,0 +1,51 @@
+"""Trainer side of a broadcast: each version is packed at once, and sent when every engine is there for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+
+import torch
+
+from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.group import Group
+from llmrl.weights.packed import PackedStore
+from llmrl.weights.parcel import Parcel
+from llmrl.weights.store import Written
+
+
+class BroadcastStore:
+    """Sends in a thread of its own, so that neither the policy nor the engines wait for each other."""
+
+    def __init__(self, group: Group, *, device: torch.device) -> None:
+        self._group, self._device = group, device
+        self._packed = PackedStore(device)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broadcast")
+        self._sent: dict[int, Future[None]] = {}
+
+    def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
+        """Into the copy that is sent."""
+        return replace(self._packed.write(version, buckets), way="group")
+
+    def seal(self, bundle: WeightBundle) -> None:
+        """It is sent after the versions before it."""
+        self._packed.seal(bundle)
+        self._sent[bundle.version] = self._thread.submit(self._send, bundle.version)
+
+    def release(self, version: int) -> None:
+        """Every engine has it, or the group was given up and the engines have said why."""
+        self._sent.pop(version).exception()
+        self._packed.release(version)
+
+    def _send(self, version: int) -> None:
+        with _aside(self._device):
+            self._group.meet()
+            for block in self._packed.blocks(version):
+                self._group.broadcast(block)
+
+
+def _aside(device: torch.device) -> AbstractContextManager[object]:
+    """On a GPU apart from the stream on which the policy trains meanwhile."""
+    return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()

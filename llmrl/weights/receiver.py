@@ -1,0 +1,55 @@
+"""Engine side of a sync: complete tensors, in a process that computes with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from llmrl.weights.bundle import TensorSpec, WeightBundle
+from llmrl.weights.group import Group, Seat
+from llmrl.weights.inbox import Inbox
+from llmrl.weights.parcel import tensor_of
+
+
+class Receiver:
+    """Reads what lies at a place of this machine, or takes part in a broadcast."""
+
+    def __init__(self, folder: Path, *, dtype: str, device: torch.device) -> None:
+        """Of an engine that loaded the model in ``folder``, and computes in ``dtype`` on ``device``."""
+        self._inbox = Inbox(folder, dtype=dtype)
+        self._device = device
+        self._group: Group | None = None
+
+    def join(self, seat: Seat) -> None:
+        """Returns when all members of the group have come."""
+        self._group = Group(seat, device=self._device)
+
+    def tensors(self, bundle: WeightBundle) -> Iterator[tuple[str, Tensor]]:
+        """Every tensor of the model by its name; a broadcast arrives bucket by bucket as this is read.
+
+        Raises:
+            DisconnectedError: a broadcast broke off.
+            WeightSyncError: changes of a version that is not held here were broadcast.
+        """
+        if bundle.way == "group":
+            coming = self._broadcast(bundle.specs)
+            if bundle.base is None and not bundle.kept:
+                yield from ((spec.name, tensor_of(spec, data)) for spec, data in coming)
+                return
+            bundle = self._inbox.complete(bundle, ((spec, data.cpu().numpy()) for spec, data in coming))
+        for spec, data in bundle.arrays():
+            yield spec.name, tensor_of(spec, data)
+
+    def _broadcast(self, specs: Iterable[TensorSpec]) -> Iterator[tuple[TensorSpec, Tensor]]:
+        assert self._group is not None, "join() comes first"
+        self._group.meet()
+        for _, members in groupby(specs, key=lambda spec: spec.file):
+            bucket = list(members)
+            # Each into memory of its own: vLLM keeps tensors until their layer is complete.
+            block = torch.empty(bucket[-1].stop, dtype=torch.uint8, device=self._device)
+            self._group.broadcast(block)
+            yield from ((spec, block[spec.start : spec.stop]) for spec in bucket)
