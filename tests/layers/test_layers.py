@@ -60,8 +60,8 @@ cluster    | recipe.schema                                 | ray
 report     | recipe.schema prompts.prompt rollouts.rollout | rich:console accelerate:trackers
            | rewards.judgement experience.experience       |
 run        | recipe prompts rollouts rewards experience    |
-           | objectives weights.bundle cluster report      |
-           | roles.switchboard:start,stage                 |
+           | objectives weights.bundle weights.seat        |
+           | cluster report roles.switchboard:start,stage  |
            | policy.folder:start batches:types             |
            | policy:types                                  |
 plan       | recipe objectives.algorithm cluster:measure   | rich:show
