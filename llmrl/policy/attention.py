@@ -8,7 +8,8 @@ No mask function is registered under the name, and transformers then makes no ma
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,9 @@ from llmrl.errors import ModelError
 
 PACKED = "llmrl_packed"
 """Value of ``attn_implementation`` in transformers."""
+
+LARGEST_RATIO = 1.5
+"""Of the lengths of sequences that are padded together."""
 
 LARGEST_HEAD = 256
 """Head dimension up to which the variable-length kernel works."""
@@ -70,8 +74,9 @@ def packed_attention(
     if cu_seq_lens_q is None or max_length_q is None:
         return _attend(query, key, value, scaling, sliding_window).transpose(1, 2), None
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    attend = _with_kernel if _kernel_takes(q, v) else _with_padding
-    return attend(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
+    if _kernel_takes(q, v):
+        return _with_kernel(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
+    return _with_padding(q, k, v, cu_seq_lens_q, scaling, sliding_window)[None], None
 
 
 def _refuse(module: nn.Module, mask: Tensor | None, dropout: float, others: dict[str, Any]) -> None:
@@ -117,20 +122,50 @@ def _with_padding(
     key: Tensor,
     value: Tensor,
     cu_seqlens: Tensor,
-    max_length: int,
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """Each sequence in a row of its own, padded behind its end, where causal attention never looks."""
-    rows = cu_seqlens.shape[0] - 1
+    """Sequences of like lengths together, each padded behind its end, where causal attention never looks."""
     lengths = cu_seqlens.diff()
-    gap = torch.arange(rows, device=query.device) * max_length - cu_seqlens[:-1]
-    total = query.shape[0]
-    slots = torch.arange(total, device=query.device) + gap.repeat_interleave(lengths, output_size=total)
+    order = lengths.argsort(descending=True, stable=True)
+    parts: list[Tensor] = []
+    places: list[Tensor] = []
+    counts = _alike(cast("list[int]", lengths[order].tolist()))
+    for rows in cast("tuple[Tensor, ...]", order.split(counts)):
+        within = torch.arange(int(lengths[rows[0]]), device=query.device)
+        real = within < lengths[rows, None]
+        places.append((cu_seqlens[rows, None] + within)[real])
+        parts.append(_padded(query, key, value, places[-1], real, scaling, window))
+    return torch.cat(parts).index_select(0, torch.cat(places).argsort())
+
+
+def _alike(lengths: Sequence[int]) -> list[int]:
+    """How many of the lengths, given from the longest on, stay together: padding costs their squares."""
+    counts = [0]
+    longest = lengths[0]
+    for length in lengths:
+        if longest > LARGEST_RATIO * length:
+            counts.append(0)
+            longest = length
+        counts[-1] += 1
+    return counts
+
+
+def _padded(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    places: Tensor,
+    real: Tensor,
+    scaling: float | None,
+    window: int | None,
+) -> Tensor:
+    """[n, heads, d] attention of the tokens at ``places``, which lie in [rows, width] where that is real."""
+    slots = real.flatten().nonzero()[:, 0]
 
     def unpacked(x: Tensor) -> Tensor:
-        flat = x.new_zeros(rows * max_length, *x.shape[1:]).index_copy(0, slots, x)
-        return flat.view(rows, max_length, *x.shape[1:]).transpose(1, 2)
+        flat = x.new_zeros(real.numel(), *x.shape[1:]).index_copy(0, slots, x.index_select(0, places))
+        return flat.view(*real.shape, *x.shape[1:]).transpose(1, 2)
 
     out = _attend(unpacked(query), unpacked(key), unpacked(value), scaling, window)
     return out.transpose(1, 2).flatten(0, 1).index_select(0, slots)

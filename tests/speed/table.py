@@ -1,6 +1,6 @@
 """All ratios of this machine in one table: what `make bench` prints.
 
-    .venv/bin/python -m tests.speed.table [--pairs 5] [rollouts learner passes head plan sync]
+    .venv/bin/python -m tests.speed.table [--pairs 5] [rollouts learner ...]
 
 Ends with 1 if a ratio misses its target or a side computes something else, and says which.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from tests.speed import accuracy, head, learner, overlap, passes, plan, rollouts, sync, travel
+from tests.speed import accuracy, head, learner, overlap, packing, passes, plan, rollouts, sync, travel
 from tests.speed.compare import Row, WrongResultError, as_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -57,6 +57,7 @@ def _of_size(tokens: int, vocabulary: int, pairs: int) -> list[Row]:
 PARTS: dict[str, Callable[[int], list[Row]]] = {
     "rollouts": rollouts.rows,
     "learner": learner.rows,
+    "packing": packing.rows,
     "passes": passes.rows,
     "head": head_rows,
     "plan": plan.rows,
