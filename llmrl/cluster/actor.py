@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -72,6 +73,11 @@ class Actor:
     def kill(self) -> None:
         """End the process at once."""
         ray.kill(self._handle, no_restart=True)
+
+
+async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any]:
+    """All results; the first failure is raised as soon as it is known."""
+    return list(await asyncio.gather(*(p.result(deadline_s=deadline_s) for p in pending)))
 
 
 def share(value: Any) -> Pending:

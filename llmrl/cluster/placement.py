@@ -25,10 +25,12 @@ RESERVE_DEADLINE_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What one process needs."""
+    """What one process needs, and beside whom."""
 
     name: str
     resources: Resources
+    bundle: int
+    """Those of the same bundle run on the same node, where all of them fit at once."""
 
 
 def choose_device(stage: Stage) -> str:
@@ -40,32 +42,45 @@ def choose_device(stage: Stage) -> str:
 
 def needs(stage: Stage, *, device: str, engines: bool) -> list[Need]:
     """One entry per process: the engines, the ranks of the policy, then the roles."""
-    cpu = stage.cluster.cpus_per_process
-    gpus = 1 if device == "cuda" else 0
-    engine: Resources = {"CPU": cpu, "GPU": float(gpus * stage.engines.tensor_parallel)}
-    rank: Resources = {"CPU": cpu, "GPU": float(gpus)}
+    shared, width = stage.cluster.placement == "shared", stage.engines.tensor_parallel
     count = stage.engines.count if engines else 0
-    listed = [Need(name=f"engine-{i}", resources=engine) for i in range(count)]
-    listed += [Need(name=f"policy-{i}", resources=rank) for i in range(stage.policy.ranks)]
-    for name, role in stage.roles.items():
-        resources: Resources = {"CPU": cpu, "GPU": float(gpus * role.tensor_parallel)}
-        listed += [Need(name=f"{name}-{i}", resources=resources) for i in range(role.count)]
-    return [Need(name=n.name, resources={k: v for k, v in n.resources.items() if v}) for n in listed]
+    # Ray knows shared devices as the ranks'; an engine beside its ranks is told which ones they are.
+    sizes = [(f"engine-{i}", 0 if shared else width, i) for i in range(count)]
+    sizes += [(f"policy-{i}", 1, i // width if shared else count + i) for i in range(stage.policy.ranks)]
+    first = sizes[-1][2] + 1
+    roles = [(f"{name}-{i}", role) for name, role in stage.roles.items() for i in range(role.count)]
+    sizes += [(name, role.tensor_parallel, first + place) for place, (name, role) in enumerate(roles)]
+    cpu, gpus = stage.cluster.cpus_per_process, float(device == "cuda")
+    return [
+        Need(name=name, resources={"CPU": cpu} | ({"GPU": gpus * size} if gpus * size else {}), bundle=bundle)
+        for name, size, bundle in sizes
+    ]
+
+
+def bundles(listed: Sequence[Need]) -> list[Resources]:
+    """What each bundle needs in all, by its number."""
+    found: dict[int, Resources] = {}
+    for need in listed:
+        held = found.setdefault(need.bundle, {})
+        for kind, amount in need.resources.items():
+            held[kind] = held.get(kind, 0) + amount
+    return [found[number] for number in sorted(found)]
 
 
 def check_fit(listed: Sequence[Need], nodes: Mapping[str, Resources]) -> None:
     """Refuse at once what no arrangement of the processes on the nodes can hold.
 
     Args:
-        listed: what is needed; each must fit on one node.
+        listed: what is needed; each bundle must fit on one node.
         nodes: what each node has in all.
 
     Raises:
         PlacementError: with a table of what is there and what is missing.
     """
     free = {node: dict(resources) for node, resources in nodes.items()}
-    homeless = [need for need in sorted(listed, key=_size, reverse=True) if not _place(need, free)]
-    if homeless:
+    wanted = sorted(enumerate(bundles(listed)), key=lambda numbered: _size(numbered[1]), reverse=True)
+    unplaced = {number for number, bundle in wanted if not _place(bundle, free)}
+    if homeless := [need for need in listed if need.bundle in unplaced]:
         raise PlacementError(
             f"the cluster cannot hold {len(homeless)} of {len(listed)} processes.\n"
             f"{_table(listed, nodes, homeless)}"
@@ -80,7 +95,7 @@ async def reserve(listed: Sequence[Need]) -> PlacementGroup:
     """
     nodes = _nodes()
     check_fit(listed, nodes)
-    group = placement_group([dict(need.resources) for need in listed], strategy="PACK")
+    group = placement_group(bundles(listed), strategy="PACK")
     ready = cast("ray.ObjectRef[Any]", group.ready())
     try:
         await asyncio.wait_for(asyncio.wrap_future(ready.future()), RESERVE_DEADLINE_S)
@@ -107,14 +122,14 @@ def _nodes() -> dict[str, Resources]:
     }
 
 
-def _size(need: Need) -> tuple[float, float]:
-    return need.resources.get("GPU", 0), need.resources.get("CPU", 0)
+def _size(bundle: Resources) -> tuple[float, float]:
+    return bundle.get("GPU", 0), bundle.get("CPU", 0)
 
 
-def _place(need: Need, free: dict[str, Resources]) -> bool:
+def _place(bundle: Resources, free: dict[str, Resources]) -> bool:
     for resources in free.values():
-        if all(resources.get(kind, 0) >= amount for kind, amount in need.resources.items()):
-            for kind, amount in need.resources.items():
+        if all(resources.get(kind, 0) >= amount for kind, amount in bundle.items()):
+            for kind, amount in bundle.items():
                 resources[kind] -= amount
             return True
     return False
@@ -128,5 +143,5 @@ def _table(listed: Sequence[Need], nodes: Mapping[str, Resources], homeless: Seq
         amounts = ", ".join(f"{amount:g} {kind}" for kind, amount in need.resources.items())
         lines.append(f"  {need.name:<28} {amounts}{'   <- missing' if need in homeless else ''}")
     fewer = "engines.count, engines.tensor_parallel, policy.ranks or [roles]"
-    lines.append(f"  Ask for fewer with {fewer}, or add nodes.")
+    lines.append(f"  Ask for fewer with {fewer}, share them with cluster.placement, or add nodes.")
     return "\n".join(lines)

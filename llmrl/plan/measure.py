@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrl.cluster.actor import share
+from llmrl.cluster.actor import gathered, share
 from llmrl.cluster.connection import connect
 from llmrl.errors import RecipeError
 from llmrl.experience.columns import Columns
@@ -36,7 +36,7 @@ from llmrl.prompts.seeds import derive_seed
 from llmrl.recipe.schema import Recipe, Stage
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
-from llmrl.run.crew import Crew, gathered, hired
+from llmrl.run.crew import Crew, hired
 
 ROUNDS = 3
 LONGEST = 512

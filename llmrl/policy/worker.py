@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 from collections import deque
@@ -18,6 +19,7 @@ from llmrl.batches.collate import Collated
 from llmrl.batches.step import Step
 from llmrl.experience.columns import Columns
 from llmrl.objectives.algorithm import Algorithm
+from llmrl.policy.attic import Attic
 from llmrl.policy.gather import gathered
 from llmrl.policy.learning_rate import learning_rate
 from llmrl.policy.model import load_model, prepare_model, save_model
@@ -79,14 +81,15 @@ class PolicyWorker:
         self._zero = Zero(scorer, stage, device=self._device)
         # What the dataset wrote has no sampling temperature.
         self._temperature = stage.rollouts.temperature if self._algorithm.online else 1.0
-        reads = self._algorithm.reads
+        self._frozen = self._loaded_again() if "reference" in self._algorithm.reads else None
+        self._attic = Attic(self._zero.device)
         self._learner = Learner(
             zero=self._zero,
             watch=self._watch,
             algorithm=self._algorithm,
             scope=self._algorithm.objective.scope,
             forward=self._forward(self._temperature),
-            reference=self._frozen() if "reference" in reads else None,
+            reference=self._reference(self._frozen) if self._frozen else None,
         )
 
     def update(self, columns: Columns, step: int) -> dict[str, float]:
@@ -134,6 +137,19 @@ class PolicyWorker:
             return None
         base = ORIGINAL if self._stage.model.lora else None
         return self._outbox.send(tensors, version=version, probe=proof, base=base)
+
+    def leave(self) -> None:
+        """Give up what memory of the device lasts between steps; nothing is computed until ``come_back``."""
+        frozen = self._frozen.parameters() if self._frozen else ()
+        self._attic.put([*self._zero.held(), *frozen], self._zero.scratch())
+
+    def come_back(self) -> None:
+        """Take the memory of the device again."""
+        self._attic.fetch()
+
+    def devices(self) -> str:
+        """The GPUs that this process sees, as CUDA_VISIBLE_DEVICES has it."""
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
     def open_outbox(self, deltas: bool, seat: Seat | None = None) -> None:
         """Rank 0 only: from here on weights go to engines that hold none yet.
@@ -248,15 +264,13 @@ class PolicyWorker:
 
         return forward
 
-    def _frozen(self) -> Forward:
-        scorer = (
-            Scorer(load_model(Path(str(self._stage.model.path)), self._stage.model))
-            .to(self._zero.device)
-            .eval()
-        )
+    def _loaded_again(self) -> Scorer:
+        model = load_model(Path(str(self._stage.model.path)), self._stage.model)
+        return Scorer(model).to(self._zero.device).eval()
 
+    def _reference(self, frozen: Scorer) -> Forward:
         def forward(rows: Collated) -> TokenScores:
-            logp, _ = scorer(rows.inputs, temperature=self._temperature, entropy=False)
+            logp, _ = frozen(rows.inputs, temperature=self._temperature, entropy=False)
             return TokenScores(logp=logp)
 
         return forward

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -155,6 +155,22 @@ class Zero:
         """The policy; with ZeRO 3 its parameters are empty outside of ``whole`` and the forward pass."""
         return self._engine.module
 
+    def held(self) -> Iterator[Tensor]:
+        """Every tensor that training keeps from step to step: weights, gradients and states."""
+        parameters = list(self.module.parameters())
+        yield from parameters
+        yield from self.module.buffers()
+        yield from (p.grad for p in parameters if p.grad is not None)
+        if self._level == 3:
+            yield from (cast("Any", p).ds_tensor for p in parameters)
+        for kept in (self._engine.optimizer, self._optimizer):
+            yield from _tensors_in(vars(kept))
+
+    def scratch(self) -> list[Tensor]:
+        """What only means something within a step: the buckets that ZeRO 3 keeps to reduce gradients in."""
+        buckets = self._engine.optimizer.ipg_buckets.values() if self._level == 3 else ()
+        return [bucket.buffer for bucket in buckets if bucket.buffer is not None]
+
     def full_size(self, tensor: Tensor) -> int:
         """Bytes of a parameter or buffer, wherever its shards are."""
         sharded = self._level == 3 and isinstance(tensor, nn.Parameter)
@@ -184,6 +200,18 @@ def _decayed(module: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _tensors_in(value: object) -> Iterator[Tensor]:
+    """However DeepSpeed's stages nest them in what they keep."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for pair in cast("dict[object, object]", value).items():
+            yield from _tensors_in(pair)
+    elif isinstance(value, list | tuple):
+        for one in cast("Sequence[object]", value):
+            yield from _tensors_in(one)
 
 
 def _config(stage: Stage, *, clips_itself: bool) -> dict[str, Any]:

@@ -251,9 +251,31 @@ def _evaluation(stage: Stage) -> Sentences:
         yield f"evaluation.prompts: {table.prompts} is more than the {rows} rows of evaluation.sources."
 
 
+def _shared(stage: Stage) -> Sentences:
+    engines, ranks = stage.engines, stage.policy.ranks
+    if engines.max_lag:
+        yield (
+            "engines.max_lag: expected 0 with cluster.placement = 'shared', where the engines sleep while "
+            f"the policy trains, got {engines.max_lag}; remove it."
+        )
+    if engines.count * engines.tensor_parallel != ranks:
+        yield (
+            "policy.ranks: expected engines.count x engines.tensor_parallel = "
+            f"{engines.count} x {engines.tensor_parallel} with cluster.placement = 'shared', where both "
+            f"take turns on the same devices, got {ranks}."
+        )
+    if stage.weights.transport == "broadcast":
+        yield (
+            "weights.transport: 'broadcast' needs engines and ranks at work at once, and with "
+            "cluster.placement = 'shared' they take turns; use 'memory'."
+        )
+
+
 def _cluster(stage: Stage) -> Sentences:
     if not ADDRESS.fullmatch(stage.cluster.address):
         yield f"cluster.address: expected 'local', 'auto' or 'host:port', got {shown(stage.cluster.address)}."
+    if stage.cluster.placement == "shared":
+        yield from _shared(stage)
     for name in stage.cluster.environment:
         if not VARIABLE.fullmatch(name):
             yield f"cluster.environment: {shown(name)} is no name for an environment variable."

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from llmrl.errors import RecipeError
 from llmrl.recipe.draft import SAFE_NAME, SAFE_NAME_TEXT, Draft, Origin, read_draft
 from llmrl.recipe.problems import Problem, schema_problems, value_problems
-from llmrl.recipe.schema import Evaluation, Recipe, Stage
+from llmrl.recipe.schema import Engines, Evaluation, Recipe, Stage
 from llmrl.recipe.tables import Keys, Tree, Value, leaves
 from llmrl.wording import as_toml
 
@@ -140,9 +140,16 @@ def _completed(stage: Stage, first: Stage) -> Stage:
     model = {key: first.model.model_dump()[key] for key in ("path", "config", "characters") if nothing}
     tables = {
         "model": stage.model.model_copy(update=model),
+        "engines": _engines(stage),
         "evaluation": stage.evaluation.model_copy(update={"reward": _judge(stage.evaluation, stage)}),
     }
     return stage.model_copy(update=tables)
+
+
+def _engines(stage: Stage) -> Engines:
+    """Who sleeps while the policy trains is never behind it."""
+    follows = stage.cluster.placement == "shared" and "max_lag" not in stage.engines.model_fields_set
+    return stage.engines.model_copy(update={"max_lag": 0}) if follows else stage.engines
 
 
 def _judge(evaluation: Evaluation, stage: Stage) -> str | None:

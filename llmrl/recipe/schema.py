@@ -331,6 +331,9 @@ class Cluster(Table):
     """``local`` starts Ray here for this run; ``auto`` or an address joins a running cluster."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """``auto`` takes GPUs if the cluster has any."""
+    placement: Literal["split", "shared"] = "split"
+    """``split``: engines and ranks each have devices of their own; ``shared``: the same ones in turn, so that
+    one GPU is enough. Roles always have their own."""
     cpus_per_process: AboveZero = 0.5
     """CPUs that Ray reserves for each engine and each rank."""
     threads_per_process: Positive = 1

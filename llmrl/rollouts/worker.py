@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
@@ -54,8 +55,14 @@ class RolloutWorker:
         self._environment: Environment | None = None
         self._place: AbstractAsyncContextManager[None] = nullcontext()
 
-    async def start(self) -> None:
-        """Load the model; the engine serves version 0 afterwards."""
+    async def start(self, devices: str | None = None) -> None:
+        """Load the model; the engine serves version 0 afterwards.
+
+        Args:
+            devices: the GPUs to use, as CUDA_VISIBLE_DEVICES has it, where Ray has given them to others.
+        """
+        if devices is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = devices
         load_plugins(self._plugins)
         self._tokenizer = load_tokenizer(self._stage.model)
         self._environment = await self._ready_environment()
@@ -136,6 +143,11 @@ class RolloutWorker:
         complete = await asyncio.to_thread(self._inbox.take, replace(bundle, data=data))
         await self._ready.load(complete)
         return bundle.version
+
+    async def sleep(self) -> None:
+        """Finish what is under way, which is what was given up, and leave the device until weights come."""
+        await asyncio.gather(*self._under_way.values(), return_exceptions=True)
+        await self._ready.sleep()
 
     async def close(self) -> None:
         """Stop the engine; an environment that hangs is left to end with the process."""

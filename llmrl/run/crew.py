@@ -10,11 +10,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from llmrl.cluster.actor import Actor, Pending, spawn
+from llmrl.cluster.actor import Actor, Pending, gathered, spawn
 from llmrl.cluster.connection import head_address, process_environment
 from llmrl.cluster.placement import choose_device, needs, release, reserve
 from llmrl.errors import DisconnectedError, LlmrlError
 from llmrl.recipe.schema import Model, Stage
+from llmrl.run.turns import Apart, InTurn, Turns
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.seat import Seat
 
@@ -41,17 +42,22 @@ class Crew:
     ranks: Sequence[Actor]
     roles: Mapping[str, Sequence[Actor]]
     """The processes of each role, by its name."""
+    turns: Turns
     deadline_s: float
     remote: frozenset[str] = frozenset()
     """Names of the engines on other machines than rank 0's."""
 
     async def policy(self, method: str, *args: Any) -> list[Any]:
-        """The same call on every rank; they run collectives together, so all or none must get it."""
+        """The same call on every rank; they run collectives together, so all or none must get it.
+
+        On shared devices the engines sleep from here until weights are published.
+        """
+        await self.turns.policy()
         pending = [rank.send(method, *args) for rank in self.ranks]
         return await gathered(pending, deadline_s=self.deadline_s)
 
     def post(self, version: int) -> Letter:
-        """Have the ranks send their present weights, before they do anything else."""
+        """Have the ranks, whose turn it is, send their present weights before they do anything else."""
         pending = [rank.send("weights", version) for rank in self.ranks]
         # The other ranks help to gather, and have nothing to send.
         copy = self.ranks[0].send("copy_of", pending[0]) if self.remote else None
@@ -62,6 +68,7 @@ class Crew:
 
         One that fails or dies is named when all others have taken them.
         """
+        await self.turns.engines()
         loading = [self._load(engine, letter) for engine in self.engines]
         taken = await asyncio.gather(*loading, return_exceptions=True)
         self.ranks[0].send("release", letter.version)
@@ -79,11 +86,6 @@ class Crew:
             for other in self.engines:
                 other.send("hang_up", f"{engine.name} failed")
             raise
-
-
-async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any]:
-    """All results; the first failure is raised as soon as it is known."""
-    return list(await asyncio.gather(*(p.result(deadline_s=deadline_s) for p in pending)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,13 +130,13 @@ async def hired(
     actors: list[Actor] = []
     try:
         staffed = posts(stage, device=device, seed=seed, plugins=plugins, engines=engines)
-        for index, (need, post) in enumerate(zip(listed, staffed, strict=True)):
+        for need, post in zip(listed, staffed, strict=True):
             actor = spawn(
                 post.path,
                 *post.args,
                 name=need.name,
                 group=group,
-                bundle=index,
+                bundle=need.bundle,
                 resources=need.resources,
                 env=env,
                 is_async=post.is_async,
@@ -168,12 +170,16 @@ async def at_work(
 
 def _crew(stage: Stage, actors: Sequence[Actor], *, engines: bool) -> Crew:
     """The processes by what they are; their order is that of ``posts``."""
-    left = iter(actors)
+    left, deadline_s = iter(actors), stage.cluster.call_deadline_s
+    shared = stage.cluster.placement == "shared"
+    generating = list(islice(left, stage.engines.count if engines else 0))
+    ranks = list(islice(left, stage.policy.ranks))
     return Crew(
-        engines=list(islice(left, stage.engines.count if engines else 0)),
-        ranks=list(islice(left, stage.policy.ranks)),
+        engines=generating,
+        ranks=ranks,
         roles={name: list(islice(left, role.count)) for name, role in stage.roles.items()},
-        deadline_s=stage.cluster.call_deadline_s,
+        turns=InTurn(generating, ranks, deadline_s=deadline_s) if shared else Apart(),
+        deadline_s=deadline_s,
     )
 
 
@@ -196,17 +202,30 @@ async def _join(crew: Crew, stage: Stage, *, head: str) -> None:
 
 
 async def _start(crew: Crew, stage: Stage, build: Model | None, *, head: str, seed: int) -> None:
-    """Engines load while the ranks meet; nobody waits for anybody else's imports."""
+    """Engines load while the ranks meet; nobody waits for anybody else's imports, but for shared devices."""
     deadline_s = stage.cluster.start_deadline_s
     address = await crew.ranks[0].call("open_meeting", head, deadline_s=deadline_s)
     if build is not None:
         folder = Path(str(stage.model.path))
         await crew.ranks[0].call("prepare", build, folder, seed, deadline_s=deadline_s)
-    starting = [engine.send("start") for engine in crew.engines]
+    starting = await _engines_start(crew, stage)
     starting += [rank.send("start", address) for rank in crew.ranks]
     starting += [role.send("start") for members in crew.roles.values() for role in members]
     await gathered(starting, deadline_s=deadline_s)
     await gathered([engine.send("meet", crew.roles) for engine in crew.engines], deadline_s=deadline_s)
+
+
+async def _engines_start(crew: Crew, stage: Stage) -> list[Pending]:
+    """On shared devices they start first, as vLLM plans with the memory that is free, and then sleep."""
+    if stage.cluster.placement == "split":
+        return [engine.send("start") for engine in crew.engines]
+    deadline_s, width = stage.cluster.start_deadline_s, stage.engines.tensor_parallel
+    devices = await gathered([rank.send("devices") for rank in crew.ranks], deadline_s=deadline_s)
+    seen = [",".join(devices[place * width : (place + 1) * width]) for place in range(len(crew.engines))]
+    starting = [engine.send("start", its) for engine, its in zip(crew.engines, seen, strict=True)]
+    await gathered(starting, deadline_s=deadline_s)
+    await gathered([engine.send("sleep") for engine in crew.engines], deadline_s=deadline_s)
+    return []
 
 
 async def _with_mail(crew: Crew, stage: Stage, *, head: str) -> Crew:

@@ -171,6 +171,7 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
     await trainer.publish(first)
     if plan.online:
         parity = await pass_gate(stage, plan.stream, crew, pool)
+        await trainer.restore_engines(first)
         record.console.note(
             f"parity: engine and trainer agree on {parity.tokens} tokens "
             f"(mean difference {parity.mean:.1e}, largest {parity.largest:.1e} nats)"

@@ -70,6 +70,12 @@ class Trainer:
                 bundle = await self.crew.publish(self.letters.pop(version))
             self.record.synced(time.monotonic() - began, bundle)
 
+    async def restore_engines(self, version: int) -> None:
+        """Give engines that slept while the policy only scored their weights back, unchanged."""
+        if self.crew.turns.asleep:
+            self.snapshot(version)
+            await self.publish(version)
+
     async def save(self, step: int) -> None:
         """A checkpoint of policy and ledger as they are now."""
         path = self.checkpoints.begin(step)

@@ -138,6 +138,21 @@ async def test_a_response_that_nobody_waits_for_stops_and_can_be_asked_for_again
     assert repeated[0].tokens.tolist() == whole.tokens.tolist()
 
 
+async def test_an_engine_that_sleeps_answers_nobody_and_wakes_up_with_its_weights(
+    running: Engine, tiny_model: Path
+) -> None:
+    awake = await running.generate(request("awake", seed=4))
+
+    await running.sleep()
+    with pytest.raises(EngineError, match="needs weights first"):
+        await running.generate(request("asleep"))
+    with pytest.raises(EngineError, match="needs weights first"):
+        await running.score(PROMPT)
+    await running.load(bundle_of(reference(tiny_model), 0))
+
+    assert (await running.generate(request("again", seed=4))).tokens.tolist() == awake.tokens.tolist()
+
+
 async def test_temperature_zero_takes_the_likeliest_token(running: Engine, tiny_model: Path) -> None:
     completion = await running.generate(request("greedy", temperature=0.0, tokens=8))
 

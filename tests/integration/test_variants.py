@@ -1,4 +1,4 @@
-"""Each way of training runs to its end: adapters, half precision, a reference, offload, other engines."""
+"""Each way of training runs to its end: adapters, half precision, turns, a reference, offload, engines."""
 
 from __future__ import annotations
 
@@ -50,6 +50,12 @@ VARIANTS = {
         "weights.transport=broadcast",
     ],
     "reference": ["objective.options.kl_weight=0.1", "optimizer.schedule=cosine", "policy.zero_stage=0"],
+    "in-turn": [
+        "cluster.placement=shared",
+        "objective.options.kl_weight=0.1",
+        "policy.zero_stage=2",
+        "weights.delta=true",
+    ],
     "offload": ["policy.offload=cpu", "policy.zero_stage=3", "optimizer.weight_decay=0.1"],
     "torch-engine": ["engines.kind=torch", "engines.max_lag=2", "correction.name=masked"],
 }

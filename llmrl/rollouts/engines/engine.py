@@ -74,7 +74,8 @@ class Engine(Protocol):
         """One response.
 
         Raises:
-            EngineError: the request does not fit, nobody is there to answer it, or the engine is dead.
+            EngineError: the request does not fit, nobody is there to answer it, or the engine sleeps or is
+                dead.
         """
         ...
 
@@ -84,6 +85,8 @@ class Engine(Protocol):
 
     async def join(self, seat: Seat) -> None:
         """Take part in the group that weights are broadcast in; returns when all members have come.
+
+        An engine that sleeps wakes up for them.
 
         Raises:
             WeightSyncError: somebody did not come.
@@ -99,6 +102,13 @@ class Engine(Protocol):
         Raises:
             WeightSyncError: names or shapes differ from the engine's, a broadcast broke off, or the probe
                 disagrees.
+        """
+        ...
+
+    async def sleep(self) -> None:
+        """Give the memory of the device up, weights and KV cache, until ``load`` brings weights for it.
+
+        Only called when nothing is under way; until then the engine answers nobody.
         """
         ...
 

@@ -59,6 +59,7 @@ class TorchEngine:
         self._second: Any = None if self._opponent.kind == "none" else self._loaded(second)
         self._receiver = Receiver(Path(str(stage.model.path)), dtype=stage.model.dtype, device=self._device)
         self._version = 0
+        self._asleep: list[torch.Size] = []
         self._between_tokens = asyncio.Lock()
         self._between_batches = asyncio.Lock()
         self._waiting: dict[Sampler, list[_Answer]] = {"policy": [], "opponent": []}
@@ -76,6 +77,7 @@ class TorchEngine:
                 f"request {request.id}: {request.tokens.size} prompt and {request.max_tokens} response "
                 f"tokens do not fit model.context_tokens = {self._stage.model.context_tokens}"
             )
+        self._check_awake(f"request {request.id}")
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
         generator = torch.Generator().manual_seed(request.seed)
         self._waiting[request.sampler].append(_Answer(request=request, future=future, generator=generator))
@@ -85,6 +87,7 @@ class TorchEngine:
 
     async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         """Logprobs of ``tokens`` at temperature 1."""
+        self._check_awake(f"a score of {tokens.size} tokens")
         async with self._between_tokens:
             return await asyncio.to_thread(self._score, tokens)
 
@@ -99,9 +102,21 @@ class TorchEngine:
         tensors = await asyncio.to_thread(lambda: list(self._receiver.tensors(bundle)))
         drains = self._stage.engines.update == "drain"
         async with self._between_batches if drains else nullcontext(), self._between_tokens:
+            self._wake()
             await asyncio.to_thread(self._take, tensors, versions=bundle.version - self._version)
             self._version = bundle.version
         check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
+
+    async def sleep(self) -> None:
+        """Drop the weights; an opponent's, which no bundle brings back, wait on the host."""
+        async with self._between_batches, self._between_tokens:
+            for parameter in self._model.parameters():
+                self._asleep.append(parameter.shape)
+                parameter.data = parameter.data.new_empty(0)
+            if self._second is not None:
+                self._second.to("cpu")
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
 
     async def close(self) -> None:
         """Stop decoding."""
@@ -111,6 +126,19 @@ class TorchEngine:
     def _loaded(self, dtype: torch.dtype) -> Any:
         model: Any = AutoModelForCausalLM.from_pretrained(str(self._stage.model.path), dtype=dtype)
         return model.to(self._device).eval()
+
+    def _check_awake(self, what: str) -> None:
+        if self._asleep:
+            raise EngineError(f"{what} came while the engine slept; it needs weights first")
+
+    def _wake(self) -> None:
+        """Room for the weights, as they were shaped when the engine fell asleep."""
+        if self._asleep:
+            for parameter, shape in zip(self._model.parameters(), self._asleep, strict=True):
+                parameter.data = parameter.data.new_empty(shape)
+            self._asleep = []
+            if self._second is not None:
+                self._second.to(self._device)
 
     async def _decode(self) -> None:
         while any(self._waiting.values()):

@@ -53,6 +53,7 @@ class VllmEngine:
         self._llm = AsyncLLM.from_engine_args(_arguments(stage, device))
         self._version = 0
         self._broken: str | None = None
+        self._asleep = False
         self._door = asyncio.Event()
         self._door.set()
         self._scored = 0
@@ -136,13 +137,25 @@ class VllmEngine:
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init))
         self._transfer_ready = True
 
+    async def sleep(self) -> None:
+        """Level 2 of vLLM: weights and KV cache are dropped, as the next weights are complete. Its CPU build
+        keeps both, and only stops."""
+        await self._llm.sleep(level=2)
+        self._asleep, self._broken = True, "the engine sleeps and needs weights first"
+
     async def _update(self, bundle: WeightBundle) -> None:
+        if self._asleep:
+            await self._llm.wake_up(["weights"])
         # Not pause_generation(), which goes on to sleep for 20 ms for the sake of the order of outputs.
         for mode in PAUSES[self._stage.engines.update]:
             await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=False)
         await self._llm.start_weight_update()
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=told(bundle)))
         await self._llm.finish_weight_update(str(bundle.version))
+        if self._asleep:
+            # Not earlier: the weights come in without the cache's memory.
+            await self._llm.wake_up(["kv_cache"])
+            self._asleep = False
         await self._llm.resume_generation()
 
     async def close(self) -> None:
@@ -188,6 +201,7 @@ def _arguments(stage: Stage, device: str) -> AsyncEngineArgs:
         # Off-policy ratios need log-softmax of (logits / temperature), not of the raw logits.
         logprobs_mode="processed_logprobs",
         scheduler_cls=f"{SCHEDULER}{'' if cpu else 'Async'}Scheduler",
+        enable_sleep_mode=stage.cluster.placement == "shared" and not cpu,
         worker_extension_cls=WORKER_EXTENSION,
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
         logits_processors=None if _reference_weight(stage) is None else [PROCESSOR],

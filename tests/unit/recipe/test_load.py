@@ -171,3 +171,12 @@ def test_a_line_break_in_an_override_adds_no_key(good: Path) -> None:
         RecipeError, match=r"optimizer\.steps \(from an override\): expected an integer, got "
     ):
         load_recipe(good, ["optimizer.steps=3\nplugins = ['os']"])
+
+
+def test_who_shares_devices_is_never_behind_unless_the_file_says_otherwise(good: Path) -> None:
+    shared = load_recipe(good, ["cluster.placement=shared"])
+    other = load_recipe(good, ["cluster.placement=shared", "engines.max_lag=2"])
+
+    assert shared.recipe.stages[0].engines.max_lag == 0
+    assert shared.origins["stages.train.engines.max_lag"] == "derived"
+    assert other.recipe.stages[0].engines.max_lag == 2  # for check_recipe to refuse

@@ -69,6 +69,9 @@ class Speaker:
     async def load(self, bundle: WeightBundle) -> None:
         """Nothing to load."""
 
+    async def sleep(self) -> None:
+        """Nothing to give up."""
+
     async def close(self) -> None:
         """Nothing to close."""
 

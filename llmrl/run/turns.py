@@ -1,0 +1,68 @@
+"""Who computes when: engines and ranks on devices of their own at any time, on the same devices in turn."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Protocol
+
+from llmrl.cluster.actor import Actor, gathered
+
+
+class Turns(Protocol):
+    """Asked before anything is computed. What was sent to the other side before is still done."""
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the engines have no weights."""
+        ...
+
+    async def policy(self) -> None:
+        """The ranks have their devices when this returns."""
+        ...
+
+    async def engines(self) -> None:
+        """The engines may take weights when this returns."""
+        ...
+
+
+class Apart:
+    """Everybody has devices of their own, so nobody waits."""
+
+    asleep = False
+
+    async def policy(self) -> None:
+        """Nothing to do."""
+
+    async def engines(self) -> None:
+        """Nothing to do."""
+
+
+class InTurn:
+    """Whose turn it is has the devices' memory; the other side keeps what it needs on the host.
+
+    An engine keeps nothing: it goes on with the next weights that are published, and only then.
+    """
+
+    def __init__(self, engines: Sequence[Actor], ranks: Sequence[Actor], *, deadline_s: float) -> None:
+        self._engines, self._ranks, self._deadline_s = engines, ranks, deadline_s
+        self._change = asyncio.Lock()
+        self.asleep = True
+
+    async def policy(self) -> None:
+        """The engines fall asleep, then the ranks come back."""
+        async with self._change:
+            if not self.asleep:
+                await self._all(self._engines, "sleep")
+                await self._all(self._ranks, "come_back")
+                self.asleep = True
+
+    async def engines(self) -> None:
+        """The ranks do what they were told, the sending of weights too, and leave."""
+        async with self._change:
+            if self.asleep:
+                await self._all(self._ranks, "leave")
+                self.asleep = False
+
+    async def _all(self, processes: Sequence[Actor], method: str) -> None:
+        await gathered([one.send(method) for one in processes], deadline_s=self._deadline_s)
