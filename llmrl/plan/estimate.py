@@ -69,7 +69,7 @@ def estimate(job: Job, placement: Placement) -> Estimate:
         needs.insert(0, engine)
     training = training_of(workload, placement, machines, rates)
     sync = sync_of(workload, placement, machines, rates)
-    swap = swap_of(workload, rates, devices=placement.devices, shared=placement.shared)
+    swap = swap_of(workload, placement, rates)
     return Estimate(
         placement=placement,
         needs=tuple(needs),

@@ -22,6 +22,9 @@ BATCHED_TOKENS = {True: 8192, False: 4096}
 GRAPHS = 1e9
 """Bytes of an engine's CUDA graphs."""
 
+RESIDUE = 0.6e9
+"""Bytes that a process keeps on a shared GPU while others have it: CUDA context and libraries. Assumed."""
+
 CPU_KV_CACHE = 256 * 2**20
 
 
@@ -84,6 +87,10 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
             d=shape.hidden,
         ),
         "reference": _bytes("w P, not sharded", w * p if workload.scores_reference else 0, w=w, P=p),
+        "sleeping engine": _bytes(
+            "CUDA context + graphs, which stay",
+            RESIDUE + GRAPHS if placement.shared and workload.generated and machines.device.is_gpu else 0,
+        ),
     }
     kept = {name: part for name, part in parts.items() if part.value}
     return Needs(role="rank", parts=kept, limit=_limit(placement, machines))
@@ -147,8 +154,10 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
             tp=tp,
         ),
     }
-    share = placement.gpu_share if gpu else 1.0
-    return Needs(role="engine", parts=parts, limit=share * _limit(placement, machines))
+    limit = _limit(placement, machines)
+    if gpu:
+        limit = min(placement.gpu_share * limit, limit - RESIDUE * placement.shared)
+    return Needs(role="engine", parts=parts, limit=limit)
 
 
 def kv_cache(needs: Needs, placement: Placement, machines: Machines) -> Figure:
@@ -158,7 +167,7 @@ def kv_cache(needs: Needs, placement: Placement, machines: Machines) -> Figure:
         return _bytes("engines.kv_cache_mib", placement.kv_cache_mib * 2**20)
     if not machines.device.is_gpu:
         return _bytes("the default on CPU", CPU_KV_CACHE)
-    return _bytes("share M - weights - workspace", max(0.0, spare), M=needs.limit / placement.gpu_share)
+    return _bytes("share M - weights - workspace", max(0.0, spare), M=machines.device.memory_gb * 1e9)
 
 
 def slots(cache: Figure, workload: Workload, placement: Placement) -> Figure:
@@ -183,4 +192,4 @@ def _kv_per_gpu(workload: Workload, tp: int) -> float:
 def _limit(placement: Placement, machines: Machines) -> float:
     if machines.device.is_gpu:
         return machines.device.memory_gb * 1e9
-    return host_memory_bytes() / placement.devices
+    return host_memory_bytes() / placement.processes

@@ -37,9 +37,15 @@ class Placement:
         return self.roles + (max(generating, self.ranks) if self.shared else generating + self.ranks)
 
     @property
+    def processes(self) -> int:
+        """That keep something in the host's memory, counted by what they would have devices for."""
+        return self.roles + self.engines * self.tensor_parallel + self.ranks
+
+    @property
     def keys(self) -> Mapping[str, int | str | bool]:
         """The recipe's keys that describe it, without those that a plan never changes."""
         return {
+            "cluster.placement": "shared" if self.shared else "split",
             "engines.count": self.engines,
             "engines.tensor_parallel": self.tensor_parallel,
             "engines.max_lag": self.lag,
@@ -64,5 +70,6 @@ def placement_of(stage: Stage) -> Placement:
         gpu_share=engines.gpu_memory_utilization,
         kv_cache_mib=engines.kv_cache_mib,
         bucket_mib=stage.weights.bucket_mib,
+        shared=stage.cluster.placement == "shared",
         roles=sum(role.count * role.tensor_parallel for role in stage.roles.values()),
     )

@@ -14,7 +14,7 @@ from llmrl.plan.figure import Figure, amount
 from llmrl.plan.hardware import CPU, Machines, find_machines, read_efficiency
 from llmrl.plan.lengths import Lengths, assumed, read_lengths
 from llmrl.plan.memory import Needs
-from llmrl.plan.placement import placement_of
+from llmrl.plan.placement import Placement, placement_of
 from llmrl.plan.rates import estimated
 from llmrl.plan.split import best_shared, best_split, smallest_change
 from llmrl.plan.workload import workload_of
@@ -56,7 +56,7 @@ class Plan:
     recipe: Estimate
     """As the stage says."""
     synchronous: Estimate | None
-    """The same with ``engines.max_lag = 0``; None where nothing is generated."""
+    """The same with ``engines.max_lag = 0``; None where nothing is generated, or all take turns anyway."""
     best: Estimate | None
     """The fastest asynchronous split of all devices; None if nothing fits."""
     shared: Estimate | None
@@ -139,13 +139,8 @@ def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
         PlacementError: with the sizes, the keys, and the smallest change that would fit.
     """
     place, devices = made.placement, job.machines.devices
-    others = f" + {place.roles} of roles" if place.roles else ""
     if job.machines.device.is_gpu and place.devices > devices:
-        raise PlacementError(
-            f"engines.count x engines.tensor_parallel + policy.ranks = {place.engines} x "
-            f"{place.tensor_parallel} + {place.ranks}{others} = {place.devices} GPUs, and --gpus says "
-            f"{devices}; lower one of them, or add GPUs."
-        )
+        raise PlacementError(f"{_counted(place)} GPUs, and --gpus says {devices}; {_fewer(place)}.")
     _refuse_small_cache(job, made)
     short = next((needs for needs in made.needs if not needs.fits), None)
     if short is None:
@@ -159,6 +154,22 @@ def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
         f"{_role(short)} needs {amount(short.total, 'bytes')} and may use {amount(short.limit, 'bytes')} of "
         f"{where} ({_parts(short)}); {cure}."
     )
+
+
+def _counted(place: Placement) -> str:
+    others = f" + {place.roles} of roles" if place.roles else ""
+    if place.shared:
+        return f"policy.ranks = {place.ranks}{others} = {place.devices}"
+    return (
+        f"engines.count x engines.tensor_parallel + policy.ranks = {place.engines} x "
+        f"{place.tensor_parallel} + {place.ranks}{others} = {place.devices}"
+    )
+
+
+def _fewer(place: Placement) -> str:
+    if place.shared:
+        return "lower policy.ranks and engines.count, or add GPUs"
+    return "lower one of them, share them with cluster.placement = 'shared', or add GPUs"
 
 
 def _refuse_small_cache(job: Job, made: Estimate) -> None:
@@ -188,7 +199,7 @@ def _plan(stage: Stage, architecture: Architecture, assumptions: Assumptions) ->
         job=job,
         assumed=_said(job, assumptions),
         recipe=own,
-        synchronous=estimate(job, replace(place, lag=0)) if generates else None,
+        synchronous=estimate(job, replace(place, lag=0)) if generates and not place.shared else None,
         best=best_split(job, place) if searches else None,
         shared=best_shared(job, place) if searches else None,
     )

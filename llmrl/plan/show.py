@@ -74,10 +74,11 @@ def _advice(plan: Plan) -> Iterator[str]:
     best, shared = plan.best, plan.shared
     if best is None:
         return
-    if plan.recipe.step_s / best.step_s >= BETTER:
-        changed = {k: v for k, v in best.placement.keys.items() if v != plan.recipe.placement.keys[k]}
+    faster = min((made for made in (best, shared) if made), key=lambda made: made.step_s)
+    if plan.recipe.step_s / faster.step_s >= BETTER:
+        changed = {k: v for k, v in faster.placement.keys.items() if v != plan.recipe.placement.keys[k]}
         keys = " ".join(f"{key}={value}" for key, value in changed.items())
-        yield f"Faster on the same devices, {amount(best.step_s, 's')} a step: {keys}"
+        yield f"Faster on the same devices, {amount(faster.step_s, 's')} a step: {keys}"
     if shared is None:
         return
     if shared.step_s / best.step_s >= BETTER:
@@ -89,7 +90,7 @@ def _advice(plan: Plan) -> Iterator[str]:
     else:
         yield (
             f"Asynchronous does not beat synchronous in turn on all devices here: it takes "
-            f"{best.step_s / shared.step_s:.2f} of its time. llmrl cannot share devices yet."
+            f"{best.step_s / shared.step_s:.2f} of its time."
         )
 
 
@@ -159,6 +160,7 @@ def figures(made: Estimate) -> dict[str, Figure]:
         "optimizer": training.update,
         "between ranks": training.talk,
         "weight sync": made.sync,
+        "out and in": made.swap if made.swap.value else None,
         "step": made.pace.step,
     }
     return {name: figure for name, figure in named.items() if figure is not None}

@@ -35,6 +35,7 @@ def best_shared(job: Job, start: Placement) -> Estimate | None:
     tried = (
         _lowest_stage(job, replace(everywhere, tensor_parallel=width, engines=devices // width))
         for width in _widths(job)
+        if devices % width == 0
     )
     return min((one for one in tried if one), key=lambda one: one.step_s, default=None)
 
@@ -60,7 +61,7 @@ def _splits(job: Job, start: Placement) -> Iterator[Placement]:
         most = (devices - 1) // width
         for engines in sorted({max(1, round(most * (i + 1) / MANY)) for i in range(MANY)} if most else set()):
             ranks = devices - engines * width
-            yield replace(start, engines=engines, tensor_parallel=width, ranks=ranks)
+            yield replace(start, engines=engines, tensor_parallel=width, ranks=ranks, shared=False)
 
 
 def _widths(job: Job) -> list[int]:

@@ -18,10 +18,6 @@ def sync_of(workload: Workload, placement: Placement, machines: Machines, rates:
     if not workload.generated:
         return Figure(value=0.0, unit="s", formula="nothing is generated", inputs={})
     size = workload.width * (workload.adapters or workload.architecture.parameters)
-    if placement.shared:
-        inputs = {"fixed": rates.sync_s, "S": size, "link": rates.link}
-        value = rates.sync_s + size / rates.link
-        return Figure(value=value, unit="s", formula="fixed + S / link, on the devices", inputs=inputs)
     across = placement.devices > machines.per_node and machines.nodes > 1
     hops = 2 / rates.host + across * (2 / rates.copy + 1 / rates.network)
     return Figure(
@@ -40,15 +36,20 @@ def sync_of(workload: Workload, placement: Placement, machines: Machines, rates:
     )
 
 
-def swap_of(workload: Workload, rates: Rates, *, devices: int, shared: bool) -> Figure:
-    """What a step pays for sharing devices: optimizer states and weights leave for generation, and return."""
-    if not (shared and workload.generated):
+def swap_of(workload: Workload, placement: Placement, rates: Rates) -> Figure:
+    """What a step pays for sharing devices: what a rank keeps leaves for generation, and returns."""
+    if not (placement.shared and workload.generated):
         return Figure(value=0.0, unit="s", formula="engines and ranks have devices of their own", inputs={})
-    trained = workload.adapters or workload.architecture.parameters
-    size = 12 * trained + workload.width * workload.architecture.parameters
+    everything = workload.width * workload.architecture.parameters
+    states = (
+        0 if placement.offload != "none" else 12 * (workload.adapters or workload.architecture.parameters)
+    )
+    size = states / (placement.ranks if placement.zero_stage else 1)
+    size += everything / (placement.ranks if placement.zero_stage == 3 else 1)
+    size += everything * workload.scores_reference
     return Figure(
-        value=2 * size / (devices * rates.host),
+        value=2 * size / rates.host,
         unit="s",
-        formula="2 (12 P + w P) / (G host)",
-        inputs={"12 P + w P": size, "G": devices, "host": rates.host},
+        formula="2 (weights + optimizer + reference of a rank) / host",
+        inputs={"bytes": size, "host": rates.host},
     )

@@ -151,6 +151,11 @@ def _pace(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
             f"{updates} updates a step ({_many(stage.optimizer.minibatches, 'minibatch')}, "
             f"{_many(stage.optimizer.epochs, 'epoch')}); before the first, a forward pass for the old scores."
         )
+    if stage.cluster.placement == "shared":
+        yield (
+            f"Engines and ranks take turns on the same {_many(stage.policy.ranks, 'device')}: engines drop "
+            "weights and KV cache while the policy trains, whose states wait on the host while they generate."
+        )
     if lag:
         yield "Engines generate while the policy trains, and no token older than that bound is trained on."
 

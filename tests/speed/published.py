@@ -85,7 +85,8 @@ def _compared(models: Mapping[str, Any], row: Mapping[str, Any], reached: Effici
     generation = generation_of(work, place, machines, rates, slots=held)
     training = training_of(work, place, machines, rates)
     train_s = training.seconds - training.talk.value + work.samples * row["sample_ms"] / 1e3
-    swap = swap_of(work, rates, devices=machines.devices, shared=place.shared).value
+    # Their reference is no second model in every rank, as llmrl's is.
+    swap = swap_of(replace(work, scores_reference=False), place, rates).value
     sync = work.width * work.architecture.parameters / rates.network
     pace = pace_of(generation, training_s=train_s + swap, sync_s=sync, lag=place.lag)
     spent = generation.alone_s if place.shared else generation.flowing_s
@@ -107,7 +108,7 @@ def _placement(row: Mapping[str, Any], devices: int) -> Placement:
         engines=engines,
         tensor_parallel=width,
         ranks=devices if shared else devices - engines * width,
-        zero_stage=1,
+        zero_stage=3 if shared else 1,  # colocated states are sharded in full
         lag=row.get("lag", 0),
         max_sequences=256,
         tokens_per_microbatch=row["cap"],

@@ -170,8 +170,25 @@ def test_more_processes_than_gpus_are_refused(recipe: Path) -> None:
 
     assert str(refused.value) == (
         "engines.count x engines.tensor_parallel + policy.ranks = 4 x 1 + 8 = 12 GPUs, and --gpus says 8; "
-        "lower one of them, or add GPUs."
+        "lower one of them, share them with cluster.placement = 'shared', or add GPUs."
     )
+
+
+def test_one_gpu_is_enough_where_engines_and_ranks_take_turns(recipe: Path) -> None:
+    one = ["engines.count=1", "policy.ranks=1", "policy.zero_stage=2", "model.lora.rank=16"]
+
+    with pytest.raises(PlacementError, match=r"= 1 x 1 \+ 1 = 2 GPUs, and --gpus says 1; .* = 'shared'"):
+        planned(recipe, *one, gpus="1xH100")
+    plan = planned(recipe, *one, "cluster.placement=shared", gpus="1xH100")
+
+    engine, rank = plan.recipe.needs
+    assert rank.parts["sleeping engine"].value == 1.6e9  # CUDA graphs and a context
+    assert engine.limit == 0.85 * 80e9
+    # All that a rank keeps goes through the link to the host twice a step.
+    kept = rank.parts["weights"].value + rank.parts["optimizer"].value
+    assert plan.recipe.swap.value == pytest.approx(2 * kept / plan.job.rates.host)
+    assert plan.recipe.pace.binds == "the sum of both"
+    assert plan.recipe.placement.devices == 1
 
 
 def test_the_gpus_of_roles_are_not_dealt_out(recipe: Path) -> None:
