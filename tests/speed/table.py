@@ -18,7 +18,20 @@ from pathlib import Path
 
 import torch
 
-from tests.speed import accuracy, head, learner, overlap, packing, passes, plan, rollouts, sync, travel
+from tests.speed import (
+    accuracy,
+    footprint,
+    growth,
+    head,
+    learner,
+    overlap,
+    packing,
+    passes,
+    plan,
+    rollouts,
+    sync,
+    travel,
+)
 from tests.speed.compare import Row, WrongResultError, as_table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,6 +75,8 @@ PARTS: dict[str, Callable[[int], list[Row]]] = {
     "head": head_rows,
     "plan": plan.rows,
     "travel": travel.rows,
+    "growth": growth.rows,
+    "footprint": footprint.rows,
     "overlap": overlap.rows,
     "accuracy": accuracy.rows,
     "sync": sync.rows,

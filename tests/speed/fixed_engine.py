@@ -1,0 +1,59 @@
+"""A plugin: an engine that takes equally long for every response, at no CPU time worth mentioning."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmrl.recipe.schema import Stage
+from llmrl.rollouts.engines import Completion, Request
+from llmrl.rollouts.engines.engine import engine
+from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.seat import Seat
+
+LATENCY_S = 0.2
+
+
+@engine("fixed")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fixed:
+    """No model at all."""
+
+    async def start(self, stage: Stage, *, device: str) -> FixedEngine:
+        """Nothing to load."""
+        return FixedEngine()
+
+
+class FixedEngine:
+    """Says nonsense of the greatest length, under the version that it was given last."""
+
+    def __init__(self) -> None:
+        self._version = 0
+
+    async def generate(self, request: Request) -> Completion:
+        """As long as allowed, at any length."""
+        await asyncio.sleep(LATENCY_S)
+        size = request.max_tokens
+        return Completion(
+            tokens=np.full(size, 3, np.int32),
+            logp=np.full(size, -1, np.float32),
+            version=np.full(size, self._version, np.int32),
+            stop="length",
+        )
+
+    async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Nobody asks."""
+        return np.zeros(tokens.size, np.float32)
+
+    async def join(self, seat: Seat) -> None:
+        """No group."""
+
+    async def load(self, bundle: WeightBundle) -> None:
+        """Only the number."""
+        self._version = bundle.version
+
+    async def close(self) -> None:
+        """Nothing to free."""

@@ -1,0 +1,159 @@
+"""How the cost of everything around the engines grows with prompts, lengths and engines.
+
+    .venv/bin/python -m tests.speed.table growth
+
+Groups go the way they go in a run: through the pool to engines in processes of their own and back, through
+the rewards, into columns and the object store. The engines take a fixed time that costs no CPU, so the CPU
+time of all processes is what is left; of a sync it includes the policy's, which gathers and writes once. A
+row is the slope of the logarithm of that time against that of the size: 1 is linear.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from llmrl.cluster.actor import share
+from llmrl.experience.columns import Columns
+from llmrl.plan.measure import Laboratory, laboratory, made_up
+from llmrl.prompts.prompt import Draw
+from llmrl.recipe.schema import Recipe, Reward, Rollouts, Run
+from llmrl.rewards.scoring.samples import samples_of
+from llmrl.rewards.scoring.scorer import Scorer
+from llmrl.rollouts.engines import Sampling
+from llmrl.rollouts.pool import Answer, EnginePool
+from llmrl.rollouts.rollout import RolloutGroup
+from tests.speed.compare import Row, cpu_seconds
+from tests.speed.model import build_model, stage_for
+
+PROMPTS, LENGTHS, ENGINES = (64, 128, 256, 512, 1024), (31, 62, 124, 248, 496), (1, 2, 4, 8)
+FEW, SHORT, PER_PROMPT, PROMPT_TOKENS = 128, 31, 4, 16
+"""What holds still while another size grows."""
+
+
+def recipe_for(model: Path) -> Recipe:
+    """As many engines as the largest size has; fewer are asked for the others."""
+    stage = stage_for(model)
+    changed = {
+        "rollouts": Rollouts(per_prompt=PER_PROMPT, max_tokens=max(LENGTHS)),
+        "engines": stage.engines.model_copy(update={"kind": "fixed", "count": max(ENGINES)}),
+    }
+    run = Run(name="growth")
+    return Recipe(run=run, plugins=("tests.speed.fixed_engine",), stages=(stage.model_copy(update=changed),))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Flow:
+    """The way of a step's groups, from the engines to where the ranks read them."""
+
+    room: Laboratory
+    scorer: Scorer
+
+    async def step(self, *, prompts: int, tokens: int, engines: int) -> None:
+        """Generate and judge so many groups, and put them where ranks would read them."""
+        answers = [self._answer(number) for number in range(engines)]
+        pool, draws = EnginePool(answers), self.room.draws(prompts, PROMPT_TOKENS)
+        sampling = Sampling(purpose="train", per_prompt=PER_PROMPT, temperature=1.0, max_tokens=tokens)
+        groups = await asyncio.gather(*(self._judged(pool, draw, sampling) for draw in draws))
+        share(Columns.of([made_up(group) for group in groups]))
+
+    async def sync(self, *, engines: int) -> None:
+        """New weights for some of the engines."""
+        crew = replace(self.room.crew, engines=self.room.crew.engines[:engines])
+        self.room.version += 1
+        await crew.publish(crew.post(self.room.version))
+
+    async def _judged(self, pool: EnginePool, draw: Draw, sampling: Sampling) -> RolloutGroup:
+        group = await pool.generate(draw, sampling)
+        await self.scorer.judge(samples_of(group, max_tokens=sampling.max_tokens, rivals=False))
+        return group
+
+    def _answer(self, number: int) -> Answer:
+        engine, deadline_s = self.room.crew.engines[number], self.room.crew.deadline_s
+
+        def answer(draw: Draw, sampling: Sampling) -> Awaitable[RolloutGroup]:
+            return engine.call("generate", draw, sampling, deadline_s=deadline_s)
+
+        return answer
+
+
+async def slope(
+    sizes: Sequence[int], work: Callable[[int], Awaitable[None]], *, rounds: int, unit: float = 1.0
+) -> tuple[float, float]:
+    """Of log CPU seconds against log size, and the milliseconds of the largest size per ``unit``."""
+    seconds: dict[int, list[float]] = {size: [] for size in sizes}
+    for size in sizes:
+        await work(size)
+    for number in range(rounds):
+        for size in sizes if number % 2 else reversed(sizes):
+            before = cpu_seconds()
+            await work(size)
+            seconds[size].append(cpu_seconds() - before)
+    medians = [statistics.median(seconds[size]) for size in sizes]
+    return float(np.polyfit(np.log(sizes), np.log(medians), 1)[0]), 1e3 * medians[-1] / unit
+
+
+async def measured_rows(pairs: int, folder: Path) -> list[Row]:
+    """All slopes, with one crew."""
+    recipe = recipe_for(build_model(folder))
+    stage = recipe.stages[0]
+    scorer = Scorer({"short": Reward(kind="length", options={"max_tokens": max(LENGTHS)})}, stage.scoring, ())
+    await scorer.start()
+    try:
+        async with laboratory(recipe, stage, clock=cpu_seconds, folder=folder) as room:
+            return await _slopes(Flow(room=room, scorer=scorer), rounds=pairs)
+    finally:
+        await scorer.close()
+
+
+async def _slopes(flow: Flow, *, rounds: int) -> list[Row]:
+    many, few = max(PROMPTS) * PER_PROMPT, FEW * PER_PROMPT
+    wanted: list[tuple[str, Sequence[int], Callable[[int], Awaitable[None]], float, float]] = [
+        (
+            f"prompts {PROMPTS[0]}-{PROMPTS[-1]}",
+            PROMPTS,
+            lambda size: flow.step(prompts=size, tokens=SHORT, engines=1),
+            many,
+            1.05,
+        ),
+        (
+            f"tokens {LENGTHS[0]}-{LENGTHS[-1]}",
+            LENGTHS,
+            lambda size: flow.step(prompts=FEW, tokens=size, engines=1),
+            few,
+            1.05,
+        ),
+        (
+            f"engines {ENGINES[0]}-{ENGINES[-1]}",
+            ENGINES,
+            lambda size: flow.step(prompts=FEW, tokens=SHORT, engines=size),
+            few,
+            1.05,
+        ),
+        (
+            f"sync to engines {ENGINES[0]}-{ENGINES[-1]}",
+            ENGINES,
+            lambda size: flow.sync(engines=size),
+            1,
+            0.1,
+        ),
+    ]
+    made: list[Row] = []
+    for name, sizes, work, unit, target in wanted:
+        found, each = await slope(sizes, work, rounds=rounds, unit=unit)
+        of = "a response" if unit > 1 else "a sync"
+        what = f"log-log slope, CPU time against {name} ({each:.2f} ms for {of} at the largest)"
+        made.append(Row(what=what, ratios=[found], target=target, at_most=True))
+    return made
+
+
+def rows(pairs: int) -> list[Row]:
+    """The slopes."""
+    with TemporaryDirectory(prefix="llmrl-speed-") as folder:
+        return asyncio.run(measured_rows(pairs, Path(folder)))
