@@ -98,7 +98,7 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
 
 def _activations(workload: Workload, placement: Placement) -> Figure:
     """What autograd keeps of every token: both norms in float32 and normalized, projections, MLP."""
-    shape, w, t = workload.architecture, workload.width, placement.tokens_per_microbatch
+    shape, w, t = workload.architecture, workload.width, placement.tokens_per_pass
     q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     mlp = shape.inner * shape.experts_per_token
     layer = w * (4 * shape.hidden + 2 * q + 2 * kv + 4 * mlp) + 8 * shape.hidden
@@ -113,7 +113,7 @@ def _activations(workload: Workload, placement: Placement) -> Figure:
 
 def _head(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     """The chunks of logits, the gradient of the last matrix before it is added, that of the hidden states."""
-    shape, w, t = workload.architecture, workload.width, placement.tokens_per_microbatch
+    shape, w, t = workload.architecture, workload.width, placement.tokens_per_pass
     chunk = min(t, max(CHUNK_TOKENS, CHUNK_LOGITS // shape.vocabulary))
     # Logits in float32, their exponentials where no kernel keeps those to itself, what the products read.
     per_logit = (4 if gpu else 8) + (w if w < 4 else 0)

@@ -24,6 +24,8 @@ class Placement:
     gpu_share: float
     """Of a GPU's memory that an engine may use."""
     kv_cache_mib: int | None
+    sequence_parallel: int = 1
+    """Ranks that share the tokens of a micro-batch."""
     bucket_mib: int = 256
     roles: int = 0
     """Devices of models that judge or talk; a plan leaves them as they are."""
@@ -40,6 +42,11 @@ class Placement:
     def processes(self) -> int:
         """That keep something in the host's memory, counted by what they would have devices for."""
         return self.roles + self.engines * self.tensor_parallel + self.ranks
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """Most tokens that one rank holds in a forward pass."""
+        return -(-self.tokens_per_microbatch // self.sequence_parallel)
 
     @property
     def keys(self) -> Mapping[str, int | str | bool]:
@@ -65,6 +72,7 @@ def placement_of(stage: Stage) -> Placement:
         lag=engines.max_lag,
         max_sequences=engines.max_sequences,
         tokens_per_microbatch=policy.tokens_per_microbatch,
+        sequence_parallel=policy.sequence_parallel,
         recomputes=stage.model.gradient_checkpointing,
         offload=policy.offload,
         gpu_share=engines.gpu_memory_utilization,

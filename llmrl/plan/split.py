@@ -31,7 +31,8 @@ def best_split(job: Job, start: Placement) -> Estimate | None:
 def best_shared(job: Job, start: Placement) -> Estimate | None:
     """The fastest synchronous placement whose engines and ranks take turns on all devices."""
     devices = job.machines.devices - start.roles
-    everywhere = replace(start, ranks=devices, shared=True, lag=0)
+    ranks = devices - devices % start.sequence_parallel
+    everywhere = replace(start, ranks=ranks, shared=True, lag=0)
     tried = (
         _lowest_stage(job, replace(everywhere, tensor_parallel=width, engines=devices // width))
         for width in _widths(job)
@@ -61,6 +62,8 @@ def _splits(job: Job, start: Placement) -> Iterator[Placement]:
         most = (devices - 1) // width
         for engines in sorted({max(1, round(most * (i + 1) / MANY)) for i in range(MANY)} if most else set()):
             ranks = devices - engines * width
+            if ranks % start.sequence_parallel:
+                continue
             yield replace(start, engines=engines, tensor_parallel=width, ranks=ranks, shared=False)
 
 
@@ -97,8 +100,21 @@ def _ways(job: Job, start: Placement) -> dict[str, list[Way]]:
         "share": [({"gpu_share": 0.95}, "engines.gpu_memory_utilization = 0.95")],
         "width": [_widened(start, width) for width in wider],
         "offload": [({"offload": "cpu"}, 'policy.offload = "cpu"')],
+        "sequences": [
+            ({"sequence_parallel": ranks}, f"policy.sequence_parallel = {ranks}")
+            for ranks in _sharers(job, start)
+        ],
     }
     return ways
+
+
+def _sharers(job: Job, start: Placement) -> Iterator[int]:
+    """How many more ranks could share each sequence, within a node."""
+    shape = job.workload.architecture
+    for ranks in range(start.sequence_parallel + 1, min(start.ranks, job.machines.per_node) + 1):
+        of_heads = shape.heads % ranks == 0 and (shape.kv_heads % ranks == 0 or ranks % shape.kv_heads == 0)
+        if of_heads and start.ranks % ranks == 0:
+            yield ranks
 
 
 def _widened(start: Placement, width: int) -> Way:

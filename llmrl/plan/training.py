@@ -69,7 +69,8 @@ def trained_parameters(workload: Workload) -> int:
 
 def microbatches(workload: Workload, placement: Placement) -> int:
     """A, forward passes of one rank in one update."""
-    each = workload.tokens * workload.epochs / (placement.ranks * workload.updates)
+    sharing = placement.ranks / placement.sequence_parallel
+    each = workload.tokens * workload.epochs / (sharing * workload.updates)
     return max(1, math.ceil(each / placement.tokens_per_microbatch))
 
 
@@ -113,10 +114,12 @@ def _talk(workload: Workload, placement: Placement, machines: Machines, rates: R
     moved = {0: 2, 1: 2, 2: passes + 1, 3: 3 * passes}[placement.zero_stage]
     speed = rates.link if ranks <= machines.per_node else rates.network
     size = workload.width * trained_parameters(workload)
+    exchanged = _exchanged(workload, placement)
+    near = rates.link if placement.sequence_parallel <= machines.per_node else rates.network
     return Figure(
-        value=workload.updates * moved * size * (ranks - 1) / ranks / speed,
+        value=workload.updates * moved * size * (ranks - 1) / ranks / speed + exchanged / near,
         unit="s",
-        formula="updates times w P (W - 1) / W / speed",
+        formula="updates times w P (W - 1) / W / speed" + (" + exchanged / near" if exchanged else ""),
         inputs={
             "updates": workload.updates,
             "times": moved,
@@ -124,5 +127,14 @@ def _talk(workload: Workload, placement: Placement, machines: Machines, rates: R
             "w P": size,
             "W": ranks,
             "speed": speed,
-        },
+        }
+        | ({"exchanged": exchanged, "near": near} if exchanged else {}),
     )
+
+
+def _exchanged(workload: Workload, placement: Placement) -> float:
+    """Bytes a rank sends so that attention sees whole sequences: queries, keys, values, results, and back."""
+    shape, sharers = workload.architecture, placement.sequence_parallel
+    heads = 2 * shape.heads + 2 * max(shape.kv_heads, sharers)
+    token = 2 * workload.width * shape.layers * heads * shape.head_size
+    return workload.epochs * workload.tokens / placement.ranks * token * (sharers - 1) / sharers

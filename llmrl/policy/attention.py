@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from llmrl.errors import ModelError
+
+if TYPE_CHECKING:
+    from llmrl.policy.ulysses import Ulysses
 
 PACKED = "llmrl_packed"
 """Value of ``attn_implementation`` in transformers."""
@@ -45,6 +48,7 @@ def packed_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: Tensor | None = None,
     max_length_q: int | None = None,
+    ulysses: Ulysses | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of each sequence to itself, as transformers' attention interface calls it.
@@ -60,6 +64,7 @@ def packed_attention(
         sliding_window: a token sees so many tokens, itself included.
         cu_seq_lens_q: [S + 1] int32 where sequences begin, and N; None means that each row is one sequence.
         max_length_q: tokens of the longest sequence.
+        ulysses: the ranks that share the tokens; query, key and value are then this rank's slice of them.
         others: whatever else the model passes; what would change the result is refused.
 
     Returns:
@@ -71,12 +76,16 @@ def packed_attention(
     _refuse(module, attention_mask, dropout, others)
     if query.shape[2] != key.shape[2]:
         raise ModelError(f"{PACKED} attention trains on whole sequences and knows no key-value cache.")
-    if cu_seq_lens_q is None or max_length_q is None:
-        return _attend(query, key, value, scaling, sliding_window).transpose(1, 2), None
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    if _kernel_takes(q, v):
-        return _with_kernel(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None], None
-    return _with_padding(q, k, v, cu_seq_lens_q, scaling, sliding_window)[None], None
+
+    def whole(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if cu_seq_lens_q is None or max_length_q is None:
+            return _attend(query, key, value, scaling, sliding_window).transpose(1, 2)
+        q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+        if _kernel_takes(q, v):
+            return _with_kernel(q, k, v, cu_seq_lens_q, max_length_q, scaling, sliding_window)[None]
+        return _with_padding(q, k, v, cu_seq_lens_q, scaling, sliding_window)[None]
+
+    return ulysses.attend(whole, query, key, value) if ulysses else whole(query, key, value), None
 
 
 def _refuse(module: nn.Module, mask: Tensor | None, dropout: float, others: dict[str, Any]) -> None:

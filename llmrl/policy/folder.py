@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -71,6 +72,37 @@ def load_config(path: Path, model: Model) -> PreTrainedConfig:
         raise ModelError(
             f"model.path: {shown(str(path))} has a config.json without sense: {one_line(error)}"
         ) from error
+
+
+def check_heads(model: Model, path: Path, *, sharers: Iterable[int]) -> None:
+    """Refuse attention heads that cannot be dealt to the ranks that share a sequence.
+
+    Args:
+        model: the recipe's first table, which may describe a model that nobody has built yet.
+        path: where the model is, or will be.
+        sharers: ``policy.sequence_parallel`` of every stage.
+
+    Raises:
+        ModelError: how many heads there are, and what would fit.
+    """
+    for ranks in {*sharers} - {1}:
+        config = load_config(path, model) if model.config is None else _described(model.config)
+        sizes = config.to_dict()
+        heads = int(sizes[config.attribute_map.get("num_attention_heads", "num_attention_heads")])
+        keys = int(sizes.get("num_key_value_heads") or heads)
+        fits = [n for n in range(1, heads + 1) if heads % n == 0 and (keys % n == 0 or n % keys == 0)]
+        if ranks not in fits:
+            raise ModelError(
+                f"policy.sequence_parallel: {ranks} ranks cannot share the {heads} attention heads of this "
+                f"model, which have {keys} key heads; use one of {', '.join(map(str, fits))}."
+            )
+
+
+def _described(given: Mapping[str, Any]) -> PreTrainedConfig:
+    try:
+        return AutoConfig.for_model(**given)
+    except BAD_CONFIG as error:
+        raise ModelError(f"model.config: transformers makes no model of it: {one_line(error)}") from error
 
 
 def one_line(error: Exception) -> str:

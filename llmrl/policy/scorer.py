@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from llmrl.batches.collate import Inputs
 from llmrl.batches.work import Work
 from llmrl.errors import ModelError
 from llmrl.policy.head import TokenHead
+
+if TYPE_CHECKING:
+    from llmrl.policy.ulysses import Ulysses
 
 LEAK = {torch.float32: 1e-5, torch.float64: 1e-10}
 """Relative difference that rounding explains, by dtype; 2e-2 in half precision."""
@@ -23,8 +26,12 @@ PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 class Scorer(nn.Module):
     """A causal language model of transformers that scores tokens instead of returning logits."""
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, ulysses: Ulysses | None = None) -> None:
         """Wrap ``model`` without changing it; Parameters and their names stay its own.
+
+        Args:
+            model: of transformers.
+            ulysses: the ranks that share the tokens of every input; all of them score the same ones.
 
         Raises:
             ModelError: the model does more than apply a linear head to its last hidden states, or its
@@ -36,6 +43,7 @@ class Scorer(nn.Module):
         _prove(model, linear)
         self.model = model
         self.head = TokenHead(linear)
+        self._ulysses = ulysses
 
     @property
     def vocabulary(self) -> int:
@@ -68,13 +76,25 @@ class Scorer(nn.Module):
         self, inputs: Inputs, *, temperature: float, entropy: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """[M] nats of the targets under softmax(logits / temperature), and [M] entropies of it if wanted."""
-        hidden = _hidden(self.model, inputs).index_select(0, inputs.predict_at)
-        return self.head(hidden, inputs.targets, temperature, entropy)
+        if self._ulysses is None:
+            hidden = _hidden(self.model, inputs).index_select(0, inputs.predict_at)
+            return self.head(hidden, inputs.targets, temperature, entropy)
+        return self._shared(self._ulysses, inputs, temperature, entropy)
+
+    def _shared(
+        self, ulysses: Ulysses, inputs: Inputs, temperature: float, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        part, mine = ulysses.share(inputs)
+        hidden = _hidden(self.model, part, ulysses=ulysses).index_select(0, part.predict_at)
+        logp, spread = self.head(hidden, part.targets, temperature, entropy)
+        targets = inputs.targets.shape[0]
+        joined = ulysses.join(logp, mine, targets)
+        return joined, None if spread is None else ulysses.join(spread, mine, targets)
 
 
-def _hidden(model: PreTrainedModel, inputs: Inputs) -> Tensor:
-    """[N, H] last hidden states of a packed row."""
-    return model.base_model(**_arguments(inputs)).last_hidden_state[0]
+def _hidden(model: PreTrainedModel, inputs: Inputs, **others: Ulysses) -> Tensor:
+    """[N, H] last hidden states of a packed row; what else is given reaches attention."""
+    return model.base_model(**_arguments(inputs), **others).last_hidden_state[0]
 
 
 def _arguments(inputs: Inputs) -> dict[str, Any]:

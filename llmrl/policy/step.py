@@ -61,6 +61,8 @@ class Learner:
     forward: Forward
     reference: Forward | None
     """The frozen model; None where nothing reads it."""
+    sharers: int = 1
+    """Ranks that share each micro-batch: all of them know all of its scores, and its loss."""
 
     def needs_old(self, updates: int) -> bool:
         """Whether the step is scored before its first update."""
@@ -114,7 +116,7 @@ class Learner:
         for rows in update.microbatches:
             scores = self.forward(rows)
             share = self._share(rows, rows.scores(scores.logp, scores.entropy), update.totals, known, tally)
-            tally.add("policy/loss", share)
+            tally.add("policy/loss", share / self.sharers)
             finite = finite and math.isfinite(share.item())
             self.zero.backward(share)
         return finite
@@ -170,14 +172,14 @@ class Learner:
 
     @torch.no_grad()
     def _scan(self, forward: Forward, microbatches: Sequence[Collated], tokens: int) -> TokenScores:
-        """[N] scores of all trained tokens of the step, of which each rank computes its own."""
+        """[N] scores of all trained tokens of the step, of which each rank knows those of its rows."""
         scored = [(rows.at, forward(rows)) for rows in microbatches]
         flat = scored[0][1].logp.new_zeros(2, tokens)
         for at, scores in scored:
             flat[0, at] = scores.logp
             if scores.entropy is not None:
                 flat[1, at] = scores.entropy
-        flat = self.zero.total(flat)
+        flat = self.zero.total(flat) / self.sharers
         return TokenScores(logp=flat[0], entropy=None if scored[0][1].entropy is None else flat[1])
 
 

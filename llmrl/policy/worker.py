@@ -27,6 +27,7 @@ from llmrl.policy.probe import probe_experience
 from llmrl.policy.scorer import Scorer
 from llmrl.policy.step import Forward, Learner, Update
 from llmrl.policy.tensors import Piece, adapter_pieces, pieces
+from llmrl.policy.ulysses import Ulysses
 from llmrl.policy.watch import GradientWatch
 from llmrl.policy.zero import Meeting, Zero, join_group
 from llmrl.prompts.seeds import derive_seed, shuffled
@@ -75,7 +76,9 @@ class PolicyWorker:
         """The model at ``model.path``, sharded over the ranks that have met."""
         stage = self._stage
         self._algorithm = Algorithm.of(stage)
-        scorer = Scorer(load_model(Path(str(stage.model.path)), stage.model))
+        sharers = stage.policy.sequence_parallel
+        self._ulysses = Ulysses(sharers) if sharers > 1 else None
+        scorer = Scorer(load_model(Path(str(stage.model.path)), stage.model), self._ulysses)
         self._vocabulary, self._work = scorer.vocabulary, scorer.work
         self._watch = GradientWatch(scorer.model.get_input_embeddings())
         self._zero = Zero(scorer, stage, device=self._device)
@@ -90,6 +93,7 @@ class PolicyWorker:
             scope=self._algorithm.objective.scope,
             forward=self._forward(self._temperature),
             reference=self._reference(self._frozen) if self._frozen else None,
+            sharers=sharers,
         )
 
     def update(self, columns: Columns, step: int) -> dict[str, float]:
@@ -111,7 +115,8 @@ class PolicyWorker:
         updates = [self._update(numbered, part, share if len(parts) == 1 else None) for part in parts]
         lr = learning_rate(self._stage.optimizer, step)
         metrics = self._learner.step(updates, known, tokens=numbered.tokens, lr=lr)
-        own = {f"policy/rank/{self._rank}": float(sum(rows.trained_tokens for rows in share))}
+        trained = sum(rows.trained_tokens for rows in share) / self._stage.policy.sequence_parallel
+        own = {f"policy/rank/{self._rank}": trained}
         return metrics | own | {"policy/tokens": float(numbered.tokens)} | self._memory()
 
     def score(self, columns: Columns, temperature: float) -> list[NDArray[np.float32]]:
@@ -248,11 +253,12 @@ class PolicyWorker:
         return step.collate(step.rows(groups)).to(self._zero.device)
 
     def _share_of(self, step: Step, groups: Sequence[int]) -> list[Collated]:
+        table = self._stage.policy
         made = step.microbatches(
             groups,
-            ranks=self._stage.policy.ranks,
-            rank=self._rank,
-            tokens_per_microbatch=self._stage.policy.tokens_per_microbatch,
+            ranks=table.ranks // table.sequence_parallel,
+            rank=self._rank // table.sequence_parallel,
+            tokens_per_microbatch=table.tokens_per_microbatch,
             work=self._work,
         )
         return [rows.to(self._zero.device) for rows in made]
@@ -266,7 +272,7 @@ class PolicyWorker:
 
     def _loaded_again(self) -> Scorer:
         model = load_model(Path(str(self._stage.model.path)), self._stage.model)
-        return Scorer(model).to(self._zero.device).eval()
+        return Scorer(model, self._ulysses).to(self._zero.device).eval()
 
     def _reference(self, frozen: Scorer) -> Forward:
         def forward(rows: Collated) -> TokenScores:

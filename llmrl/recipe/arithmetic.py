@@ -53,6 +53,7 @@ def stage_arithmetic(stage: Stage, *, rows: int | None = None) -> Arithmetic:
     responses = stage.prompts.per_step * per_prompt
     longest = stage.prompts.max_tokens + stage.rollouts.max_tokens
     per_microbatch = max(stage.policy.tokens_per_microbatch // longest, 1)
+    sharing = stage.policy.ranks // stage.policy.sequence_parallel
     return Arithmetic(
         generates=generates,
         steps=stage.optimizer.steps,
@@ -61,7 +62,7 @@ def stage_arithmetic(stage: Stage, *, rows: int | None = None) -> Arithmetic:
         response_tokens_per_step=responses * stage.rollouts.max_tokens,
         tokens_per_step=responses * longest,
         responses_per_microbatch=per_microbatch,
-        microbatches_per_rank=_ceil(_ceil(responses, stage.policy.ranks), per_microbatch),
+        microbatches_per_rank=_ceil(_ceil(responses, sharing), per_microbatch),
         prompts_in_flight=(stage.engines.max_lag + 1) * stage.prompts.per_step if generates else 0,
         rows=rows or _known_rows(stage.prompts.sources),
         evaluations=_evaluations(stage),
@@ -122,7 +123,8 @@ def _step(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
 
 
 def _microbatches(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
-    ranks = _many(stage.policy.ranks, "rank")
+    together = stage.policy.sequence_parallel
+    ranks = _many(stage.policy.ranks, "rank") + (f" that share them by {together}" if together > 1 else "")
     yield (
         f"Micro-batches of at most {_many(stage.policy.tokens_per_microbatch, 'token')} over {ranks}: "
         f"at full length {_many(numbers.responses_per_microbatch, 'response')} each, so at most "

@@ -151,7 +151,8 @@ def _lengths(stage: Stage) -> Sentences:
     if stage.policy.tokens_per_microbatch < context:
         yield (
             f"policy.tokens_per_microbatch: expected at least model.context_tokens = {context}, "
-            f"so that the longest response fits, got {stage.policy.tokens_per_microbatch}."
+            f"so that the longest response fits, got {stage.policy.tokens_per_microbatch}; "
+            "policy.sequence_parallel shares so many tokens over several ranks."
         )
 
 
@@ -173,6 +174,11 @@ def _optimizer(stage: Stage) -> Sentences:
 
 def _policy(stage: Stage) -> Sentences:
     table = stage.policy
+    if table.ranks % table.sequence_parallel:
+        yield (
+            f"policy.sequence_parallel: expected a divisor of policy.ranks = {table.ranks}, as every rank "
+            f"shares its tokens with equally many others, got {table.sequence_parallel}."
+        )
     if table.offload != "none" and table.zero_stage == 0:
         yield f"policy.offload: '{table.offload}' needs policy.zero_stage 1, 2 or 3, got 0."
     if table.offload == "nvme" and table.zero_stage != 3:

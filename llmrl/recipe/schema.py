@@ -274,6 +274,9 @@ class Policy(Table):
     tokens_per_microbatch: Positive = 8192
     """Most tokens (prompts included) in one forward pass of one rank; never changes a gradient. All segments
     of a response whose past is rewritten have to fit, so a conversation ends before they exceed it."""
+    sequence_parallel: Positive = 1
+    """Ranks that share the tokens of each forward pass, for sequences longer than one GPU can train on; never
+    changes a gradient. It divides ``ranks`` and the model's attention heads."""
     offload: Literal["none", "cpu", "nvme"] = "none"
     """Where optimizer states live (ZeRO 1-3), and parameters too (ZeRO 3)."""
     nvme_folder: Path | None = None

@@ -12,7 +12,7 @@ from typing import Literal, TypeVar
 from llmrl.cluster.connection import connect
 from llmrl.errors import ModelError, RecipeError
 from llmrl.objectives.algorithm import Algorithm
-from llmrl.policy.folder import check_folder, find_folder
+from llmrl.policy.folder import check_folder, check_heads, find_folder
 from llmrl.prompts.stream import PromptStream, held_out
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.arithmetic import arithmetic
@@ -93,6 +93,8 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
     else:
         path = find_folder(start)
         check_folder(path, start)
+    if index == 0:
+        check_heads(start, path, sharers=[each.policy.sequence_parallel for each in recipe.stages])
     tokenizer = load_tokenizer(
         stage.model.model_copy(update=start.model_dump(include={"path", "config", "characters"}))
     )

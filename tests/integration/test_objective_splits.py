@@ -7,7 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +28,12 @@ NAMES = [n for n in objective.names if objective.get(n, key="").__module__.start
 WHOLE, SPLIT, TWO_PASSES = "whole", "split", "two passes"
 LAYOUTS = {WHOLE: (1, 1, 100_000, None), SPLIT: (2, 2, 192, None), TWO_PASSES: (2, 2, 192, "step")}
 """Ranks, ZeRO stage, tokens per micro-batch, and a scope to force."""
+SHARED = {"2 share, ZeRO 1": (2, 1, 192, 2), "2 share, ZeRO 3": (2, 3, 192, 2)}
+BY_FOUR = {"2 of 4 share, ZeRO 1": (4, 1, 192, 2), "4 share, ZeRO 3": (4, 3, 192, 4)}
+"""Ranks, ZeRO stage, tokens per micro-batch, and the ranks that share one: sequences begin on one rank and
+end on another. The model has two key heads, of which four ranks need copies."""
+FEW = ("grpo", "gspo", "clip_cov", "dpo")
+"""Whose loss is of tokens, of responses, of the whole step, and of pairs and the reference model."""
 
 
 def rollout(rng: np.random.Generator, size: int) -> Rollout:
@@ -72,17 +78,36 @@ def make_experiences() -> list[Experience]:
 
 
 def cell(name: str, layout: str, model: Path) -> dict[str, object]:
-    ranks, zero, budget, scope = LAYOUTS[layout]
+    shared = SHARED | BY_FOUR
+    ranks, zero, budget, scope = LAYOUTS.get(layout) or (*shared[layout][:3], None)
+    sharers = shared[layout][3] if layout in shared else 1
     stage = Stage(
-        model=Model(path=str(model), context_tokens=64),
+        model=Model(path=str(model), context_tokens=64, gradient_checkpointing=sharers > 1),
         prompts=Prompts(sources=(Source(task="digit_sum"),)),
         rollouts=Rollouts(temperature=0.8),
         objective=Choice(name=name),
         optimizer=OPTIMIZER,
-        policy=Policy(ranks=ranks, zero_stage=zero, tokens_per_microbatch=budget),  # type: ignore[arg-type]
+        policy=Policy(
+            ranks=ranks,
+            zero_stage=zero,  # type: ignore[arg-type]
+            tokens_per_microbatch=budget,
+            sequence_parallel=sharers,
+        ),
     )
     forced = {} if scope is None else {"scope": scope}
     return {"name": f"{name}-{layout}", "stage": stage.model_dump(mode="json"), **forced}
+
+
+def train(folder: Path, cells: list[dict[str, object]], ranks: int) -> None:
+    """One step of every cell, in one process group."""
+    script = str(Path(__file__).with_name("gradient_rank.py"))
+    env = os.environ | {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo", "TORCH_COMPILE_DISABLE": "1"}
+    (folder / "cells.json").write_text(json.dumps(cells))
+    processes = [
+        subprocess.Popen([sys.executable, script, str(rank), str(ranks), str(folder)], env=env)
+        for rank in range(ranks)
+    ]
+    assert [p.wait(timeout=280) for p in processes] == [0] * ranks
 
 
 @pytest.fixture(scope="module")
@@ -90,17 +115,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """Every objective in every layout, one step each; all cells of a rank count share a process group."""
     folder = tmp_path_factory.mktemp("splits")
     (folder / "experiences.pickle").write_bytes(pickle.dumps(make_experiences()))
-    script = str(Path(__file__).with_name("gradient_rank.py"))
-    env = os.environ | {"DS_ACCELERATOR": "cpu", "GLOO_SOCKET_IFNAME": "lo", "TORCH_COMPILE_DISABLE": "1"}
     for ranks in (1, 2):
-        layouts = [layout for layout, (of_ranks, *_) in LAYOUTS.items() if of_ranks == ranks]
-        cells = [cell(name, layout, tiny_model) for name in NAMES for layout in layouts]
-        (folder / "cells.json").write_text(json.dumps(cells))
-        processes = [
-            subprocess.Popen([sys.executable, script, str(rank), str(ranks), str(folder)], env=env)
-            for rank in range(ranks)
-        ]
-        assert [p.wait(timeout=280) for p in processes] == [0] * ranks
+        names = {layout: NAMES for layout, (of_ranks, *_) in LAYOUTS.items() if of_ranks == ranks}
+        names |= dict.fromkeys(SHARED, FEW) if ranks == 2 else {}
+        train(folder, [cell(name, layout, tiny_model) for layout in names for name in names[layout]], ranks)
     return folder
 
 
@@ -119,6 +137,33 @@ def test_a_step_is_the_same_in_any_split_and_in_two_passes(
 
     assert np.linalg.norm(moved) > 1e-6
     assert np.linalg.norm(ours - moved) / np.linalg.norm(moved) < 1e-4
+
+
+@pytest.mark.parametrize("layout", SHARED)
+@pytest.mark.parametrize("name", FEW)
+def test_a_step_is_the_same_where_ranks_share_sequences(
+    trained: Path, before: np.ndarray, name: str, layout: str
+) -> None:
+    assert_same_step(trained, before, name, layout)
+
+
+@pytest.mark.slow
+def test_a_step_is_the_same_on_four_ranks_that_share_sequences(
+    trained: Path, before: np.ndarray, tiny_model: Path
+) -> None:
+    train(trained, [cell(name, layout, tiny_model) for layout in BY_FOUR for name in FEW], 4)
+
+    for name, layout in product(FEW, BY_FOUR):
+        assert_same_step(trained, before, name, layout)
+
+
+def assert_same_step(trained: Path, before: np.ndarray, name: str, layout: str) -> None:
+    moved, ours = (weights(trained, name, at) - before for at in (WHOLE, layout))
+    right, found = (json.loads((trained / f"{name}-{at}.json").read_text()) for at in (WHOLE, layout))
+
+    assert np.linalg.norm(ours - moved) / np.linalg.norm(moved) < 1e-4
+    assert found["policy/loss"] == pytest.approx(right["policy/loss"], rel=1e-3, abs=1e-5)
+    assert found["policy/grad_norm"] == pytest.approx(right["policy/grad_norm"], rel=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -48,7 +48,7 @@ experience | recipe.schema prompts.prompt rollouts.rollout | torch:types
            | rewards.judgement                             |
 batches    | prompts.seeds experience.columns              | torch
 objectives | recipe.schema experience batches.batch:types  | torch:types
-policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zero peft:lora
+policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zero,ulysses peft:lora
            | prompts.tokenizer:model,folder experience     | transformers:model,folder,scorer,attention
            | batches objectives weights                    | safetensors:model
            |                                               | huggingface_hub:folder

@@ -124,6 +124,15 @@ def test_recomputing_keeps_the_input_of_each_layer_and_one_layer(
     assert less == pytest.approx(inputs + whole / 28)
 
 
+def test_ranks_that_share_sequences_share_their_activations(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    alone = rank_needs(work, place, machines).parts
+    shared = rank_needs(work, replace(place, ranks=8, sequence_parallel=4), machines).parts
+
+    assert shared["activations"].value == alone["activations"].value / 4
+
+
 def test_what_an_engine_leaves_becomes_cache_and_limits_how_many_are_generated(
     work: Workload, place: Placement, machines: Machines
 ) -> None:

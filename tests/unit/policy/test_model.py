@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrl.errors import ModelError
+from llmrl.policy.folder import check_heads
 from llmrl.policy.model import load_model, prepare_model, save_model
 from llmrl.policy.scorer import Scorer
 from llmrl.policy.tensors import named_tensors
@@ -350,3 +351,17 @@ def test_a_bad_config_is_refused_and_leaves_nothing_behind(case, tmp_path):
 def test_a_path_that_is_neither_folder_nor_hub_name_is_refused(tmp_path):
     with pytest.raises(ModelError, match="'no/such-model' is neither a folder nor a model of the hub"):
         prepare_model(Model(path="no/such-model"), folder=tmp_path / "model", seed=0)
+
+
+@pytest.mark.parametrize("sharers", [[1], [2, 1], [4]])
+def test_ranks_that_divide_the_heads_may_share_sequences(sharers, good):
+    # Four query heads, two key heads: four ranks have a copy of one each.
+    check_heads(Model(config=CONFIG), good, sharers=sharers)
+    check_heads(Model(path=str(good)), good, sharers=sharers)
+
+
+def test_ranks_that_do_not_divide_the_heads_are_refused_before_the_model_is_built(tmp_path):
+    said = "sequence_parallel: 3 ranks cannot share the 4 attention heads .* 2 key heads; use one of 1, 2, 4."
+
+    with pytest.raises(ModelError, match=said):
+        check_heads(Model(config=CONFIG), tmp_path / "not there", sharers=[1, 3])
