@@ -1,11 +1,13 @@
 """Wall time and responses until a policy is right nine times in ten: our run against TRL's GRPOTrainer.
 
     .venv/bin/python -m tests.speed.table accuracy      (needs a package registry; minutes for each pair)
+    .venv/bin/python -m tests.speed.accuracy recipes/quickstart/digits.toml [pairs]       (on another recipe)
 
 Both start from the same warm model and train on the same problems with the same reward, group size, batch,
-optimizer and learning rate, until the mean of the last five steps' rewards is ``GOAL``. TRL is installed into
-a folder of its own beside our environment's libraries and gets both cores; ours is ``llmrl train`` as
-anybody would start it. What counts begins with the first step: both load and start before.
+budget, optimizer and learning rate, until the mean of the last five steps' rewards is ``GOAL``. TRL is
+installed into a folder of its own beside our environment's libraries and gets both cores, with one or two
+threads, whichever is faster; ours is ``llmrl train`` as anybody would start it, asynchronous and corrected.
+What counts begins with the first step and ends with the last one: both load and start before.
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmrl.report.journal import read_journal
-from tests.speed.compare import Row
+from tests.speed.compare import Row, as_table
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "recipes" / "quickstart" / "digits.toml"
+RECIPE = ROOT / "tests" / "speed" / "lengths.toml"
 PEER = "trl==1.16.0"
 GOAL = 0.9
 MEAN_OF = 5
-DEADLINE_S = 1200
+TRIAL_STEPS = 4
+DEADLINE_S = 2400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +55,13 @@ def reached(rewards: Sequence[float], seconds: Sequence[float]) -> Reached:
     raise ValueError(f"no {MEAN_OF} of {len(rewards)} steps had a mean reward of {GOAL}")
 
 
-def quickstart(folder: Path, stage: str, *, model: Path | None = None) -> Path:
-    """One stage of the quickstart as a recipe of its own, from ``model`` if there is one."""
-    shared, *stages = RECIPE.read_text(encoding="utf-8").split("[[stages]]")
+def stage_alone(recipe: Path, stage: str, folder: Path, *, model: Path | None = None) -> Path:
+    """One stage of a recipe as a recipe of its own in ``folder``, from ``model`` if there is one."""
+    shared, *stages = recipe.read_text(encoding="utf-8").split("[[stages]]")
     (chosen,) = (one for one in stages if f'name = "{stage}"' in one)
-    text = shared.replace('name = "quickstart"', f'name = "{stage}"\nfolder = "{folder}"')
+    text = re.sub(
+        r'^name = ".*"$', f'name = "{stage}"\nfolder = "{folder}"', shared, count=1, flags=re.MULTILINE
+    )
     if model:
         text = re.sub(r"^config = .*$", f'path = "{model}"', text, flags=re.MULTILINE)
         text = re.sub(r"^characters = .*$", "", text, flags=re.MULTILINE)
@@ -77,51 +82,81 @@ def train(recipe: Path, *overrides: str) -> None:
     subprocess.run(command, check=True, timeout=DEADLINE_S, stdout=sys.stderr)
 
 
-def ours(folder: Path, model: Path, seed: int) -> Reached:
-    """``llmrl train``: two processes beside the driver, one core's threads each."""
-    recipe = quickstart(folder, "grpo", model=model)
-    nothing_else = ("evaluation.sources=[]", "stages.grpo.evaluation.every_steps=0")
-    train(recipe, f"run.seed={seed}", f"run.name=ours-{seed}", *nothing_else)
-    steps = read_journal(folder / f"ours-{seed}" / "0-grpo" / "metrics.jsonl").steps
-    return reached([one.metrics["reward/mean"] for one in steps], [one.seconds for one in steps])
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Race:
+    """What both sides start from."""
+
+    recipe: Path
+    folder: Path
+    model: Path
+
+    def ours(self, seed: int) -> Reached:
+        """``llmrl train``: two processes beside the driver, one core's threads each."""
+        recipe = stage_alone(self.recipe, "grpo", self.folder, model=self.model)
+        nothing_else = ("evaluation.sources=[]", "stages.grpo.evaluation.every_steps=0")
+        train(recipe, f"run.seed={seed}", f"run.name=ours-{seed}", *nothing_else)
+        steps = read_journal(self.folder / f"ours-{seed}" / "0-grpo" / "metrics.jsonl").steps
+        return reached([one.metrics["reward/mean"] for one in steps], [one.seconds for one in steps])
+
+    def theirs(self, seed: int, *, threads: int) -> Reached:
+        """TRL on both cores."""
+        rewards, seconds = self._trl(seed, threads=threads)
+        return reached(rewards, seconds)
+
+    def threads(self) -> int:
+        """With how many threads TRL is faster here: seconds of its first steps after one to warm up."""
+
+        def spent(threads: int) -> float:
+            _, seconds = self._trl(0, threads=threads, steps=TRIAL_STEPS)
+            return seconds[-1] - seconds[0]
+
+        return min((1, 2), key=spent)
+
+    def _trl(self, seed: int, *, threads: int, steps: int | None = None) -> tuple[list[float], list[float]]:
+        out = self.folder / f"theirs-{seed}.json"
+        job = {"model": str(self.model), "recipe": str(self.recipe), "seed": seed, "out": str(out)}
+        job |= {"goal": GOAL, "mean_of": MEAN_OF, "steps": steps}
+        env = os.environ | {"PYTHONPATH": f"{self.folder / 'peer'}:{ROOT}", "OMP_NUM_THREADS": str(threads)}
+        command = [sys.executable, "-m", "tests.speed.peer_trl", json.dumps(job)]
+        subprocess.run(command, check=True, timeout=DEADLINE_S, stdout=sys.stderr, env=env, cwd=self.folder)
+        written = json.loads(out.read_text(encoding="utf-8"))
+        return written["rewards"], written["seconds"]
 
 
-def theirs(folder: Path, model: Path, seed: int) -> Reached:
-    """TRL with both cores."""
-    out = folder / f"theirs-{seed}.json"
-    goal = {"goal": GOAL, "mean_of": MEAN_OF}
-    job = {"model": str(model), "recipe": str(RECIPE), "seed": seed, "out": str(out), **goal}
-    env = os.environ | {"PYTHONPATH": f"{folder / 'peer'}:{ROOT}", "OMP_NUM_THREADS": "2"}
-    command = [sys.executable, "-m", "tests.speed.peer_trl", json.dumps(job)]
-    subprocess.run(command, check=True, timeout=DEADLINE_S, stdout=sys.stderr, env=env, cwd=folder)
-    written = json.loads(out.read_text(encoding="utf-8"))
-    return reached(written["rewards"], written["seconds"])
-
-
-def rows(pairs: int) -> list[Row]:
+def rows(pairs: int, recipe: Path = RECIPE) -> list[Row]:
     """Time and responses to the goal over TRL's, a seed for each pair, whoever begins in turns."""
     with TemporaryDirectory(prefix="llmrl-speed-") as scratch:
         folder = Path(scratch)
         install_peer(folder / "peer")
-        train(quickstart(folder, "warm"))
-        model = folder / "warm" / "0-warm" / "model"
+        train(stage_alone(recipe, "warm", folder))
+        race = Race(recipe=recipe, folder=folder, model=folder / "warm" / "0-warm" / "model")
+        threads = race.threads()
         found: list[tuple[Reached, Reached]] = []
         for seed in range(pairs):
-            sides = [ours, theirs][:: 1 if seed % 2 == 0 else -1]
-            done = {side: side(folder, model, seed) for side in sides}
-            found.append((done[ours], done[theirs]))
+            if seed % 2:
+                peer = race.theirs(seed, threads=threads)
+                found.append((race.ours(seed), peer))
+            else:
+                own = race.ours(seed)
+                found.append((own, race.theirs(seed, threads=threads)))
     trl = statistics.median(peer.seconds for _, peer in found)
+    what = f"{recipe.stem}; TRL {trl:.0f} s with {threads} threads"
     return [
         Row(
-            what=f"wall to mean reward {GOAL} over TRL 1.16 (quickstart, TRL {trl:.0f} s)",
+            what=f"wall to mean reward {GOAL} over TRL 1.16 ({what})",
             ratios=[own.seconds / peer.seconds for own, peer in found],
             target=0.60,
             at_most=True,
         ),
         Row(
-            what=f"responses to mean reward {GOAL} over TRL's",
+            what=f"responses to mean reward {GOAL} over TRL's ({recipe.stem})",
             ratios=[own.steps / peer.steps for own, peer in found],
             target=1.10,
             at_most=True,
         ),
     ]
+
+
+if __name__ == "__main__":
+    chosen, *count = sys.argv[1:]
+    sys.stdout.write(as_table(rows(int(count[0]) if count else 5, Path(chosen))) + "\n")

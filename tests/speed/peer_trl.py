@@ -1,4 +1,4 @@
-"""TRL's side of ``accuracy``: GRPOTrainer on the quickstart's task, in a process with TRL on its path."""
+"""TRL's side of ``accuracy``: GRPOTrainer on a recipe's task, in a process with TRL on its path."""
 
 from __future__ import annotations
 
@@ -46,7 +46,11 @@ def main() -> None:
     recipe = tomllib.loads(Path(job["recipe"]).read_text(encoding="utf-8"))
     (stage,) = (one for one in recipe["stages"] if one["name"] == "grpo")
     prompts, rollouts, optimizer = recipe["prompts"], recipe["rollouts"], stage["optimizer"]
-    rows = read_task(Source(**prompts["sources"][0]), key="prompts.sources.0", seed=job["seed"])
+    rows = [
+        row
+        for number, source in enumerate(prompts["sources"])
+        for row in read_task(Source(**source), key=f"prompts.sources.{number}", seed=job["seed"])
+    ]
     score = Number(**recipe["rewards"]["answer"]["options"])
 
     def reward(prompts: list[str], completions: list[str], gold: list[str], **_: Any) -> list[float]:
@@ -62,7 +66,7 @@ def main() -> None:
         per_device_train_batch_size=batch,
         num_generations=rollouts["per_prompt"],
         max_completion_length=rollouts["max_tokens"],
-        max_steps=optimizer["steps"],
+        max_steps=job["steps"] or optimizer["steps"],
         learning_rate=optimizer["lr"],
         lr_scheduler_type=optimizer["schedule"],
         warmup_steps=optimizer["warmup_steps"],

@@ -82,16 +82,18 @@ def ours(model: Path) -> Generator[Run]:
         return await asyncio.gather(*(worker.generate(draw, SAMPLING) for draw in draws()))
 
     with asyncio.Runner() as runner:
-        runner.run(worker.start())
+        # Not Runner.run(): it sets a signal handler, and Python then writes out what the last run returned.
+        wait = runner.get_loop().run_until_complete
+        wait(worker.start())
 
         def run() -> Any:
-            groups = runner.run(generate())
+            groups = wait(generate())
             return lambda: _delivered(groups)
 
         try:
             yield run
         finally:
-            runner.run(worker.close())
+            wait(worker.close())
 
 
 def _delivered(groups: list[RolloutGroup]) -> Outcome:
