@@ -37,7 +37,8 @@ class Clock(TrainerCallback):
             self.rewards.append(float(logs["reward"]))
             self.seconds.append(time.monotonic() - self.began)
             last = self.rewards[-self.mean_of :]
-            control.should_training_stop = len(last) == self.mean_of and fmean(last) >= self.goal
+            if len(last) == self.mean_of and fmean(last) >= self.goal:
+                control.should_training_stop = True
 
 
 def main() -> None:
