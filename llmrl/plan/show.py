@@ -60,7 +60,8 @@ def verdicts(plan: Plan, dollars_per_hour: float | None) -> Iterator[str]:
             f"Lag: tokens are {own.pace.mean_lag:.1f} versions behind on average, never more than "
             f"{own.placement.lag}; with engines.max_lag = 0 a step would take {gain:.2f} times as long."
         )
-    if own.generation is not None and own.pace.enough_lag > own.placement.lag:
+    could_lag = own.generation is not None and not own.placement.shared
+    if could_lag and own.pace.enough_lag > own.placement.lag:
         yield f"No side would wait for the other from engines.max_lag = {own.pace.enough_lag} on."
     yield from _advice(plan)
     seconds = own.step_s * plan.steps

@@ -34,6 +34,7 @@ class Attic:
             scratch: come back with any bytes.
         """
         assert not self._away, "fetch() comes first: promised by run.turns"
+        self._settle()
         self._away = [(block, self._copied(block)) for block in self._blocks(tensors)]
         self._away += [(block, []) for block in self._blocks(scratch)]
         self._settle()

@@ -155,7 +155,7 @@ def _pace(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
         )
     if stage.cluster.placement == "shared":
         yield (
-            f"Engines and ranks take turns on the same {_many(stage.policy.ranks, 'device')}: engines drop "
+            f"Engines and ranks take turns on {_many(stage.policy.ranks, 'device')}: engines drop "
             "weights and KV cache while the policy trains, whose states wait on the host while they generate."
         )
     if lag:

@@ -51,3 +51,13 @@ def test_the_proofs_hold_on_this_gpu():
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "(kernel), bf16" in done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.timeout(1000)
+def test_a_whole_run_takes_turns_on_this_gpu():
+    command = [sys.executable, "-m", "tests.gpu.turns"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=960, check=False)
+
+    sys.stdout.write(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from llmrl.cluster.connection import connect
+from llmrl.errors import LlmrlError
 from llmrl.policy.model import prepare_model
 from llmrl.recipe.load import load_recipe
-from llmrl.recipe.schema import Choice, Model, Optimizer, Policy, Prompts, Source, Stage
+from llmrl.recipe.schema import Choice, Cluster, Engines, Model, Optimizer, Policy, Prompts, Source, Stage
 from llmrl.report.journal import read_journal
+from llmrl.run.crew import hired
 from llmrl.run.start import train_recipe
 
 MODEL = {
@@ -122,3 +125,31 @@ def test_a_run_in_turn_ends_with_the_very_weights_of_one_on_devices_of_their_own
     assert any(not np.array_equal(shared[name], start[name]) for name in start)
     evaluations = [read_journal(stage / "metrics.jsonl").evaluations for stage in stages.values()]
     assert [[one.version for one in run] for run in evaluations] == [[0, 2, 4]] * 2
+
+
+@pytest.mark.asyncio
+async def test_an_engine_that_dies_in_its_sleep_is_named_when_it_is_needed(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    stage = Stage(
+        model=Model(path=str(tiny_model), context_tokens=64),
+        prompts=Prompts(sources=(Source(task="digit_sum"),)),
+        engines=Engines(kind="torch", max_lag=0),
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+        cluster=Cluster(placement="shared", device="cpu"),
+    )
+    with (
+        connect(stage.cluster),
+        pytest.raises(LlmrlError, match=r"engine-0\.load failed because its process died"),
+    ):
+        await die_asleep(stage, tmp_path)
+
+
+async def die_asleep(stage: Stage, logs: Path) -> None:
+    async with hired(stage, seed=0, plugins=(), engines=True, build=None, logs=logs) as crew:
+        await crew.publish(crew.post(0))
+        await crew.policy("devices")
+        assert crew.turns.asleep
+        crew.engines[0].kill()
+        await crew.publish(crew.post(1))

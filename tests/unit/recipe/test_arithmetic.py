@@ -90,3 +90,10 @@ def test_several_stages_are_told_apart(staged: Path) -> None:
 
     assert lines[0].startswith("warm: 32 demonstrations a step")
     assert lines[-1] == "rl: A checkpoint at the end; the newest 2 are kept."
+
+
+def test_shared_devices_are_said_with_who_leaves_them_when(good: Path) -> None:
+    said = sentences(load_recipe(good, ["cluster.placement=shared"]).recipe.stages[0])
+
+    assert any(one.startswith("Lag at most 0: ") for one in said)
+    assert any(one.startswith("Engines and ranks take turns on 1 device: ") for one in said)
