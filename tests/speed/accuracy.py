@@ -7,7 +7,8 @@ Both start from the same warm model and train on the same problems with the same
 budget, optimizer and learning rate, until the mean of the last five steps' rewards is ``GOAL``. TRL is
 installed into a folder of its own beside our environment's libraries and gets both cores, with one or two
 threads, whichever is faster; ours is ``llmrl train`` as anybody would start it, asynchronous and corrected.
-What counts begins with the first step and ends with the last one: both load and start before.
+What counts begins with the first step and ends with the last one: both load and start before, and both are
+ended at the goal.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import re
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +35,7 @@ GOAL = 0.9
 MEAN_OF = 5
 TRIAL_STEPS = 4
 DEADLINE_S = 2400
+POLL_S = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,16 +46,12 @@ class Reached:
     steps: int
 
 
-def reached(rewards: Sequence[float], seconds: Sequence[float]) -> Reached:
-    """The first step at which the running mean is at the goal, or the last step if none is.
-
-    Raises:
-        ValueError: it was never reached.
-    """
+def reached(rewards: Sequence[float], seconds: Sequence[float]) -> Reached | None:
+    """The first step at which the running mean is at the goal; None if there is none."""
     for step in range(MEAN_OF, len(rewards) + 1):
         if statistics.fmean(rewards[step - MEAN_OF : step]) >= GOAL:
             return Reached(seconds=seconds[step - 1], steps=step)
-    raise ValueError(f"no {MEAN_OF} of {len(rewards)} steps had a mean reward of {GOAL}")
+    return None
 
 
 def stage_alone(recipe: Path, stage: str, folder: Path, *, model: Path | None = None) -> Path:
@@ -76,10 +75,20 @@ def install_peer(folder: Path) -> None:
     subprocess.run(command, check=True, timeout=DEADLINE_S)
 
 
-def train(recipe: Path, *overrides: str) -> None:
+def started(recipe: Path, *overrides: str) -> subprocess.Popen[bytes]:
     """As anybody would start it."""
     command = [sys.executable, "-m", "llmrl.cli", "train", str(recipe), *overrides]
-    subprocess.run(command, check=True, timeout=DEADLINE_S, stdout=sys.stderr)
+    return subprocess.Popen(command, stdout=sys.stderr)
+
+
+def finished(run: subprocess.Popen[bytes]) -> None:
+    """Wait for its end.
+
+    Raises:
+        RuntimeError: it was not a good one.
+    """
+    if code := run.wait(DEADLINE_S):
+        raise RuntimeError(f"a run ended with {code}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,14 +103,29 @@ class Race:
         """``llmrl train``: two processes beside the driver, one core's threads each."""
         recipe = stage_alone(self.recipe, "grpo", self.folder, model=self.model)
         nothing_else = ("evaluation.sources=[]", "stages.grpo.evaluation.every_steps=0")
-        train(recipe, f"run.seed={seed}", f"run.name=ours-{seed}", *nothing_else)
-        steps = read_journal(self.folder / f"ours-{seed}" / "0-grpo" / "metrics.jsonl").steps
-        return reached([one.metrics["reward/mean"] for one in steps], [one.seconds for one in steps])
+        run = started(recipe, f"run.seed={seed}", f"run.name=ours-{seed}", *nothing_else)
+        journal = self.folder / f"ours-{seed}" / "0-grpo" / "metrics.jsonl"
+        while (own := self._reached(journal)) is None and run.poll() is None:
+            time.sleep(POLL_S)
+        run.terminate()  # it saves what it has and ends well
+        finished(run)
+        return self._wanted(own, "llmrl", seed)
 
     def theirs(self, seed: int, *, threads: int) -> Reached:
         """TRL on both cores."""
-        rewards, seconds = self._trl(seed, threads=threads)
-        return reached(rewards, seconds)
+        return self._wanted(reached(*self._trl(seed, threads=threads)), "TRL", seed)
+
+    @staticmethod
+    def _reached(journal: Path) -> Reached | None:
+        steps = read_journal(journal).steps if journal.exists() else ()
+        return reached([one.metrics["reward/mean"] for one in steps], [one.seconds for one in steps])
+
+    @staticmethod
+    def _wanted(found: Reached | None, side: str, seed: int) -> Reached:
+        if found is None:
+            raise RuntimeError(f"{side} had no {MEAN_OF} steps with a mean reward of {GOAL}, seed {seed}")
+        sys.stderr.write(f"{side}, seed {seed}: {found.seconds:.1f} s, {found.steps} steps\n")
+        return found
 
     def threads(self) -> int:
         """With how many threads TRL is faster here: seconds of its first steps after one to warm up."""
@@ -128,7 +152,7 @@ def rows(pairs: int, recipe: Path = RECIPE) -> list[Row]:
     with TemporaryDirectory(prefix="llmrl-speed-") as scratch:
         folder = Path(scratch)
         install_peer(folder / "peer")
-        train(stage_alone(recipe, "warm", folder))
+        finished(started(stage_alone(recipe, "warm", folder)))
         race = Race(recipe=recipe, folder=folder, model=folder / "warm" / "0-warm" / "model")
         threads = race.threads()
         found: list[tuple[Reached, Reached]] = []
