@@ -36,6 +36,7 @@ from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.group import hang_up
 from llmrl.weights.inbox import Inbox
 from llmrl.weights.memory import machine
+from llmrl.weights.proof import check_probe
 from llmrl.weights.seat import Seat
 
 GREETING = tuple(Message(role=role, content="a") for role in ("user", "assistant", "user"))
@@ -142,6 +143,8 @@ class RolloutWorker:
         """
         complete = await asyncio.to_thread(self._inbox.take, replace(bundle, data=data))
         await self._ready.load(complete)
+        logp = await self._ready.score(bundle.probe.tokens)  # beside what is generated, which goes on
+        check_probe(bundle, logp, dtype=self._stage.model.dtype)
         return bundle.version
 
     async def sleep(self) -> None:

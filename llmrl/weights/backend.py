@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter
 
-from llmrl.weights.bundle import Probe, TensorSpec, Way, WeightBundle
+from llmrl.weights.bundle import Part, Probe, TensorSpec, Way, WeightBundle
 
 BACKEND = "llmrl"
 """Under this name vLLM knows our transfer."""
 
-SPECS = TypeAdapter(tuple[TensorSpec, ...])
+COLUMNS = attrgetter("name", "dtype", "start", "stop", "part", "file")
 UNPROVEN = Probe(tokens=np.empty(0, np.int32), logp=np.empty(0, np.float32))
 
 
@@ -26,12 +25,12 @@ def told(bundle: WeightBundle) -> dict[str, Any]:
         "kept": bundle.kept,
         "way": bundle.way,
         "place": str(bundle.place),
-        "specs": [asdict(spec) for spec in bundle.specs],
+        "specs": [(*COLUMNS(spec), *spec.shape) for spec in bundle.specs],
     }
 
 
 def heard(
-    *, version: int, base: int | None, kept: bool, way: Way, place: str, specs: list[dict[str, Any]]
+    *, version: int, base: int | None, kept: bool, way: Way, place: str, specs: list[list[Any]]
 ) -> WeightBundle:
     """The bundle again, but for its proof, which is the engine's business."""
     return WeightBundle(
@@ -41,6 +40,10 @@ def heard(
         way=way,
         place=Path(place),
         machine=None,
-        specs=SPECS.validate_python(specs),
+        specs=tuple(_spec(*columns) for columns in specs),
         probe=UNPROVEN,
     )
+
+
+def _spec(name: str, dtype: str, start: int, stop: int, part: Part, file: str, *shape: int) -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, start=start, stop=stop, part=part, file=file, shape=shape)

@@ -5,9 +5,9 @@ vLLM's own update session does the rest.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransferEngineFactory
@@ -19,6 +19,9 @@ from llmrl.weights.backend import BACKEND, heard
 from llmrl.weights.bundle import Way
 from llmrl.weights.group import Seat
 from llmrl.weights.receiver import Receiver
+
+if TYPE_CHECKING:
+    from vllm.v1.worker.gpu_worker import Worker
 
 
 @dataclass
@@ -38,7 +41,7 @@ class Update(WeightTransferUpdateInfo):
     kept: bool = False
     way: Way = "place"
     place: str = ""
-    specs: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    specs: list[list[Any]] = field(default_factory=list[list[Any]])
 
 
 class Transfer(WeightTransferEngine[Init, Update]):
@@ -65,7 +68,7 @@ class Transfer(WeightTransferEngine[Init, Update]):
 
     def receive_weights(self, update_info: Update) -> None:
         """Load the tensors as they come."""
-        tensors = self._receiver.tensors(heard(**asdict(update_info)))
+        tensors = self._receiver.tensors(heard(**vars(update_info)))
         self.model.load_weights(tensors)  # pyright: ignore[reportCallIssue]
 
     def finish_weight_update(self) -> None:
@@ -88,7 +91,14 @@ def _repack_tied_head(model: torch.nn.Module) -> None:
 
 
 class WorkerExtension:
-    """Named in ``worker_extension_cls``: importing it registers the backend in the worker's process."""
+    """Named in ``worker_extension_cls``: a base of vLLM's worker, and importing it registers the backend."""
+
+    def take_weights(self, update: dict[str, Any]) -> None:
+        """vLLM's whole update session in one call: each is a round trip in which nothing is generated."""
+        worker = cast("Worker", self)
+        worker.start_weight_update()
+        worker.update_weights(update)
+        worker.finish_weight_update()
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, Transfer)

@@ -26,6 +26,7 @@ from llmrl.weights.group import Group, hang_up
 from llmrl.weights.inbox import Inbox
 from llmrl.weights.outbox import Outbox, Tensors
 from llmrl.weights.packed import PackedStore
+from llmrl.weights.proof import check_probe
 from llmrl.weights.seat import Seat
 from llmrl.weights.store import MemoryStore
 
@@ -229,9 +230,11 @@ async def test_a_sync_that_is_incomplete_or_does_not_arrive_is_an_error(
 
     with pytest.raises(WeightSyncError, match="1 tensors are missing"):
         await running.load(dataclasses.replace(good, specs=good.specs[1:]))
-    with pytest.raises(WeightSyncError, match="does not serve these weights"):
-        await running.load(dataclasses.replace(good, probe=stale))
     await running.load(good)
+    served = await running.score(good.probe.tokens)
+    check_probe(good, served, dtype="float32")
+    with pytest.raises(WeightSyncError, match="does not serve these weights"):
+        check_probe(dataclasses.replace(good, probe=stale), served, dtype="float32")
 
 
 @pytest.mark.parametrize("store", ["memory", "folder"])

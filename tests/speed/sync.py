@@ -2,9 +2,11 @@
 
     .venv/bin/python -m tests.speed.table sync
 
-Ours is everything between the step and engines that have proven the new version: ``Outbox.send`` into shared
-memory, the inbox, vLLM's pause, update session and resume, and the probe. Bare is ``reload_weights`` with the
-tensors at hand, in one process. Every run has other weights, and both sides must then give the same logprobs.
+Ours is everything between the step and an engine that generates with the new version: ``Outbox.send`` into
+shared memory, the inbox, vLLM's pause, update session and resume. The proof, a probe that is scored while
+others generate, counts on its own. Bare is ``reload_weights`` with the tensors at hand, in one process. Every
+run has other weights, and both sides must then give the same logprobs. What a sync takes from generation is
+the CPU time that a job costs more when weights land in its middle.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,12 +34,14 @@ from llmrl.weights.outbox import Outbox, Tensors
 from llmrl.weights.store import MemoryStore
 from tests.speed.compare import Outcome, Row, Run, WrongResultError, in_turns, must_agree, started
 from tests.speed.model import build_model, stage_for
-from tests.speed.rollouts import raw_options
+from tests.speed.rollouts import SAMPLING, draws, fitting, raw_options, silence_the_end
 
 TOKENS = np.arange(3, 27, dtype=np.int32)
 SHARES = (0.005, 0.02, 0.1)
 """Of bfloat16 values that have changed."""
-RELOAD, COPY = 1.3, 3.0
+RELOAD, PROVEN, COPY, LOST = 1.3, 1.6, 3.0, 0.02
+SYNCS = 4
+"""In the middle of one job of ``rollouts``."""
 
 
 def versions(model: Path) -> Iterator[dict[str, Tensor]]:
@@ -60,7 +65,7 @@ def probe_of(model: Any, tensors: dict[str, Tensor]) -> Probe:
 
 
 @contextmanager
-def ours(model: Path) -> Generator[Run]:
+def ours(model: Path, *, proven: bool) -> Generator[Run]:
     """Rank 0's outbox and a rollout worker, which in a run are two processes."""
     worker, outbox = RolloutWorker(stage_for(model), "cpu", 0), Outbox(MemoryStore(), deltas=False)
     policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
@@ -72,7 +77,7 @@ def ours(model: Path) -> Generator[Run]:
         def run() -> Callable[[], Outcome]:
             version, (tensors, probe) = following.pop()
             bundle = outbox.send([bucket(tensors)], version=version, probe=probe)
-            runner.run(worker.load(bundle))
+            runner.run(worker.load(bundle) if proven else worker._ready.load(worker._inbox.take(bundle)))
             outbox.release(version)
 
             def describe() -> Outcome:
@@ -115,15 +120,76 @@ def bare(model: Path) -> Generator[Run]:
     yield run
 
 
-def reload_row(model: Path, pairs: int) -> Row:
-    """CPU time of a sync over that of a reload."""
-    with started({"bare": (bare, model), "ours": (ours, model)}) as sides:
-        found = in_turns(sides, rounds=pairs)
-    must_agree(found["bare"], found["ours"], tolerance={"logp": 1e-3})
-    ratios = [own / theirs for own, theirs in zip(found["ours"].seconds, found["bare"].seconds, strict=True)]
-    each = sum(found["bare"].seconds) / (2 * pairs)
-    what = f"sync over vLLM's reload, CPU time, proof included (reload {each * 1e3:.0f} ms)"
-    return Row(what=what, ratios=ratios, target=RELOAD, at_most=True)
+@contextmanager
+def disturbed(model: Path, *, syncs: int) -> Generator[Run]:
+    """A job of the rollout benchmark, with new weights every now and then in its middle."""
+    worker, outbox = RolloutWorker(fitting(model), "cpu", 0), Outbox(MemoryStore(), deltas=False)
+    policy = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    tensors = load_file(model / "model.safetensors")
+    probe = probe_of(policy, tensors)
+
+    async def job() -> int:
+        generating = [asyncio.create_task(worker.generate(draw, SAMPLING)) for draw in draws()]
+        for version in range(syncs):
+            await asyncio.sleep(0.2)
+            await worker.load(outbox.send([bucket(tensors)], version=version, probe=probe))
+            outbox.release(version)
+        groups = await asyncio.gather(*generating)
+        return sum(rollout.tokens.size for group in groups for rollout in group.rollouts)
+
+    with asyncio.Runner() as runner:
+        runner.run(worker.start())
+
+        def run() -> Callable[[], Outcome]:
+            tokens = runner.run(job())
+            return lambda: {"tokens": np.array([tokens])}
+
+        try:
+            yield run
+        finally:
+            runner.run(worker.close())
+
+
+def reload_rows(model: Path, pairs: int) -> list[Row]:
+    """CPU time of a sync, and of its proof, over that of a reload."""
+    sides = {
+        "bare": (bare, model),
+        "ours": (partial(ours, proven=False), model),
+        "proven": (partial(ours, proven=True), model),
+    }
+    with started(sides) as running:
+        found = in_turns(running, rounds=pairs)
+    for side in ("ours", "proven"):
+        must_agree(found["bare"], found[side], tolerance={"logp": 1e-3})
+    reload, served, proven = (found[side].seconds for side in sides)
+    what = (
+        f"sync over vLLM's reload, CPU time, until served (reload {sum(reload) / (2 * pairs) * 1e3:.0f} ms)"
+    )
+    return [
+        Row(what=what, ratios=_over(served, reload), target=RELOAD, at_most=True),
+        Row(what="the same, proof included", ratios=_over(proven, reload), target=PROVEN, at_most=True),
+    ]
+
+
+def lost_row(model: Path, pairs: int) -> Row:
+    """CPU time that a sync adds to a job, over that of the job: its share if each step had one."""
+    silence_the_end(model)
+    sides = {
+        "calm": (partial(disturbed, syncs=0), model),
+        "disturbed": (partial(disturbed, syncs=SYNCS), model),
+    }
+    with started(sides) as running:
+        found = in_turns(running, rounds=pairs)
+    must_agree(found["calm"], found["disturbed"], tolerance={"tokens": 0})
+    calm, disturbed_s = found["calm"].seconds, found["disturbed"].seconds
+    lost = [(with_syncs / without - 1) / SYNCS for with_syncs, without in zip(disturbed_s, calm, strict=True)]
+    tokens = int(found["calm"].outcomes[0]["tokens"][0])
+    what = f"CPU time lost to a sync over a step of {tokens:,} tokens ({sum(calm) / (2 * pairs):.1f} s)"
+    return Row(what=what, ratios=lost, target=LOST, at_most=True)
+
+
+def _over(ours: list[float], theirs: list[float]) -> list[float]:
+    return [own / other for own, other in zip(ours, theirs, strict=True)]
 
 
 def copy_row(tensors: dict[str, Tensor], pairs: int) -> Row:
@@ -186,4 +252,4 @@ def rows(pairs: int) -> list[Row]:
         model = build_model(Path(folder))
         tensors = load_file(model / "model.safetensors")
         made = [copy_row(tensors, pairs), *(delta_row(tensors, share) for share in SHARES)]
-        return [reload_row(model, pairs), *made]
+        return [*reload_rows(model, pairs), *made, lost_row(model, pairs)]

@@ -100,8 +100,7 @@ class Engine(Protocol):
             bundle: complete, or to be broadcast.
 
         Raises:
-            WeightSyncError: names or shapes differ from the engine's, a broadcast broke off, or the probe
-                disagrees.
+            WeightSyncError: names or shapes differ from the engine's, or a broadcast broke off.
         """
         ...
 

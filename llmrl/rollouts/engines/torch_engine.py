@@ -28,7 +28,7 @@ from llmrl.rollouts.engines.engine import Completion, Request, Sampler
 from llmrl.rollouts.engines.opponent import geometric_mixture, move_average
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
-from llmrl.weights.proof import check_names, check_probe, stored_tensors
+from llmrl.weights.proof import check_names, stored_tensors
 from llmrl.weights.receiver import Receiver
 from llmrl.weights.seat import Seat
 
@@ -105,7 +105,6 @@ class TorchEngine:
             self._wake()
             await asyncio.to_thread(self._take, tensors, versions=bundle.version - self._version)
             self._version = bundle.version
-        check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
 
     async def sleep(self) -> None:
         """Drop the weights; an opponent's, which no bundle brings back, wait on the host."""

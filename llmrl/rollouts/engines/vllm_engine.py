@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import WeightTransferConfig
-from vllm.distributed.weight_transfer.base import WeightTransferInitRequest, WeightTransferUpdateRequest
+from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 from vllm.exceptions import VLLMValidationError
 from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -30,7 +30,7 @@ from llmrl.rollouts.engines.vllm_opponent import PROCESSOR, REFERENCE_WEIGHT
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.backend import BACKEND, told
 from llmrl.weights.bundle import WeightBundle
-from llmrl.weights.proof import check_names, check_probe, stored_tensors
+from llmrl.weights.proof import check_names, stored_tensors
 from llmrl.weights.seat import ABANDONED, Seat
 
 WORKER_EXTENSION = "llmrl.weights.receive.WorkerExtension"
@@ -95,7 +95,6 @@ class VllmEngine:
             raise _failed(bundle.version, error) from error
         finally:
             self._door.set()
-        check_probe(bundle, await self.score(bundle.probe.tokens), dtype=self._stage.model.dtype)
 
     async def _sample(self, request: Request) -> Completion:
         # Wait while weights change, so that the salt below is that of the weights that will be used.
@@ -149,9 +148,8 @@ class VllmEngine:
         # Not pause_generation(), which goes on to sleep for 20 ms for the sake of the order of outputs.
         for mode in PAUSES[self._stage.engines.update]:
             await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=False)
-        await self._llm.start_weight_update()
-        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=told(bundle)))
-        await self._llm.finish_weight_update(str(bundle.version))
+        await self._llm.collective_rpc("take_weights", args=(told(bundle),))
+        await self._llm.update_weight_version(str(bundle.version))
         if self._asleep:
             # Not earlier: the weights come in without the cache's memory.
             await self._llm.wake_up(["kv_cache"])
