@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from llmrl.weights.bundle import Part, Probe, TensorSpec, Way, WeightBundle
+from llmrl.weights.bundle import Handle, Part, Probe, TensorSpec, Way, WeightBundle
 
 BACKEND = "llmrl"
 """Under this name vLLM knows our transfer."""
@@ -24,13 +24,21 @@ def told(bundle: WeightBundle) -> dict[str, Any]:
         "base": bundle.base,
         "kept": bundle.kept,
         "way": bundle.way,
+        "handles": [(one.device, one.size, one.storage, one.event) for one in bundle.handles],
         "place": str(bundle.place),
         "specs": [(*COLUMNS(spec), *spec.shape) for spec in bundle.specs],
     }
 
 
 def heard(
-    *, version: int, base: int | None, kept: bool, way: Way, place: str, specs: list[list[Any]]
+    *,
+    version: int,
+    base: int | None,
+    kept: bool,
+    way: Way,
+    handles: list[list[Any]],
+    place: str,
+    specs: list[list[Any]],
 ) -> WeightBundle:
     """The bundle again, but for its proof, which is the engine's business."""
     return WeightBundle(
@@ -38,6 +46,7 @@ def heard(
         base=base,
         kept=kept,
         way=way,
+        handles=tuple(_handle(*columns) for columns in handles),
         place=Path(place),
         machine=None,
         specs=tuple(_spec(*columns) for columns in specs),
@@ -47,3 +56,11 @@ def heard(
 
 def _spec(name: str, dtype: str, start: int, stop: int, part: Part, file: str, *shape: int) -> TensorSpec:
     return TensorSpec(name=name, dtype=dtype, start=start, stop=stop, part=part, file=file, shape=shape)
+
+
+def _handle(device: str, size: int, storage: list[Any], event: list[Any]) -> Handle:
+    key, length, start = storage
+    counter, place, written, waits = event
+    return Handle(
+        device=device, size=size, storage=(key, length, start), event=(counter, place, written, waits)
+    )

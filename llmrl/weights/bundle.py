@@ -16,8 +16,9 @@ from llmrl.weights.memory import mapped
 Part = Literal["whole", "index", "value", "down", "up", "scale"]
 """What an array is of its tensor: all of it; where it changed and to what; or an adapter that is added."""
 
-Way = Literal["place", "group"]
-"""They lie at a place, or are broadcast, a file at a time, in the group that engines have joined."""
+Way = Literal["place", "group", "device"]
+"""They lie at a place, or are broadcast, a file at a time, in the group that engines have joined, or wait on
+the engine's own GPU, where each file is a handle."""
 
 ORIGINAL = -1
 """As the base of a bundle: the model folder, which every engine has."""
@@ -44,6 +45,20 @@ class TensorSpec:
     part: Part = "whole"
     file: str = ""
     """Below the bundle's place; empty where that is a file itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handle:
+    """Memory of a GPU that another process of the machine may open."""
+
+    device: str
+    """Its UUID."""
+    size: int
+    """Bytes."""
+    storage: tuple[bytes, int, int]
+    """CUDA's handle of the allocation, the bytes of the storage, and where in the allocation it begins."""
+    event: tuple[bytes, int, bytes, bool]
+    """Torch's count of who uses it (its file and place), and the event that ends its writing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -78,6 +93,8 @@ class WeightBundle:
     """Whose processes can open ``place``; None: everybody's."""
     way: Way = "place"
     """How the bytes are got at."""
+    handles: tuple[Handle, ...] = ()
+    """Of the files, if they are on a GPU."""
     data: NDArray[np.uint8] | None = None
     """The bytes of ``place``, for an engine that cannot open it."""
     probe: Probe

@@ -39,8 +39,8 @@ class Inbox:
         Raises:
             WeightSyncError: it changes a version that is not held here, or a folder is not as it was sealed.
         """
-        if bundle.way == "group":
-            return bundle  # what is broadcast goes to the engine's own processes, and is completed there
+        if bundle.way != "place":
+            return bundle  # it goes to the engine's own processes, and is completed there
         if bundle.machine is None:
             bundle = read_folder(bundle.place)
         readable = bundle.data is None and bundle.machine in (None, machine())

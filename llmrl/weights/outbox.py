@@ -47,6 +47,7 @@ class Outbox:
             place=written.place,
             machine=written.machine,
             way=written.way,
+            handles=written.handles,
             probe=probe,
         )
         self._store.seal(bundle)

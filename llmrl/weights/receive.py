@@ -40,6 +40,7 @@ class Update(WeightTransferUpdateInfo):
     base: int | None = None
     kept: bool = False
     way: Way = "place"
+    handles: list[list[Any]] = field(default_factory=list[list[Any]])
     place: str = ""
     specs: list[list[Any]] = field(default_factory=list[list[Any]])
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from llmrl.weights.bundle import TensorSpec, WeightBundle
+from llmrl.weights.device import opened
 from llmrl.weights.group import Group, Seat
 from llmrl.weights.inbox import Inbox
 from llmrl.weights.parcel import tensor_of
 
 
 class Receiver:
-    """Reads what lies at a place of this machine, or takes part in a broadcast."""
+    """Reads what lies at a place of this machine or on this GPU, or takes part in a broadcast."""
 
     def __init__(self, folder: Path, *, dtype: str, device: torch.device) -> None:
         """Of an engine that loaded the model in ``folder``, and computes in ``dtype`` on ``device``."""
@@ -41,6 +42,11 @@ class Receiver:
                 yield from ((spec.name, tensor_of(spec, data)) for spec, data in coming)
                 return
             bundle = self._inbox.complete(bundle, ((spec, data.cpu().numpy()) for spec, data in coming))
+        elif bundle.way == "device":
+            blocks = [opened(handle, self._device) for handle in bundle.handles]
+            for spec in bundle.specs:
+                yield spec.name, tensor_of(spec, blocks[int(spec.file)][spec.start : spec.stop])
+            return
         for spec, data in bundle.arrays():
             yield spec.name, tensor_of(spec, data)
 

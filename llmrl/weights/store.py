@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from llmrl.weights.bundle import TensorSpec, Way, WeightBundle, aligned
+from llmrl.weights.bundle import Handle, TensorSpec, Way, WeightBundle, aligned
 from llmrl.weights.memory import SharedMemory, machine
 from llmrl.weights.parcel import Parcel
 
@@ -20,6 +20,7 @@ class Written:
     machine: str | None
     specs: tuple[TensorSpec, ...]
     way: Way = "place"
+    handles: tuple[Handle, ...] = ()
 
 
 class Store(Protocol):

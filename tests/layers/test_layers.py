@@ -54,7 +54,7 @@ policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zer
            |                                               | huggingface_hub:folder
            | prompts.seeds                                 | triton:kernels,fused
 weights    |                                               | torch:adapter,inbox,parcel,receive,outbox
-           |                                               | torch:broadcast,group,packed,receiver
+           |                                               | torch:broadcast,device,group,packed,receiver
            |                                               | vllm:receive safetensors:folder
 cluster    | recipe.schema                                 | ray
 report     | recipe.schema prompts.prompt rollouts.rollout | rich:console accelerate:trackers
