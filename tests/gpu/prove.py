@@ -18,8 +18,9 @@ from tests.gpu.logits import head_rows
 from tests.gpu.packing import attention_rows
 from tests.gpu.policy import scorer_rows
 from tests.gpu.sampling import engine_rows
+from tests.gpu.sync import sync_rows
 
-PROOFS = (attention_rows, head_rows, scorer_rows, engine_rows)
+PROOFS = (attention_rows, head_rows, scorer_rows, engine_rows, sync_rows)
 
 
 def main() -> int:
