@@ -86,6 +86,9 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
             V=shape.vocabulary,
             d=shape.hidden,
         ),
+        "copy to broadcast": _bytes(
+            "w P of rank 0", w * trained if placement.broadcast and workload.generated else 0, w=w, P=trained
+        ),
         "reference": _bytes("w P, not sharded", w * p if workload.scores_reference else 0, w=w, P=p),
         "sleeping engine": _bytes(
             "CUDA context + graphs, which stay",

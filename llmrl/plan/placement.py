@@ -31,6 +31,8 @@ class Placement:
     """Devices of models that judge or talk; a plan leaves them as they are."""
     shared: bool = False
     """Engines and ranks on the same devices, in turn."""
+    broadcast: bool = False
+    """Weights go from device to device."""
 
     @property
     def devices(self) -> int:
@@ -79,5 +81,6 @@ def placement_of(stage: Stage) -> Placement:
         kv_cache_mib=engines.kv_cache_mib,
         bucket_mib=stage.weights.bucket_mib,
         shared=stage.cluster.placement == "shared",
+        broadcast=stage.weights.transport == "broadcast",
         roles=sum(role.count * role.tensor_parallel for role in stage.roles.values()),
     )

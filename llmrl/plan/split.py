@@ -32,7 +32,7 @@ def best_shared(job: Job, start: Placement) -> Estimate | None:
     """The fastest synchronous placement whose engines and ranks take turns on all devices."""
     devices = job.machines.devices - start.roles
     ranks = devices - devices % start.sequence_parallel
-    everywhere = replace(start, ranks=ranks, shared=True, lag=0)
+    everywhere = replace(start, ranks=ranks, shared=True, broadcast=False, lag=0)
     tried = (
         _lowest_stage(job, replace(everywhere, tensor_parallel=width, engines=devices // width))
         for width in _widths(job)

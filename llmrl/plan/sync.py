@@ -14,11 +14,26 @@ def sync_of(workload: Workload, placement: Placement, machines: Machines, rates:
 
     All weights, or the adapters if only these are trained, go from one rank to every engine through the
     memory of the hosts: device to host, for other nodes the object store and the network, host to device.
+    A broadcast goes over the links between the devices.
     """
     if not workload.generated:
         return Figure(value=0.0, unit="s", formula="nothing is generated", inputs={})
     size = workload.width * (workload.adapters or workload.architecture.parameters)
     across = placement.devices > machines.per_node and machines.nodes > 1
+    if placement.broadcast and machines.device.is_gpu:
+        rate = rates.network if across else rates.link
+        return Figure(
+            value=rates.sync_s + size / rate + workload.architecture.tensors * rates.tensor_s,
+            unit="s",
+            formula=f"fixed + S / {'network' if across else 'link'} + tensors each",
+            inputs={
+                "fixed": rates.sync_s,
+                "S": size,
+                "network" if across else "link": rate,
+                "tensors": workload.architecture.tensors,
+                "each": rates.tensor_s,
+            },
+        )
     hops = 2 / rates.host + across * (2 / rates.copy + 1 / rates.network)
     return Figure(
         value=rates.sync_s + size * hops + workload.architecture.tensors * rates.tensor_s,
