@@ -81,17 +81,9 @@ vectors    | experience batches objectives testing         | torch
 EVERYBODY = {"errors", "registry"}
 FREE = {"numpy", "pydantic", "pydantic_core", *sys.stdlib_module_names}
 HEAVY = {
-    "torch",
-    "triton",
-    "ray",
-    "vllm",
-    "deepspeed",
-    "transformers",
-    "tokenizers",
-    "datasets",
-    "accelerate",
+    *("torch", "triton", "ray", "vllm", "deepspeed"),
+    *("transformers", "tokenizers", "datasets", "accelerate", "peft"),
 }
-HEAVY |= {"peft"}
 
 # What reads and checks a recipe, and what `--help`, `show`, `plan` and `doctor` load: ring 0.
 LIGHT = """

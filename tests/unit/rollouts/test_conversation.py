@@ -30,6 +30,7 @@ from llmrl.rollouts.engines import Completion, Engine, Request
 from llmrl.rollouts.environment import Environment, Reply, Turn
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.seat import Seat
 
 BOS, EOS, START, END = 0, 1, 2, 3
 HOST = Host()
@@ -65,6 +66,9 @@ class Speaker:
 
     async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         return np.zeros(tokens.size, dtype=np.float32)
+
+    async def join(self, seat: Seat) -> None:
+        """Nobody to join."""
 
     async def load(self, bundle: WeightBundle) -> None:
         """Nothing to load."""

@@ -23,6 +23,7 @@ from llmrl.rollouts.agents.contexts import Rendering
 from llmrl.rollouts.agents.endpoint import Endpoint
 from llmrl.rollouts.conversations.exchange import Limits, rollout_of
 from llmrl.rollouts.engines import Completion, Request
+from llmrl.weights import seat as weights_seat
 from llmrl.weights.bundle import WeightBundle
 
 END = 3
@@ -51,6 +52,9 @@ class Echo:
 
     async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
         return np.zeros(tokens.size, dtype=np.float32)
+
+    async def join(self, seat: weights_seat.Seat) -> None:
+        """Nobody to join."""
 
     async def load(self, bundle: WeightBundle) -> None:
         """Nothing to load."""

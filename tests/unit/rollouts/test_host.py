@@ -25,6 +25,7 @@ from llmrl.rollouts.engines import Completion, Request
 from llmrl.rollouts.environment import Environment, Reply, Turn
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.seat import Seat
 
 DEADLINE_S = 0.3
 
@@ -59,6 +60,9 @@ class Two:
 
     async def score(self, tokens: object) -> np.ndarray:
         return np.zeros(1, np.float32)
+
+    async def join(self, seat: Seat) -> None:
+        """Nobody to join."""
 
     async def load(self, bundle: WeightBundle) -> None:
         """Nothing to load."""
