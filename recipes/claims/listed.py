@@ -6,6 +6,7 @@ from recipes.claims.by_turn import accuracy_by_turn
 from recipes.claims.claim import Claim
 from recipes.claims.measures import (
     accuracy,
+    accuracy_and_lag,
     distance_to_nash,
     entropy_at_reward,
     margins,
@@ -118,6 +119,21 @@ CLAIMS = {
             verdict="turns 3 and 4",
             better="more",
             along="turn",
+            up="held-out accuracy",
+        ),
+        Claim(
+            name="lag",
+            arms={
+                "lag_0": (),
+                "lag_1": ("engines.max_lag=1",),
+                "lag_2": ("engines.max_lag=2",),
+                "lag_4": ("engines.max_lag=4",),
+                "lag_4_uncorrected": ("engines.max_lag=4", 'correction.name="none"'),
+            },
+            measure=accuracy_and_lag,
+            verdict="accuracy",
+            better="more",
+            along="step",
             up="held-out accuracy",
         ),
     )

@@ -48,6 +48,19 @@ def accuracy(stage: Path) -> Measured:
     return Measured(numbers=numbers, curve=curve)
 
 
+def accuracy_and_lag(stage: Path) -> Measured:
+    """Held-out accuracy, the mean over the way to it, and how old the oldest token of a group was."""
+    steps = read_journal(stage / "metrics.jsonl").steps
+    measured = accuracy(stage)
+    numbers = {
+        "lag": float(np.mean([step.metrics["lag/mean"] for step in steps])),
+        "largest lag": max(step.metrics["lag/max"] for step in steps),
+        **measured.numbers,
+        "mean accuracy on the way": float(np.mean(measured.curve[1][1:])),
+    }
+    return Measured(numbers=numbers, curve=measured.curve)
+
+
 def margins(stage: Path) -> Measured:
     """Held-out accuracy, and by how many nats right workings have gained on wrong ones of their problem."""
     recipe = Recipe.model_validate(json.loads((stage.parent / "recipe.json").read_text("utf-8"))["recipe"])
