@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from openai import BadRequestError, OpenAI
+from openai.types.chat import ChatCompletionMessageParam
 
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.seeds import derive_seed
@@ -27,7 +28,8 @@ class SumsByOpenAI(Agent):
         return self._right(client, prompt.text, total=int(prompt.answer or 0), seed=seed) / self.turns
 
     def _right(self, client: OpenAI, question: str, *, total: int, seed: int) -> int:
-        messages, right = [{"role": "user", "content": question}], 0
+        right = 0
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": question}]
         for turn in range(1, self.turns + 1):
             try:
                 said = client.chat.completions.create(model="policy", messages=messages)
@@ -39,7 +41,8 @@ class SumsByOpenAI(Agent):
             right += answer.strip() == str(total)
             added = derive_seed(seed, turn) % 10
             total += added
-            messages += [{"role": "assistant", "content": answer}, {"role": "user", "content": f"+{added}="}]
+            messages.append({"role": "assistant", "content": answer})
+            messages.append({"role": "user", "content": f"+{added}="})
         return right
 
 
