@@ -44,7 +44,13 @@ def tune(
 @app.command("test")
 def run_tests(claim: str, *, at_once: int = 2) -> None:
     """Run every arm on the testing seeds, and keep what came of it under docs/claims."""
-    results = _all(CLAIMS[claim], list(CLAIMS[claim].arms), TESTING, (), at_once)
+    arms = list(CLAIMS[claim].arms)
+    results = _all(CLAIMS[claim], arms, TESTING, (), at_once)
+    if missing := len(arms) * len(TESTING) - len(results):
+        typer.echo(
+            f"{missing} of {len(arms) * len(TESTING)} runs failed: nothing is kept; run it again.", err=True
+        )
+        raise typer.Exit(1)
     write_results(CLAIMS[claim], results)
     typer.echo(table(CLAIMS[claim], results))
 

@@ -10,7 +10,7 @@ from recipes.claims.run import Result
 
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 130, 16, 44
-COLOURS = ("#8a8f98", "#1f6feb", "#d1661a", "#2f9e44")
+COLOURS = ("#8a8f98", "#1f6feb", "#d1661a", "#2f9e44", "#c2255c")
 """The first arm is what the others are compared with."""
 
 
