@@ -183,4 +183,4 @@ def rows(pairs: int, recipe: Path = RECIPE) -> list[Row]:
 
 if __name__ == "__main__":
     chosen, *count = sys.argv[1:]
-    sys.stdout.write(as_table(rows(int(count[0]) if count else 5, Path(chosen))) + "\n")
+    sys.stdout.write(as_table(rows(int(count[0]) if count else 5, Path(chosen).resolve())) + "\n")
