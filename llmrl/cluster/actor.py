@@ -37,7 +37,8 @@ class Pending:
             LlmrlError: what the call itself raised, or that its process died.
         """
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self.ref.future()), deadline_s)
+            async with asyncio.timeout(deadline_s):
+                return await asyncio.wrap_future(self.ref.future())
         except TimeoutError:
             late = f"{self._what} did not answer within {deadline_s:g} s; is its process stuck?"
             raise DeadlineError(f"{late}{self._last_words()}") from None

@@ -98,7 +98,8 @@ async def reserve(listed: Sequence[Need]) -> PlacementGroup:
     group = placement_group(bundles(listed), strategy="PACK")
     ready = cast("ray.ObjectRef[Any]", group.ready())
     try:
-        await asyncio.wait_for(asyncio.wrap_future(ready.future()), RESERVE_DEADLINE_S)
+        async with asyncio.timeout(RESERVE_DEADLINE_S):
+            await asyncio.wrap_future(ready.future())
     except TimeoutError:
         table = cast("dict[str, Any]", placement_group_table(group))
         state = table["stats"]["scheduling_state"]

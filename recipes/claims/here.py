@@ -29,7 +29,8 @@ class Answer:
 
     async def result(self, *, deadline_s: float) -> Any:
         """The value."""
-        return await asyncio.wait_for(self.task, deadline_s)
+        async with asyncio.timeout(deadline_s):
+            return await self.task
 
 
 class Here:

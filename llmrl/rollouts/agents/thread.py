@@ -42,7 +42,8 @@ async def run_agent(agent: Agent, prompt: Prompt, *, base_url: str, api_key: str
 
     threading.Thread(target=work, name=f"agent-{prompt.id}", daemon=True).start()
     try:
-        return await asyncio.wait_for(ended, agent.deadline_s + GRACE_S)
+        async with asyncio.timeout(agent.deadline_s + GRACE_S):
+            return await ended
     except TimeoutError:
         return Ended(reason=_late(agent))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -27,14 +26,12 @@ def llmrl(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProce
     "arguments",
     [["--help"], ["show", str(RECIPE)], ["plan", str(RECIPE)], ["show", "--reference"], ["doctor"]],
 )
-def test_looking_starts_within_a_second_and_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
+def test_looking_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\nfrom llmrl.cli import main\n"
         "try:\n    main()\nfinally:\n"
         f"    print('HEAVY', [name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-
     ran = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         capture_output=True,
@@ -44,9 +41,6 @@ def test_looking_starts_within_a_second_and_loads_nothing_heavy(arguments: list[
         cwd=tmp_path,
     )
 
-    # Processor time, because a clock on the wall would time whatever else runs on these cores.
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
     assert ran.stdout
     assert ran.stderr.splitlines()[-1] == "HEAVY []"
 

@@ -383,7 +383,8 @@ async def test_the_end_of_a_rollout_drops_what_is_being_generated(seat: MakeSeat
     agent.calls.end()
 
     with pytest.raises(BadRequestError, match="the rollout of this key is over"):
-        await asyncio.wait_for(call, 5)
+        async with asyncio.timeout(5):
+            await call
     assert agent.calls.exchanges == []
 
 
