@@ -26,7 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmrl.report.journal import read_journal
-from tests.speed.compare import Row, as_table
+from tests.speed.compare import HEADER, Row
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "tests" / "speed" / "lengths.toml"
@@ -183,4 +183,5 @@ def rows(pairs: int, recipe: Path = RECIPE) -> list[Row]:
 
 if __name__ == "__main__":
     chosen, *count = sys.argv[1:]
-    sys.stdout.write(as_table(rows(int(count[0]) if count else 5, Path(chosen).resolve())) + "\n")
+    found = rows(int(count[0]) if count else 5, Path(chosen).resolve())
+    sys.stdout.write(HEADER + "".join(f"{row}\n" for row in found))

@@ -64,9 +64,8 @@ class Row:
         return f"| {self.what} | {self.median:.3f} ({spread}) | {sign} {self.target:.2f} | {verdict} |"
 
 
-def as_table(rows: Sequence[Row]) -> str:
-    """Markdown."""
-    return "\n".join(["| what | ratio: median (spread) | target | |", "|---|---|---|---|", *map(str, rows)])
+HEADER = "| what | ratio: median (spread) | target | |\n|---|---|---|---|\n"
+"""Of a table of rows, in Markdown."""
 
 
 class Side:
