@@ -6,8 +6,6 @@ same number of collectives.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,25 +13,10 @@ from llmrl.errors import RecipeError
 
 Lengths = NDArray[np.int64]
 Costs = NDArray[np.float64]
-Microbatch = NDArray[np.int64]
 Placement = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Schedule:
-    """The rows of a step in forward passes: every row exactly once, no pass above the budget."""
-
-    microbatches: tuple[tuple[Microbatch, ...], ...]
-    """By rank, equally many on each; a micro-batch holds row numbers in ascending order and may be empty."""
-    balance: float
-    """FLOPs of the busiest rank over the mean of all ranks; 1 is perfect."""
-    fill: float
-    """Tokens over budget, in the micro-batches that are not empty; 1 leaves no room."""
-
-    @property
-    def per_rank(self) -> int:
-        """Micro-batches of each rank."""
-        return len(self.microbatches[0])
+Microbatch = NDArray[np.int64]
+Schedule = tuple[tuple[Microbatch, ...], ...]
+"""By rank, equally many micro-batches on each; one holds row numbers in ascending order and may be empty."""
 
 
 def schedule(lengths: Lengths, cost: Costs, *, ranks: int, tokens_per_microbatch: int) -> Schedule:
@@ -44,6 +27,9 @@ def schedule(lengths: Lengths, cost: Costs, *, ranks: int, tokens_per_microbatch
         cost: [N] FLOPs of each row, in any unit.
         ranks: data-parallel ranks.
         tokens_per_microbatch: most tokens in one micro-batch.
+
+    Returns:
+        Every row exactly once.
 
     Raises:
         RecipeError: a row alone exceeds the budget.
@@ -56,12 +42,7 @@ def schedule(lengths: Lengths, cost: Costs, *, ranks: int, tokens_per_microbatch
     bins = _even_out(bins, rank_of, lengths, cost, budget=budget)
     loads = _sums(bins, cost, size)
     ordered = [sorted(np.flatnonzero(rank_of == rank), key=lambda b: (-loads[b], b)) for rank in range(ranks)]
-    used = np.unique(bins[lengths > 0]).size
-    return Schedule(
-        microbatches=tuple(tuple(np.flatnonzero(bins == b) for b in mine) for mine in ordered),
-        balance=_worst_over_mean(_sums(rank_of, loads, ranks)),
-        fill=float(lengths.sum()) / (used * budget) if used else 1.0,
-    )
+    return tuple(tuple(np.flatnonzero(bins == b) for b in mine) for mine in ordered)
 
 
 def _refuse_long_rows(lengths: Lengths, budget: int) -> None:
@@ -150,7 +131,3 @@ def _deal(loads: Costs, ranks: int) -> Placement:
 
 def _sums(bins: Placement, cost: Costs, size: int) -> Costs:
     return np.bincount(bins, weights=cost, minlength=size).astype(np.float64)
-
-
-def _worst_over_mean(totals: Costs) -> float:
-    return float(totals.max() / totals.mean()) if totals.any() else 1.0

@@ -87,7 +87,7 @@ class Step:
         )
         return [
             self.collate(np.sort(_joined([units[int(number)] for number in numbers])))
-            for numbers in plan.microbatches[rank]
+            for numbers in plan[rank]
         ]
 
     def collate(self, rows: RowNumbers) -> Collated:

@@ -54,11 +54,6 @@ class Workload:
         return self.samples * (self.prompt_tokens + self.lengths.mean)
 
     @property
-    def response_tokens(self) -> float:
-        """Of one step."""
-        return self.samples * self.lengths.mean
-
-    @property
     def squares(self) -> float:
         """Sum of squared lengths over the step, prompts included."""
         p, lengths = self.prompt_tokens, self.lengths

@@ -45,12 +45,6 @@ def adapter_pieces(model: nn.Module) -> list[Piece]:
     return [piece for one in adapters(model) for piece in _factors(one)]
 
 
-def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The state dict as it belongs on disk, of a model that is complete."""
-    for piece in pieces(model):
-        yield piece.name, piece.make()
-
-
 def _names(model: nn.Module) -> list[tuple[Tensor, list[str]]]:
     """Every tensor but the adapters', with all its names as they were before there were adapters."""
     names: dict[int, tuple[Tensor, list[str]]] = {}

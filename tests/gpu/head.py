@@ -11,15 +11,15 @@ Not yet run on a GPU.
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import chain, product
 
 import torch
 from torch import Tensor
 
 from llmrl.policy.head import score_tokens
-from tests.gpu.finding import Row, timed
+from tests.gpu.finding import Row, median_of, report
 from tests.gpu.logits import (
     NAIVE_COPIES,
     Head,
@@ -40,17 +40,17 @@ PIECE = 4096
 def r3_rows(tokens: int, width: int, vocabulary: int) -> Iterator[Row]:
     size = f"T = {tokens:,}, V = {vocabulary:,}, H = {width}"
     inputs = head_inputs(torch.device("cuda"), torch.bfloat16, (tokens, vocabulary, width))
-    product = _products(inputs)
-    yield Row(what=f"2THV, {size}", got=2 * tokens * width * vocabulary / product / 1e12, unit="TFLOP/s")
-    step = _median(lambda: head_step(chunked_head, inputs))
-    yield Row(what=f"head forward and backward over 6THV, {size}", got=step / (3 * product), limit=WHOLE_STEP)
-    forward = _median(lambda: _logp_alone(inputs))
-    yield Row(what=f"head logprobs alone over 2THV, {size}", got=forward / product, limit=LOGPROB_ONLY)
+    bare = _products(inputs)
+    yield Row(what=f"2THV, {size}", got=2 * tokens * width * vocabulary / bare / 1e12, unit="TFLOP/s")
+    step = median_of(lambda: head_step(chunked_head, inputs))
+    yield Row(what=f"head forward and backward over 6THV, {size}", got=step / (3 * bare), limit=WHOLE_STEP)
+    forward = median_of(lambda: _logp_alone(inputs))
+    yield Row(what=f"head logprobs alone over 2THV, {size}", got=forward / bare, limit=LOGPROB_ONLY)
     yield Row(what=f"head memory over the formula, {size}", got=memory_over_formula(inputs), limit=1.10)
     compiled: Head = torch.compile(naive_head, dynamic=False)
     for name, head in (("naive", naive_head), ("torch.compile", compiled)):
         if torch.cuda.mem_get_info()[0] > NAIVE_COPIES * 4 * tokens * vocabulary:
-            other = _median(lambda head=head: head_step(head, inputs))
+            other = median_of(lambda head=head: head_step(head, inputs))
             yield Row(what=f"head time over {name}, {size}", got=step / other, limit=1.0)
             torch.cuda.empty_cache()
 
@@ -64,17 +64,12 @@ def _products(inputs: tuple[Tensor, Tensor, Tensor]) -> float:
         for piece in hidden.split(PIECE):
             torch.mm(piece, weight, out=out[: piece.shape[0]])
 
-    return _median(work)
+    return median_of(work)
 
 
 @torch.no_grad()
 def _logp_alone(inputs: tuple[Tensor, Tensor, Tensor]) -> Tensor:
     return score_tokens(*inputs, temperature=0.8, entropy=False)[0]
-
-
-def _median(work: Callable[[], object]) -> float:
-    """Seconds, of seven times after two."""
-    return statistics.median([timed(work) for _ in range(9)][2:])
 
 
 def main() -> int:
@@ -86,16 +81,9 @@ def main() -> int:
     if not torch.cuda.is_available():
         sys.stdout.write("skipped: R3 measures a GPU, and torch finds none here.\n")
         return 0
-    sys.stdout.write(f"torch {torch.__version__}, {torch.cuda.get_device_name()}\n\n")
-    sys.stdout.write("| what | found | limit | |\n|---|---|---|---|\n")
-    held = True
-    for tokens in map(int, options.tokens.split(",")):
-        for width in map(int, options.widths.split(",")):
-            for row in r3_rows(tokens, width, options.vocabulary):
-                held &= row.holds
-                sys.stdout.write(f"{row}\n")
-                sys.stdout.flush()
-    return int(not held)
+    sizes = product(options.tokens.split(","), options.widths.split(","))
+    listed = (r3_rows(int(tokens), int(width), options.vocabulary) for tokens, width in sizes)
+    return report(chain.from_iterable(listed), where=torch.cuda.get_device_name())
 
 
 if __name__ == "__main__":

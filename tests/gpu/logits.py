@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
 from llmrl.policy.head import CHUNK_LOGITS, CHUNK_TOKENS, score_tokens
-from tests.gpu.finding import NAMES, ROUNDING, Row, Sizes, grad_of, in_float32, off, timed
+from tests.gpu.finding import NAMES, ROUNDING, Row, Sizes, grad_of, in_float32, median_of, off
 
 NAIVE_COPIES = 7
 """Float32 copies of the logits that the naive head may hold; where they do not fit its time is left out."""
@@ -92,4 +91,4 @@ def memory_over_formula(inputs: tuple[Tensor, Tensor, Tensor]) -> float:
 
 def _seconds(head: Head, inputs: tuple[Tensor, Tensor, Tensor]) -> float:
     """Median of seven steps after two."""
-    return statistics.median([timed(lambda: head_step(head, inputs)) for _ in range(9)][2:])
+    return median_of(lambda: head_step(head, inputs))

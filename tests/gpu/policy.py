@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any, cast
@@ -15,11 +14,11 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 from llmrl.batches.collate import Inputs
 from llmrl.policy import attention
 from llmrl.policy.scorer import Scorer
-from llmrl.policy.tensors import named_tensors
+from llmrl.policy.tensors import pieces
 from llmrl.weights.bundle import Probe
 from llmrl.weights.outbox import Outbox
 from llmrl.weights.store import MemoryStore
-from tests.gpu.finding import Row, Sizes, grad_of, off, timed
+from tests.gpu.finding import Row, Sizes, grad_of, median_of, off
 
 
 def scorer_rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
@@ -54,9 +53,7 @@ def scorer_rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
     yield from packed_rows(model)
     if device.type == "cuda":
         del exact, ours, wanted, right
-        seconds = statistics.median(
-            [timed(lambda: scorer(inputs, temperature=1.0)[0].mean().backward()) for _ in range(5)][2:]
-        )
+        seconds = median_of(lambda: scorer(inputs, temperature=1.0)[0].mean().backward(), rounds=3)
         yield Row(
             what="bf16 Scorer: forward and backward", got=sum(sizes.sequences) / seconds, unit="tokens/s"
         )
@@ -107,7 +104,8 @@ def _alone(model: PreTrainedModel, inputs: Inputs, lengths: tuple[int, ...]) -> 
 def packed_rows(model: PreTrainedModel) -> Iterator[Row]:
     """Weights from the device into one block of bytes, and back onto the device, bit for bit."""
     probe = Probe(tokens=np.zeros(1, np.int32), logp=np.zeros(1, np.float32))
-    sent, outbox = dict(named_tensors(model)), Outbox(MemoryStore(), deltas=False)
+    sent = {piece.name: piece.make() for piece in pieces(model)}
+    outbox = Outbox(MemoryStore(), deltas=False)
     bundle = outbox.send([[(name, "whole", t) for name, t in sent.items()]], version=1, probe=probe)
     different = 0
     for spec, data in bundle.arrays():

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 
 import torch
 
-from tests.gpu.finding import FULL, TINY
+from tests.gpu.finding import FULL, TINY, Row, Sizes, place, report
 from tests.gpu.logits import head_rows
 from tests.gpu.packing import attention_rows
 from tests.gpu.policy import scorer_rows
@@ -27,19 +28,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     device = torch.device(parser.parse_args().device)
-    sizes = FULL if device.type == "cuda" else TINY
-    where = torch.cuda.get_device_name() if device.type == "cuda" else "cpu, tiny sizes"
-    sys.stdout.write(f"torch {torch.__version__}, {where}\n\n| what | found | limit | |\n|---|---|---|---|\n")
-    held = True
+    return report(_rows(device, FULL if device.type == "cuda" else TINY), where=place(device))
+
+
+def _rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
     for proof in PROOFS:
         torch.manual_seed(0)
-        for row in proof(device, sizes):
-            held &= row.holds
-            sys.stdout.write(f"{row}\n")
-            sys.stdout.flush()
+        yield from proof(device, sizes)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    return int(not held)
 
 
 if __name__ == "__main__":

@@ -33,14 +33,30 @@ def test_the_proofs_hold_on_a_cpu_without_any_of_the_big_libraries():
     assert done.stdout.count("| ok |") == 13, done.stdout
 
 
-def test_the_head_is_not_measured_without_a_gpu():
-    command = [sys.executable, "-m", "tests.gpu.head"]
-    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False
+def script(name: str, *options: str, gpu: bool, timeout_s: int) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", f"tests.gpu.{name}", *options]
+    environment = os.environ | ({} if gpu else {"CUDA_VISIBLE_DEVICES": ""})
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
     )
 
-    assert (done.returncode, done.stdout) == (0, "skipped: R3 measures a GPU, and torch finds none here.\n")
+
+@pytest.mark.parametrize(
+    ("name", "run"), [("ceilings", "R1"), ("learner", "R2"), ("head", "R3"), ("decode", "R4")]
+)
+def test_what_measures_a_gpu_says_so_without_one(name: str, run: str):
+    done = script(name, gpu=False, timeout_s=100)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"skipped: {run} measures a GPU, and torch finds none here.\n"
+
+
+@pytest.mark.parametrize(("name", "rows"), [("ceilings", 9), ("learner", 8), ("decode", 5)])
+def test_what_measures_a_gpu_runs_on_a_cpu_in_tiny_sizes(name: str, rows: int):
+    done = script(name, "--device", "cpu", gpu=False, timeout_s=250)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("| tiny, ") + done.stdout.count("| p") + done.stdout.count("copy") == rows
 
 
 @pytest.mark.gpu
@@ -55,9 +71,9 @@ def test_the_proofs_hold_on_this_gpu():
 
 @pytest.mark.gpu
 @pytest.mark.timeout(1000)
-def test_a_whole_run_takes_turns_on_this_gpu():
-    command = [sys.executable, "-m", "tests.gpu.turns"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=960, check=False)
+@pytest.mark.parametrize("name", ["turns", "ceilings", "learner", "head", "decode"])
+def test_the_runs_reach_their_targets_on_this_gpu(name: str):
+    done = script(name, gpu=True, timeout_s=960)
 
     sys.stdout.write(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -7,6 +7,7 @@ Both start from the same warm model and train on the same problems with the same
 budget, optimizer and learning rate, until the mean of the last five steps' rewards is ``GOAL``. TRL is
 installed into a folder of its own beside our environment's libraries and gets both cores, with one or two
 threads, whichever is faster; ours is ``llmrl train`` as anybody would start it, asynchronous and corrected.
+Where there is one GPU both sides use it, ours in turns.
 What counts begins with the first step and ends with the last one: both load and start before, and both are
 ended at the goal.
 """
@@ -24,6 +25,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import torch
 
 from llmrl.report.journal import read_journal
 from tests.speed.compare import HEADER, Row
@@ -103,7 +106,8 @@ class Race:
         """``llmrl train``: two processes beside the driver, one core's threads each."""
         recipe = stage_alone(self.recipe, "grpo", self.folder, model=self.model)
         nothing_else = ("evaluation.sources=[]", "stages.grpo.evaluation.every_steps=0")
-        run = started(recipe, f"run.seed={seed}", f"run.name=ours-{seed}", *nothing_else)
+        placed = ("cluster.placement=shared",) if torch.cuda.device_count() == 1 else ()
+        run = started(recipe, f"run.seed={seed}", f"run.name=ours-{seed}", *nothing_else, *placed)
         journal = self.folder / f"ours-{seed}" / "0-grpo" / "metrics.jsonl"
         while (own := self._reached(journal)) is None and run.poll() is None:
             time.sleep(POLL_S)

@@ -94,7 +94,7 @@ def _by_hand(stage: Stage) -> tuple[Scorer, torch.optim.AdamW, list[Callable[[Sc
     microbatches = step.microbatches(
         range(step.groups), ranks=1, rank=0, tokens_per_microbatch=budget, work=scorer.work
     )
-    return scorer, optimizer, [_loss_of(rows, responses=step.lengths.size) for rows in microbatches]
+    return scorer, optimizer, [grpo_loss(rows, responses=step.lengths.size) for rows in microbatches]
 
 
 @contextmanager
@@ -151,7 +151,7 @@ def plain(model: Path, zero_stage: int) -> Generator[Run]:
     yield run
 
 
-def _loss_of(collated: Collated, *, responses: int) -> Callable[[Score], Tensor]:
+def grpo_loss(collated: Collated, *, responses: int) -> Callable[[Score], Tensor]:
     """GRPO with a truncated correction, on the flat [M] trained tokens of one micro-batch."""
     sampled = collated.sampled.view(-1)[collated.slots]
     advantage = collated.advantage.view(-1)[collated.slots]

@@ -78,7 +78,7 @@ def main() -> None:
         beta=0.0,
         loss_type="grpo",
         seed=job["seed"],
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         bf16=False,
         gradient_checkpointing=False,
         logging_steps=1,

@@ -62,12 +62,12 @@ def fitting(model: Path) -> Stage:
     return stage.model_copy(update={"engines": stage.engines.model_copy(update={"kv_cache_mib": 512})})
 
 
-def raw_options(stage: Stage) -> dict[str, Any]:
+def raw_options(stage: Stage, device: str = "cpu") -> dict[str, Any]:
     """Our engine's arguments for a bare ``vllm.LLM``."""
     # vLLM reads the environment when it is imported.
     from llmrl.rollouts.engines.vllm_engine import _arguments  # noqa: PLC0415
 
-    options = dict(vars(_arguments(stage, "cpu")))
+    options = dict(vars(_arguments(stage, device)))
     del options["enable_log_requests"]  # only the asynchronous engine has it
     del options["scheduler_cls"]  # ours
     return options

@@ -62,7 +62,7 @@ async def test_a_bad_awaited_reward_is_an_error_in_time_and_the_next_is_right(
     (judgement,) = await judged(scorer, deed)
     took = time.monotonic() - start
 
-    assert took < DEADLINE_S + 1.0
+    assert took < DEADLINE_S + 5
     assert (judgement.status, judgement.reward) == ("error", None)
     assert judgement.note.startswith(f"rewards.bad {note}")
     assert dict(judgement.parts) == {"first": 1.0, "last": 0.0}

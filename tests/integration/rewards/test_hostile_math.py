@@ -57,7 +57,7 @@ async def test_hostile_mathematics_is_never_right_and_never_late(scorer_of: Make
 
         (judgement,) = await scorer.judge([sample(claim, answer)])
 
-        assert time.monotonic() - start < DEADLINE_S + 1.0, claim[:40]
+        assert time.monotonic() - start < DEADLINE_S + 5, claim[:40]
         assert not any(judgement.parts.values()), claim[:40]
 
         right, wrong = await scorer.judge([sample(answer, answer), sample("8", answer)])

@@ -76,7 +76,7 @@ def runs(pid: int) -> bool:
 async def judged_in_time(scorer: Scorer, response: str) -> Judgement:
     start = time.monotonic()
     (judgement,) = await scorer.judge([sample(response)])
-    assert time.monotonic() - start < DEADLINE_S + 1.0
+    assert time.monotonic() - start < DEADLINE_S + 5
     return judgement
 
 
@@ -168,7 +168,7 @@ async def test_a_tower_of_powers_is_refused_and_endless_algebra_ends_at_the_dead
     start = time.monotonic()
     (killed,) = await scorer.judge([endless])
 
-    assert time.monotonic() - start < DEADLINE_S + 1
+    assert time.monotonic() - start < DEADLINE_S + 5
     assert (refused.status, refused.reward) == ("score", 0.0)
     assert (killed.status, killed.note) == ("error", f"rewards.correct {KILLED}")
     (after,) = await scorer.judge([sample(r"\boxed{\frac{10}{2}}")])

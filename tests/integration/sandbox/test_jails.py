@@ -149,7 +149,7 @@ def test_a_late_program_is_dead_when_its_verdict_comes(all_jails: dict[str, Jail
     run = all_jails["kernel"].run("while True: pass", stdin="", limits=Limits(seconds=0.5))
 
     assert run.ending == "late"
-    assert 0.5 <= time.monotonic() - start < 1.5
+    assert 0.5 <= time.monotonic() - start < 5.5
 
 
 def test_values_of_every_plain_type_reach_the_tests_as_they_were(jails: Jails) -> None:

@@ -12,7 +12,7 @@ from llmrl.errors import RecipeError
 
 
 def rows_in(made: Schedule) -> list[int]:
-    return sorted(int(row) for rank in made.microbatches for batch in rank for row in batch)
+    return sorted(int(row) for rank in made for batch in rank for row in batch)
 
 
 def cost_of(lengths: np.ndarray, attention: float = 4e-5) -> np.ndarray:
@@ -38,8 +38,9 @@ def test_every_row_comes_once_under_the_budget_with_equal_counts(lengths: list[i
     made = planned(np.array(lengths, dtype=np.int64), ranks=ranks, tokens_per_microbatch=budget)
 
     assert rows_in(made) == list(range(len(lengths)))
-    assert {len(rank) for rank in made.microbatches} == {made.per_rank}
-    assert max(sum(lengths[row] for row in batch) for rank in made.microbatches for batch in rank) <= budget
+    assert len(made) == ranks
+    assert len({len(rank) for rank in made}) == 1
+    assert max(sum(lengths[row] for row in batch) for rank in made for batch in rank) <= budget
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,9 +57,8 @@ def test_ranks_are_within_three_percent_of_each_other(seed, count, spread, ranks
     made = planned(lengths, ranks=ranks, tokens_per_microbatch=budget)
 
     cost = cost_of(lengths)
-    by_rank = [sum(cost[batch].sum() for batch in rank) for rank in made.microbatches]
-    assert max(by_rank) / np.mean(by_rank) == pytest.approx(made.balance)
-    assert made.balance <= 1.03
+    by_rank = [sum(cost[batch].sum() for batch in rank) for rank in made]
+    assert max(by_rank) / np.mean(by_rank) <= 1.03
 
 
 @settings(max_examples=60, deadline=None)
@@ -69,21 +69,19 @@ def test_small_rows_fill_the_budget(seed, count, ranks):
     made = planned(lengths, ranks=ranks, tokens_per_microbatch=4096)
 
     # Whole micro-batches on every rank: what 97 % full ones would need, rounded up.
-    assert made.per_rank <= -(-lengths.sum() // (ranks * 0.97 * 4096))
+    assert len(made[0]) <= -(-lengths.sum() // (ranks * 0.97 * 4096))
 
 
-def test_full_micro_batches_are_at_least_97_percent_full():
+def test_rows_that_fit_exactly_fill_every_micro_batch():
     made = planned(np.full(1000, 41), ranks=1, tokens_per_microbatch=4100)
 
-    assert made.per_rank == 10
-    assert made.fill == 1.0
+    assert [len(batch) for batch in made[0]] == [100] * 10
 
 
 def test_rows_of_60_percent_of_the_budget_get_a_micro_batch_each():
     made = planned(np.full(8, 60), ranks=2, tokens_per_microbatch=100)
 
-    assert made.per_rank == 4
-    assert made.fill == pytest.approx(0.6)
+    assert [[len(batch) for batch in rank] for rank in made] == [[1] * 4, [1] * 4]
 
 
 def test_long_rows_cost_more_than_their_tokens():
@@ -92,13 +90,13 @@ def test_long_rows_cost_more_than_their_tokens():
     made = planned(lengths, ranks=2, tokens_per_microbatch=8000, attention=1.0)
 
     # By tokens the two halves would be 4000 and 4000; by FLOPs the long row outweighs the other four.
-    assert [[len(batch) for batch in rank] for rank in made.microbatches] == [[1], [4]]
+    assert [[len(batch) for batch in rank] for rank in made] == [[1], [4]]
 
 
 def test_a_rank_without_rows_gets_empty_micro_batches():
     made = planned(np.array([5]), ranks=3, tokens_per_microbatch=10)
 
-    assert [[batch.tolist() for batch in rank] for rank in made.microbatches] == [[[0]], [[]], [[]]]
+    assert [[batch.tolist() for batch in rank] for rank in made] == [[[0]], [[]], [[]]]
 
 
 def test_the_same_lengths_give_the_same_schedule():
@@ -106,7 +104,7 @@ def test_the_same_lengths_give_the_same_schedule():
 
     first, second = (planned(lengths, ranks=4, tokens_per_microbatch=8192) for _ in range(2))
 
-    for ours, theirs in zip(first.microbatches, second.microbatches, strict=True):
+    for ours, theirs in zip(first, second, strict=True):
         assert [b.tolist() for b in ours] == [b.tolist() for b in theirs]
 
 

@@ -146,7 +146,7 @@ def test_one_conversation_that_is_late_is_aborted_and_the_others_end(
     assert {(r.stop, r.outcome, r.abort) for r in rollouts if r not in late} == {("stop", 1.0, "")}
     # What was said until then stays on record, sampled with weights 3.
     assert (late[0].tokens.size, set(late[0].version.tolist()), late[0].outcome) == (5, {3}, None)
-    assert seconds < DEADLINE_S + 1
+    assert seconds < DEADLINE_S + 5
 
 
 def test_an_environment_that_blocks_its_thread_costs_its_deadline_and_no_later_conversation(
