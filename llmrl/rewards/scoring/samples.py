@@ -42,10 +42,14 @@ def samples_of(group: RolloutGroup, *, max_tokens: int, rivals: bool) -> list[Sa
 
 
 def _rivals(group: RolloutGroup, rollout: Rollout) -> tuple[str, ...]:
-    """The other side's responses; where there is no other side, all other responses."""
+    """The other side's responses; where there is no other side, all other responses.
+
+    Not the aborted ones: what nobody finished is judged by nobody, and it would lose to everybody.
+    """
     two_sides = len({one.opponent for one in group.rollouts}) == 2
-    return tuple(
-        one.text
+    facing = [
+        one
         for one in group.rollouts
         if (one.opponent != rollout.opponent if two_sides else one is not rollout)
-    )
+    ]
+    return tuple(one.text for one in facing if one.stop != "abort")

@@ -64,3 +64,23 @@ def test_a_sample_has_the_last_turn_of_its_rollout_and_one_turn_is_its_own_last(
 
     assert (one.last_turn, one.response) == ("42", "42")
     assert (other.last_turn, other.response) == ("42", TOLD.format("42"))
+
+
+def test_what_nobody_finished_is_no_rival_and_leaves_the_two_sides_two() -> None:
+    ids = np.array([5, 6], dtype=np.int32)
+    own = Rollout(
+        tokens=ids, logp=ids.astype(np.float32), version=ids, trained=ids > 0, turn=ids, stop="stop",
+        text="own",
+    )  # fmt: skip
+    cut_off = replace(own, text="", stop="abort", abort="no reply within 60 s")
+    twin, other = replace(own, text="twin"), replace(own, text="other", opponent=True)
+    prompt = Prompt(id="p", tokens=ids, text="", answer="42", source="p")
+
+    def rivals(*rollouts: Rollout) -> list[tuple[str, ...]]:
+        group = RolloutGroup(ordinal=0, prompt=prompt, rollouts=rollouts)
+        return [sample.rivals for sample in samples_of(group, max_tokens=9, rivals=True)]
+
+    assert rivals(own, twin, cut_off) == [("twin",), ("own",), ("own", "twin")]
+    assert rivals(own, cut_off, other) == [("other",), ("other",), ("own",)]
+    # The opponent's only response was cut off: its place is not taken by the policy's own.
+    assert rivals(own, twin, replace(cut_off, opponent=True)) == [(), (), ("own", "twin")]
