@@ -147,8 +147,11 @@ def _human_eval(row: dict[str, Any]) -> Task:
 
 
 def _mbpp(row: dict[str, Any]) -> Task:
-    setup = "\n".join([*row.get("test_imports", ()), row.get("test_setup_code", "")])
-    return UnitTests(exam=Exam(setup=setup, tests=row["test_list"]), solution=row.get("code"))
+    setup, tests = "\n".join([*row.get("test_imports", ()), row.get("test_setup_code", "")]), row["test_list"]
+    # Every program passes no tests, and one that is empty.
+    if not (isinstance(tests, list) and tests and all(map(_is_text, cast("list[Any]", tests)))):
+        raise ValueError(f"test_list must be a list of assertions, and have at least one; got {shown(tests)}")
+    return UnitTests(exam=Exam(setup=setup, tests=tests), solution=row.get("code"))
 
 
 def _calls(row: dict[str, Any]) -> Task:
@@ -170,11 +173,21 @@ _FORMS = (
 
 
 def _same_number(row: dict[str, Any]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    inputs, outputs = tuple(row["inputs"]), tuple(row["outputs"])
+    inputs, outputs = _listed(row, "inputs"), _listed(row, "outputs")
     if not inputs or len(inputs) != len(outputs):
         got = f"{len(inputs)} and {len(outputs)}"
         raise ValueError(f"the gold answer needs as many outputs as inputs, and at least one; got {got}")
     return inputs, outputs
+
+
+def _listed(row: dict[str, Any], key: str) -> tuple[Any, ...]:
+    if not isinstance(row[key], list):
+        raise ValueError(f"{key} must be a list with an entry for each test, got {shown(row[key])}")
+    return tuple(row[key])
+
+
+def _is_text(test: object) -> bool:
+    return isinstance(test, str) and bool(test.strip())
 
 
 def _definition(function: str) -> re.Pattern[str]:

@@ -136,6 +136,11 @@ def test_whatever_a_function_answers_costs_its_tests_and_nothing_else(output: st
         ),
         ('{"inputs": ["1"], "outputs": []}', "as many outputs as inputs, and at least one; got 1 and 0"),
         ('{"inputs": [], "outputs": []}', "and at least one; got 0 and 0"),
+        ('{"inputs": "12", "outputs": "34"}', "inputs must be a list with an entry for each test, got '12'"),
+        ('{"test_list": []}', r"test_list must be a list of assertions, and have at least one; got \[\]"),
+        ('{"test_list": "assert f(1)"}', "must be a list of assertions, .*got 'assert f"),
+        ('{"test_list": ["assert f(1)", " "]}', "must be a list of assertions"),
+        ('{"test_list": [1]}', "must be a list of assertions"),
     ],
 )
 def test_an_answer_without_tests_says_what_it_needs(answer: str, complaint: str) -> None:
