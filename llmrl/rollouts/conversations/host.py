@@ -30,7 +30,7 @@ class Host:
         """What ``work`` returns or raises.
 
         Raises:
-            DeadlineError: it was not done in time, or says so itself.
+            DeadlineError: it was not done in time, or says so itself; or its thread was left behind.
         """
         loop = self._loop = self._loop or _begun()
         task = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
@@ -41,6 +41,8 @@ class Host:
         if not done:
             await self._replace_if_blocked(loop)
             raise DeadlineError(f"no reply within {deadline_s:g} s")
+        if task.cancelled():
+            raise DeadlineError("another reply blocked the thread of environments")
         return task.result()
 
     def close(self) -> None:

@@ -184,6 +184,21 @@ def test_one_host_goes_on_in_another_thread_when_its_own_is_blocked() -> None:
     assert first != f"{threading.get_ident()}"
 
 
+def test_who_was_asked_of_a_thread_that_was_left_behind_is_late_and_not_cancelled() -> None:
+    async def meet() -> str:
+        host = Host()
+        blocking = asyncio.create_task(host.run(block(), deadline_s=0.1))
+        await asyncio.sleep(0)  # the thread is blocked for 3 s, and given up after 1.1 s
+        with pytest.raises(DeadlineError) as late:
+            await host.run(wait(), deadline_s=30)
+        with pytest.raises(DeadlineError, match="no reply within"):
+            await blocking
+        host.close()
+        return str(late.value)
+
+    assert asyncio.run(meet()) == "another reply blocked the thread of environments"
+
+
 def test_a_world_that_never_begins_aborts_after_the_first_turn(digits: Tokenizer) -> None:
     rollouts, _ = held(digits, NeverBegins(), per_prompt=4, branches=2)
 
