@@ -190,6 +190,9 @@ def _arguments(stage: Stage, device: str) -> AsyncEngineArgs:
         max_model_len=stage.model.context_tokens,
         max_num_seqs=engines.max_sequences,
         tensor_parallel_size=engines.tensor_parallel,
+        # Left to itself vLLM would ask Ray for its workers, in a placement group that has no room for them:
+        # this process holds all GPUs of the engine.
+        distributed_executor_backend="uni" if engines.tensor_parallel == 1 else "mp",
         gpu_memory_utilization=engines.gpu_memory_utilization,
         kv_cache_memory_bytes=kv_cache_mib * 2**20 if kv_cache_mib else None,
         # On CPU vLLM cannot take back the draw of a seeded request whose prompt it has read in part.

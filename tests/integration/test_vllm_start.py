@@ -1,0 +1,30 @@
+"""What vLLM is told before it starts, where a machine without GPUs would start it either way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from llmrl.recipe.schema import Choice, Engines, Model, Opponent, Optimizer, Prompts, Source, Stage
+from llmrl.rollouts.engines.vllm_engine import _arguments
+
+
+def stage_of(folder: Path, *, tensor_parallel: int = 1, opponent: Opponent | None = None) -> Stage:
+    return Stage(
+        model=Model(path=str(folder), context_tokens=256),
+        prompts=Prompts(sources=(Source(task="digit_sum"),)),
+        engines=Engines(kind="vllm", tensor_parallel=tensor_parallel, max_sequences=16, kv_cache_mib=64),
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+        opponent=opponent,
+    )
+
+
+@pytest.mark.parametrize(("width", "backend"), [(1, "uni"), (2, "mp")])
+def test_an_engine_starts_its_workers_itself_and_asks_ray_for_none(
+    tiny_model: Path, width: int, backend: str
+) -> None:
+    told = _arguments(stage_of(tiny_model, tensor_parallel=width), "cuda")
+
+    assert told.distributed_executor_backend == backend
