@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from llmrl.recipe.schema import Choice, Engines, Model, Opponent, Optimizer, Prompts, Source, Stage
+from llmrl.rollouts.engines.kinds import _environment
 from llmrl.rollouts.engines.vllm_engine import _arguments
 
 
@@ -28,3 +30,12 @@ def test_an_engine_starts_its_workers_itself_and_asks_ray_for_none(
     told = _arguments(stage_of(tiny_model, tensor_parallel=width), "cuda")
 
     assert told.distributed_executor_backend == backend
+
+
+@pytest.mark.parametrize(("kind", "runner"), [("none", None), ("reference", "0"), ("mixture", "0")], ids=str)
+def test_only_an_opponent_keeps_vllm_on_its_first_model_runner(
+    tiny_model: Path, kind: Literal["none", "reference", "mixture"], runner: str | None
+) -> None:
+    stage = stage_of(tiny_model, opponent=Opponent(kind=kind))
+
+    assert _environment(stage, "cuda").get("VLLM_USE_V2_MODEL_RUNNER") == runner

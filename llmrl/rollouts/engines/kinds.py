@@ -15,6 +15,11 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TORCH_COMPILE_DISABLE": "1",
 }
+OPPONENT_ENVIRONMENT = {
+    # The opponent is a logits processor of the kind that only vLLM's first model runner takes, which is
+    # everybody's on CPU; on a GPU vLLM would choose the second, and refuse to start.
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+}
 QUIET_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", "TQDM_DISABLE": "1"}
 
 
@@ -25,12 +30,21 @@ class Vllm:
 
     async def start(self, stage: Stage, *, device: str) -> Engine:
         """Load the model at ``stage.model.path`` and serve it."""
-        for key, value in {**(CPU_ENVIRONMENT if device == "cpu" else {}), **QUIET_ENVIRONMENT}.items():
+        for key, value in _environment(stage, device).items():
             os.environ.setdefault(key, value)
         # Importing it takes 6 s and reads the environment.
         from llmrl.rollouts.engines.vllm_engine import VllmEngine  # noqa: PLC0415
 
         return VllmEngine(stage, device=device)
+
+
+def _environment(stage: Stage, device: str) -> dict[str, str]:
+    cpu, alone = device == "cpu", stage.opponent is None or stage.opponent.kind == "none"
+    return {
+        **(CPU_ENVIRONMENT if cpu else {}),
+        **({} if alone else OPPONENT_ENVIRONMENT),
+        **QUIET_ENVIRONMENT,
+    }
 
 
 @engine("torch")
