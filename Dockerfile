@@ -2,7 +2,7 @@
 #
 #   docker build -t llmrl:0.1.0 .
 #   docker build -t llmrl:0.1.0-cpu --build-arg ACCELERATOR=cpu .
-#   docker run --gpus all --shm-size=16g -v $PWD/runs:/llmrl/runs llmrl:0.1.0 llmrl train recipes/quickstart/digits.toml
+#   docker run --gpus all --shm-size=16g -v $PWD/runs:/llmrl/runs llmrl:0.1.0 llmrl train RECIPE
 FROM python:3.11-slim-bookworm
 
 # Triton and vLLM compile kernels at run time and need a C++ compiler; launch/node.sh asks `ip` for an interface.

@@ -5,7 +5,9 @@
 install:
 	@launch/install.sh
 
-quickstart: install
+# The quickstart is sized for two cores, and its engine and policy would want a GPU each.
+quickstart:
+	@LLMRL_ACCELERATOR=cpu launch/install.sh
 	.venv/bin/llmrl train recipes/quickstart/digits.toml --fresh
 
 test: install

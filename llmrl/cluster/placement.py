@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -34,10 +35,11 @@ class Need:
 
 
 def choose_device(stage: Stage) -> str:
-    """``cpu`` or ``cuda``: what the recipe says, or GPUs if the cluster has any."""
+    """``cpu`` or ``cuda``: what the recipe says, or GPUs if there are any and torch is no build for CPU."""
     if stage.cluster.device != "auto":
         return stage.cluster.device
-    return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 else "cpu"
+    for_cpu = "+cpu" in importlib.metadata.version("torch")
+    return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 and not for_cpu else "cpu"
 
 
 def needs(stage: Stage, *, device: str, engines: bool) -> list[Need]:
@@ -93,7 +95,7 @@ async def reserve(listed: Sequence[Need]) -> PlacementGroup:
     Raises:
         PlacementError: another job holds the room, or it cannot be had at all.
     """
-    nodes = _nodes()
+    nodes = list_nodes()
     check_fit(listed, nodes)
     group = placement_group(bundles(listed), strategy="PACK")
     ready = cast("ray.ObjectRef[Any]", group.ready())
@@ -116,7 +118,8 @@ def release(group: PlacementGroup) -> None:
     remove_placement_group(group)
 
 
-def _nodes() -> dict[str, Resources]:
+def list_nodes() -> dict[str, Resources]:
+    """What each node of the cluster has in all, by its address."""
     listed = cast("list[dict[str, Any]]", ray.nodes())
     return {
         f"{n['NodeManagerAddress']}/{n['NodeID'][:6]}": dict(n["Resources"]) for n in listed if n["Alive"]

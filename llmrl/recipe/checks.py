@@ -64,7 +64,7 @@ def _stage_problems(recipe: Recipe, index: int, stage: Stage) -> Sentences:
     first = recipe.stages[0]
     here = {"": stage}
     before = {f" of stage '{earlier.name}'": earlier for earlier in recipe.stages[:index]}
-    yield from _start_problems(stage) if index == 0 else _later_model_problems(stage, first)
+    yield from _start_problems(stage) if index == 0 else _later_problems(stage, first)
     yield from source_problems(stage, alphabet=first.model.characters)
     yield from held_out_problems(stage, here | before)
     yield from part_problems(stage)
@@ -92,7 +92,7 @@ def _start_problems(stage: Stage) -> Sentences:
         yield "model.characters: only a model built from model.config has a character tokenizer; remove it."
 
 
-def _later_model_problems(stage: Stage, first: Stage) -> Sentences:
+def _later_problems(stage: Stage, first: Stage) -> Sentences:
     for key in ("path", "config", "characters"):
         mine, theirs = (table.model_dump()[key] for table in (stage.model, first.model))
         if mine not in (None, theirs):
@@ -100,6 +100,12 @@ def _later_model_problems(stage: Stage, first: Stage) -> Sentences:
                 f"model.{key}: only the first stage starts from a model, "
                 "the others go on from the one before; remove it."
             )
+    mine, theirs = stage.cluster.address, first.cluster.address
+    if mine != theirs:
+        yield (
+            f"cluster.address: all stages run on one cluster, that of the first, {shown(theirs)}, "
+            f"got {shown(mine)}; say it once, in the [cluster] that they share."
+        )
 
 
 def _model(stage: Stage) -> Sentences:

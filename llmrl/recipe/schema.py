@@ -333,7 +333,7 @@ class Cluster(Table):
     address: str = "local"
     """``local`` starts Ray here for this run; ``auto`` or an address joins a running cluster."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` takes GPUs if the cluster has any."""
+    """``auto`` takes GPUs if the cluster has any and llmrl is installed for them."""
     placement: Literal["split", "shared"] = "split"
     """``split``: engines and ranks each have devices of their own; ``shared``: the same ones in turn, so that
     one GPU is enough. Roles always have their own."""

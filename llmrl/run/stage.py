@@ -64,6 +64,11 @@ class StagePlan:
         return self.algorithm.online
 
     @property
+    def generates(self) -> bool:
+        """Whether anything is generated, to train on or to evaluate."""
+        return self.online or bool(self.evaluated)
+
+    @property
     def digest(self) -> str:
         """Of the tables that decide what is computed; a resumed run must have the same."""
         free = {"cluster", "report", "checkpoints", "weights"}
@@ -95,7 +100,7 @@ async def run_stage(
         stage,
         seed=recipe.run.seed,
         plugins=recipe.plugins,
-        engines=plan.online or bool(plan.evaluated),
+        engines=plan.generates,
         build=plan.build,
         logs=folder / "logs",
     ) as crew:

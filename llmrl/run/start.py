@@ -6,18 +6,20 @@ import asyncio
 import json
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from llmrl.cluster.connection import connect
-from llmrl.errors import ModelError, RecipeError
+from llmrl.cluster.placement import check_fit, choose_device, list_nodes, needs
+from llmrl.errors import ModelError, PlacementError, RecipeError
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.policy.folder import check_folder, check_heads, find_folder
 from llmrl.prompts.stream import PromptStream, held_out
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.arithmetic import arithmetic
 from llmrl.recipe.checks import check_recipe
-from llmrl.recipe.load import Loaded
+from llmrl.recipe.load import Loaded, where_in
 from llmrl.recipe.roles import asked_roles, stage_named
 from llmrl.recipe.schema import Model, Recipe, Role, Stage
 from llmrl.report.console import ConsoleReport, final_line
@@ -63,9 +65,11 @@ async def _run(
             await switchboard.open()
         for plan in plans:
             await _check_rewards(plan, door=switchboard.url)
-        _open_folder(recipe, existing)
+        _refuse_existing(recipe, existing)
         stop = StopRequest()
         with connect(recipe.stages[0].cluster):
+            _check_room(recipe, plans)
+            _open_folder(recipe, existing)
             stop.listen()
             return [await run_stage(recipe, plan, console, stop, switchboard) for plan in plans]
     finally:
@@ -80,6 +84,17 @@ async def _check_rewards(plan: StagePlan, *, door: str) -> None:
     await plan.scorer.start(door=door)
     if plan.stage.scoring.check_answers:
         await check_answers(plan.scorer, [*(plan.stream.rows if plan.online else ()), *plan.evaluated])
+
+
+def _check_room(recipe: Recipe, plans: Sequence[StagePlan]) -> None:
+    """Nothing is trained for a later stage that the cluster cannot hold."""
+    nodes = list_nodes()
+    for index, plan in enumerate(plans):
+        device = choose_device(plan.stage)
+        try:
+            check_fit(needs(plan.stage, device=device, engines=plan.generates), nodes)
+        except PlacementError as error:
+            raise PlacementError(f"{where_in(recipe, index)}{error}") from error
 
 
 def _plan(recipe: Recipe, index: int) -> StagePlan:
@@ -149,13 +164,16 @@ def _found(table: Table, folder: Path) -> Table:
     return table.model_copy(update={"path": str(folder), "trust_remote_code": code})
 
 
-def _open_folder(recipe: Recipe, existing: Existing) -> None:
-    folder = recipe.folder
-    if folder.exists() and existing == "refuse":
+def _refuse_existing(recipe: Recipe, existing: Existing) -> None:
+    if recipe.folder.exists() and existing == "refuse":
         raise RecipeError(
-            f"run.name: {folder} is already there; go on with --resume, replace it with --fresh, "
+            f"run.name: {recipe.folder} is already there; go on with --resume, replace it with --fresh, "
             "or rename the run."
         )
+
+
+def _open_folder(recipe: Recipe, existing: Existing) -> None:
+    folder = recipe.folder
     if folder.exists() and existing == "fresh":
         shutil.rmtree(folder)
     for index in range(len(recipe.stages)):

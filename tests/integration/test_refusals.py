@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import ray
 
-from llmrl.errors import DataError, LlmrlError, ModelError, PluginError, RecipeError
+from llmrl.cluster.placement import choose_device
+from llmrl.errors import DataError, LlmrlError, ModelError, PlacementError, PluginError, RecipeError
 from llmrl.recipe.load import load_recipe
 from llmrl.run.start import train_recipe
 
@@ -137,3 +139,40 @@ def test_a_run_folder_that_is_there_is_never_overwritten_by_accident(given: Path
         train_recipe(load_recipe(given / "recipe.toml"))
 
     assert (given / "runs" / "refused" / "precious").exists()
+
+
+STAGES = """
+[evaluation]
+sources = []
+[[stages]]
+name = "first"
+[[stages]]
+name = "second"
+cluster = { cpus_per_process = 65 }
+"""
+
+
+def test_a_later_stage_without_room_is_refused_before_the_first_trains_and_an_older_run_stays(
+    given: Path,
+) -> None:
+    with (given / "recipe.toml").open("a") as recipe:
+        recipe.write(STAGES)
+    old = given / "runs" / "refused" / "precious"
+    old.parent.mkdir(parents=True)
+    old.write_text("x")
+
+    with pytest.raises(PlacementError, match=r"stages\[1\] 'second': .*cannot hold 2 of 2") as caught:
+        train_recipe(load_recipe(given / "recipe.toml"), existing="fresh")
+
+    assert "engine-0                     65 CPU   <- missing" in str(caught.value)
+    assert not ray.is_initialized()
+    assert old.exists()
+
+
+def test_an_installation_for_cpu_leaves_a_gpu_alone(given: Path) -> None:
+    stage = load_recipe(given / "recipe.toml").recipe.stages[0]
+    ray.init(address="local", num_cpus=1, num_gpus=1, log_to_driver=False, include_dashboard=False)
+    try:
+        assert choose_device(stage) == ("cpu" if "+cpu" in version("torch") else "cuda")
+    finally:
+        ray.shutdown()
