@@ -185,6 +185,15 @@ def _rows(sources: Sequence[Source], table: str, suffix: str = "") -> list[Rows]
 
 def _origin(source: Source) -> tuple[object, ...]:
     if source.dataset is None:
-        return (source.task, *sorted((key, repr(value)) for key, value in source.options.items()))
+        return _task_origin(source)
     path = Path(source.dataset).expanduser()
     return (str(path.resolve()) if path.exists() else source.dataset, source.split)
+
+
+def _task_origin(source: Source) -> tuple[object, ...]:
+    """Tasks of one size have one order, so those that begin alike ask the same, whatever their options say."""
+    try:
+        made = task.build(str(source.task), source.options, key="")
+    except RecipeError:  # it is among `source_problems`
+        return ("unknown", source.task)
+    return (made.size, made.make(0).prompt)
