@@ -88,9 +88,9 @@ def ours(task: Task) -> Seconds:
             await worker.close()
 
     async def step_s(point: Point) -> float:
-        await timed(point, task.short, -1)  # captures its graphs
+        await timed(point, task.short, 0)  # captures its graphs
         found = [
-            (await timed(point, task.long, 2 * n), await timed(point, task.short, 2 * n + 1))
+            (await timed(point, task.long, 2 * n + 1), await timed(point, task.short, 2 * n + 2))
             for n in range(ROUNDS)
         ]
         return _step(found, task)
@@ -116,8 +116,10 @@ def raw(task: Task) -> Seconds:
         return time.perf_counter() - began
 
     def step_s(point: Point) -> float:
-        timed(point, task.short, -1)
-        found = [(timed(point, task.long, 2 * n), timed(point, task.short, 2 * n + 1)) for n in range(ROUNDS)]
+        timed(point, task.short, 0)
+        found = [
+            (timed(point, task.long, 2 * n + 1), timed(point, task.short, 2 * n + 2)) for n in range(ROUNDS)
+        ]
         return _step(found, task)
 
     return {point: step_s(point) for point in task.points}

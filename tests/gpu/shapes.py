@@ -33,5 +33,5 @@ SHAPES: Mapping[str, dict[str, Any]] = {
     },
 }
 
-TINY = {"tiny": _qwen2(64, 96, 2, 4, 2, 300)}
+TINY = {"tiny": _qwen2(128, 192, 2, 4, 2, 300)}
 """For machines without a GPU, where only the results count."""
