@@ -16,6 +16,7 @@ from llmrl.prompts.demonstration import Demonstration, encode_demonstration
 from llmrl.prompts.difficulty import difficulty_of
 from llmrl.prompts.example import Example, source_name
 from llmrl.prompts.prompt import Prompt
+from llmrl.prompts.reads import EVERYTHING, Reads
 from llmrl.prompts.tasks import read_task
 from llmrl.prompts.tokenizer import Tokenizer
 from llmrl.recipe.schema import Source
@@ -44,6 +45,7 @@ def collect(
     max_tokens: int,
     seed: int,
     max_response_tokens: int | None = None,
+    reads: Reads = EVERYTHING,
 ) -> tuple[Collection, ...]:
     """Read, render and tokenize every source.
 
@@ -53,6 +55,7 @@ def collect(
         seed: the run's; tasks order their problems by it, and a source its rows of equal pass rates.
         max_response_tokens: where responses of the dataset are trained on, rows with a longer one are left
             out too.
+        reads: what of a dataset's rows is wanted.
     Raises:
         RecipeError: a source is contradictory, or two have the same name.
         DataError: a source cannot be read, or nothing of it remains.
@@ -68,7 +71,7 @@ def collect(
     found = list[Collection]()
     for number, source in enumerate(sources):
         table = f"{key}.{number}"
-        prompts = _prompts(source, tokenizer, key=table, seed=seed)
+        prompts = _prompts(source, tokenizer, key=table, seed=seed, reads=reads)
         difficulty = difficulty_of(source, key=table)
         rows = prompts if difficulty is None else difficulty.select(prompts, seed=seed)
         kept = _Limit(what="prompts", most=max_tokens, option="prompts.max_tokens").keep(
@@ -138,10 +141,11 @@ def _longest_response(prompt: Prompt) -> int:
     return max(0 if one is None else one.size for one in (prompt.demonstration, prompt.rejected))
 
 
-def _prompts(source: Source, tokenizer: Tokenizer, *, key: str, seed: int) -> list[Prompt]:
+def _prompts(source: Source, tokenizer: Tokenizer, *, key: str, seed: int, reads: Reads) -> list[Prompt]:
     if (source.dataset is None) == (source.task is None):
         raise RecipeError(f"{key}: exactly one of dataset and task is needed; remove or add one.")
-    examples = read_task(source, key=key, seed=seed) if source.task else read_source(source, key=key)
+    made = source.task is not None
+    examples = read_task(source, key=key, seed=seed) if made else read_source(source, key=key, reads=reads)
     return [_prompt(example, tokenizer) for example in examples]
 
 

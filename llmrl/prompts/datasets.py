@@ -13,9 +13,10 @@ from typing import cast
 
 from llmrl.errors import DataError, RecipeError, did_you_mean, shown
 from llmrl.prompts.example import Example, check_template, source_name, wrap
-from llmrl.prompts.fields import answer_of, check_fields, prompt_of, response_of
+from llmrl.prompts.fields import answer_of, check_fields, has_prompt, prompt_of, response_of
 from llmrl.prompts.files import TEXT_FORMATS, Record
 from llmrl.prompts.preference import preference_of
+from llmrl.prompts.reads import EVERYTHING, Reads
 from llmrl.recipe.schema import Source
 
 HUB_NAME = re.compile(r"(?P<path>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(:(?P<config>[\w.-]+))?")
@@ -24,11 +25,12 @@ HUB_NAME = re.compile(r"(?P<path>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(:(?P<config>[\w.
 KNOWN_ENDINGS = (*TEXT_FORMATS, *(f"{ending}.gz" for ending in TEXT_FORMATS), ".parquet")
 
 
-def read_source(source: Source, *, key: str) -> list[Example]:
+def read_source(source: Source, *, key: str, reads: Reads = EVERYTHING) -> list[Example]:
     """The rows of a dataset that the source takes, in the dataset's order.
 
     Args:
         key: where the recipe has this source, e.g. ``prompts.sources.0``.
+        reads: what of a row is wanted.
     Raises:
         RecipeError: the source names no dataset, or its template or field map is wrong.
         DataError: the dataset cannot be read; the message names file, row and field.
@@ -40,7 +42,8 @@ def read_source(source: Source, *, key: str) -> list[Example]:
     name, examples, row = source_name(source), list[Example](), -1
     for row, record in enumerate(_records(source.dataset, source, key=key)):
         if row >= source.skip:
-            examples.append(wrap(_example(record, source, id=f"{name}/{row}", key=key), source.template))
+            example = _example(record, source, id=f"{name}/{row}", key=key, reads=reads)
+            examples.append(wrap(example, source.template))
         if len(examples) == source.rows:
             break
     if not examples:
@@ -48,10 +51,12 @@ def read_source(source: Source, *, key: str) -> list[Example]:
     return examples
 
 
-def _example(record: Record, source: Source, *, id: str, key: str) -> Example:
+def _example(record: Record, source: Source, *, id: str, key: str, reads: Reads) -> Example:
     fields, name = source.fields, source_name(source)
-    answer = answer_of(record, fields, key=key)
-    pair = preference_of(record, fields, key=key)
+    answer = _answer(record, fields, key=key, reads=reads)
+    # A dialogue that is preferred may hold the prompt, too.
+    paired = reads.response or not has_prompt(record, fields, key=key)
+    pair = preference_of(record, fields, key=key) if paired else None
     if pair is not None:
         return Example(
             id=id,
@@ -61,8 +66,18 @@ def _example(record: Record, source: Source, *, id: str, key: str) -> Example:
             rejected=pair.rejected,
             source=name,
         )
-    prompt, response = prompt_of(record, fields, key=key), response_of(record, fields, key=key)
+    prompt = prompt_of(record, fields, key=key)
+    response = response_of(record, fields, key=key) if reads.response else None
     return Example(id=id, prompt=prompt, answer=answer, response=response, source=name)
+
+
+def _answer(record: Record, fields: Mapping[str, str], *, key: str, reads: Reads) -> str | None:
+    try:
+        return answer_of(record, fields, key=key)
+    except DataError:
+        if reads.answer or "answer" in fields:
+            raise
+        return None
 
 
 def _no_rows(source: Source, *, count: int, key: str) -> str:

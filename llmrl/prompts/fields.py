@@ -86,7 +86,10 @@ def answer_of(record: Record, fields: Mapping[str, str], *, key: str) -> str | N
     if isinstance(value, str):
         return text_of(value, place)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise DataError(f"{place}: an answer must be text or a number, got {shown(value)}; write it as text.")
+        raise DataError(
+            f"{place}: an answer must be text or a number, got {shown(value)}; write it as text, or name "
+            f"another column with {key}.fields.answer."
+        )
     if not math.isfinite(value):
         raise DataError(
             f"{place}: an answer must be text or a finite number, got {value}; correct or remove the row."
@@ -108,11 +111,25 @@ def response_of(record: Record, fields: Mapping[str, str], *, key: str) -> str |
     """The response of a row to imitate; None where the row has none.
 
     Raises:
-        DataError: the column that the recipe names is missing, or the value is not text.
+        DataError: the column that the recipe names is missing, or the value is neither text nor a list of one
+            message from the assistant.
     """
     column = column_of(record, fields, "response", key=key)
     value = None if column is None else record.fields[column]
-    return None if value is None else text_of(value, f"{record.place}, field {shown(column)}")
+    if value is None:
+        return None
+    place = f"{record.place}, field {shown(column)}"
+    if isinstance(value, str):
+        return text_of(value, place)
+    if isinstance(value, list):
+        messages = messages_of(cast("list[object]", value), place, last="assistant")
+        if [message.role for message in messages] == ["assistant"]:
+            return messages[0].content
+    raise DataError(
+        f"{place}: a response must be text or a list of one message from 'assistant', got "
+        f"{shown(record.fields[str(column)])}; "
+        f"correct the row, or name another column with {key}.fields.response."
+    )
 
 
 def _prompt_column(record: Record, fields: Mapping[str, str], *, key: str) -> str | None:

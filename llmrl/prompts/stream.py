@@ -14,6 +14,7 @@ from math import gcd, lcm
 
 from llmrl.prompts.collection import Collection, collect, fingerprint
 from llmrl.prompts.prompt import Draw, Prompt
+from llmrl.prompts.reads import EVERYTHING, Reads
 from llmrl.prompts.seeds import derive_seed, shuffled
 from llmrl.prompts.tokenizer import Tokenizer
 from llmrl.recipe.schema import Evaluation, Prompts
@@ -27,7 +28,13 @@ class PromptStream:
     """
 
     def __init__(
-        self, prompts: Prompts, tokenizer: Tokenizer, *, seed: int, max_response_tokens: int | None = None
+        self,
+        prompts: Prompts,
+        tokenizer: Tokenizer,
+        *,
+        seed: int,
+        max_response_tokens: int | None = None,
+        reads: Reads = EVERYTHING,
     ) -> None:
         """Read every source of the table.
 
@@ -35,6 +42,7 @@ class PromptStream:
             seed: the run's.
             max_response_tokens: where responses of the dataset are trained on, rows with a longer one are
                 left out too.
+            reads: what of a dataset's rows is wanted.
         Raises:
             RecipeError: a source is contradictory, or two have the same name.
             DataError: a source cannot be read, or all its prompts are too long.
@@ -46,6 +54,7 @@ class PromptStream:
             max_tokens=prompts.max_tokens,
             seed=seed,
             max_response_tokens=max_response_tokens,
+            reads=reads,
         )
         self._seed, self._shuffle = seed, prompts.shuffle
         self._shares = shares([source.weight for source in prompts.sources])
@@ -89,17 +98,30 @@ class PromptStream:
 
 
 def held_out(
-    evaluation: Evaluation, tokenizer: Tokenizer, *, max_tokens: int, seed: int
+    evaluation: Evaluation,
+    tokenizer: Tokenizer,
+    *,
+    max_tokens: int,
+    seed: int,
+    reads: Reads = EVERYTHING,
 ) -> tuple[Prompt, ...]:
     """The held-out prompts of a stage in the order of their sources; empty where it has none.
 
     Args:
         max_tokens: longer prompts are left out, as in training.
         seed: the run's, so that ``skip`` keeps a task's held-out rows apart from the trained ones.
+        reads: what of a dataset's rows is wanted.
     Raises:
         RecipeError, DataError: as :class:`PromptStream`.
     """
-    found = collect(evaluation.sources, tokenizer, key="evaluation.sources", max_tokens=max_tokens, seed=seed)
+    found = collect(
+        evaluation.sources,
+        tokenizer,
+        key="evaluation.sources",
+        max_tokens=max_tokens,
+        seed=seed,
+        reads=reads,
+    )
     return tuple(prompt for part in found for prompt in part.prompts)[: evaluation.prompts]
 
 

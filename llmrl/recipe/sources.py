@@ -191,7 +191,7 @@ def _origin(source: Source) -> tuple[object, ...]:
 
 
 def _task_origin(source: Source) -> tuple[object, ...]:
-    """Tasks of one size have one order, so those that begin alike ask the same, whatever their options say."""
+    """Tasks of one size have one order, so those that begin alike are the same, whatever options say."""
     try:
         made = task.build(str(source.task), source.options, key="")
     except RecipeError:  # it is among `source_problems`

@@ -6,7 +6,7 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -15,15 +15,17 @@ from llmrl.cluster.placement import check_fit, choose_device, list_nodes, needs
 from llmrl.errors import ModelError, PlacementError, RecipeError
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.policy.folder import check_folder, check_heads, find_folder
+from llmrl.prompts.reads import Reads
 from llmrl.prompts.stream import PromptStream, held_out
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.arithmetic import arithmetic
 from llmrl.recipe.checks import check_recipe
 from llmrl.recipe.load import Loaded, where_in
 from llmrl.recipe.roles import asked_roles, stage_named
-from llmrl.recipe.schema import Model, Recipe, Role, Stage
+from llmrl.recipe.schema import Model, Recipe, Reward, Role, Stage
 from llmrl.report.console import ConsoleReport, final_line
 from llmrl.report.html import write_report
+from llmrl.rewards import build_rewards
 from llmrl.rewards.gold import check_answers
 from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.roles.switchboard import Switchboard
@@ -114,10 +116,17 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
         stage.model.model_copy(update=start.model_dump(include={"path", "config", "characters"}))
     )
     seed = recipe.run.seed
-    evaluated = held_out(stage.evaluation, tokenizer, max_tokens=stage.prompts.max_tokens, seed=seed)
     algorithm = Algorithm.of(stage)
-    judged = bool(evaluated) or algorithm.online
     rewards = dict(algorithm.bundle.rewards)
+    answered = _reads_answers(stage, rewards)
+    evaluated = held_out(
+        stage.evaluation,
+        tokenizer,
+        max_tokens=stage.prompts.max_tokens,
+        seed=seed,
+        reads=Reads(answer=answered, response=False),
+    )
+    judged = bool(evaluated) or algorithm.online
     return StagePlan(
         stage=stage.model_copy(
             update={
@@ -134,12 +143,18 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
             tokenizer,
             seed=seed,
             max_response_tokens=None if algorithm.online else stage.rollouts.max_tokens,
+            reads=Reads(answer=algorithm.online and answered, response=not algorithm.online),
         ),
         evaluated=evaluated[: stage.evaluation.prompts],
         algorithm=algorithm,
         scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,
         folder=recipe.stage_folder(index),
     )
+
+
+def _reads_answers(stage: Stage, rewards: Mapping[str, Reward]) -> bool:
+    """Whether somebody looks at gold answers; an environment always may."""
+    return stage.environment is not None or any(one.reads_answer for one in build_rewards(rewards).values())
 
 
 def _found_roles(recipe: Recipe, stage: Stage) -> dict[str, Role]:

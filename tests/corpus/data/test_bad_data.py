@@ -278,13 +278,13 @@ VALUES = [
         name="answer that is a list",
         content=row(prompt="a", answer=["2"]),
         sentence="{path}, line 2, field 'answer': an answer must be text or a number, got ['2']; "
-        "write it as text.",
+        "write it as text, or name another column with s.fields.answer.",
     ),
     Case(
         name="answer that is true",
         content=row(prompt="a", answer=True),
         sentence="{path}, line 2, field 'answer': an answer must be text or a number, got True; "
-        "write it as text.",
+        "write it as text, or name another column with s.fields.answer.",
     ),
     Case(
         name="empty answer",
@@ -295,7 +295,8 @@ VALUES = [
     Case(
         name="response that is a number",
         content=row(prompt="a", response=3),
-        sentence="{path}, line 2, field 'response': must be text, got int 3; correct or remove the row.",
+        sentence="{path}, line 2, field 'response': a response must be text or a list of one message from "
+        "'assistant', got 3; correct the row, or name another column with s.fields.response.",
     ),
 ]
 

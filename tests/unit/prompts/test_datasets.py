@@ -13,6 +13,7 @@ import pytest
 from llmrl.errors import DataError, RecipeError
 from llmrl.prompts.datasets import read_source
 from llmrl.prompts.example import Example, Message
+from llmrl.prompts.reads import Reads
 from llmrl.recipe.schema import Source
 from llmrl.sandbox.task import UnitTests, read_task
 
@@ -119,6 +120,47 @@ def test_rows_after_the_last_one_taken_are_not_read(tmp_path: Path) -> None:
     path.write_text('{"prompt": "a"}\nbroken')
 
     assert [row.prompt for row in read_source(Source(dataset=str(path), rows=1), key="s")] == ["a"]
+
+
+CHAT = {
+    "prompt": [{"role": "user", "content": "1+1?"}],
+    "completion": [{"role": "assistant", "content": "2"}],
+    "answer": ["2", "two"],
+}
+
+
+def test_columns_that_nobody_reads_are_no_fault_of_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(CHAT | {"completion": 3}))
+
+    (row,) = read_source(Source(dataset=str(path)), key="s", reads=Reads(answer=False, response=False))
+
+    assert (row.answer, row.response) == (None, None)
+    with pytest.raises(DataError, match=r"name another column with s\.fields\.answer"):
+        read_source(Source(dataset=str(path)), key="s", reads=Reads(response=False))
+    named = Source(dataset=str(path), fields={"answer": "answer"})
+    with pytest.raises(DataError, match="an answer must be text or a number"):
+        read_source(named, key="s", reads=Reads(answer=False, response=False))
+
+
+def test_one_message_of_the_assistant_is_a_response(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(CHAT))
+
+    (row,) = read_source(Source(dataset=str(path)), key="s", reads=Reads(answer=False))
+
+    assert row.prompt == (Message(role="user", content="1+1?"),)
+    assert row.response == "2"
+
+
+def test_a_prompt_that_is_in_the_preferred_dialogue_is_read_where_no_response_is(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    talk = "\n\nHuman: 1+1?\n\nAssistant:"
+    path.write_text(json.dumps({"chosen": f"{talk} 2", "rejected": f"{talk} 3"}))
+
+    (row,) = read_source(Source(dataset=str(path)), key="s", reads=Reads(response=False))
+
+    assert row.prompt == talk
 
 
 def read_row(folder: Path, row: dict[str, object], **source: object) -> Example:
