@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,12 +51,14 @@ def check_folder(path: Path, model: Model) -> None:
     Raises:
         ModelError: what is missing or wrong, and what to do about it.
     """
-    config = _read_config(path)
-    _check_code(path, config, model)
-    _check_kind(path, config, model)
+    written = _read_config(path)
+    _check_code(path, written, model)
+    _check_kind(path, written, model)
     _check_weights(path)
     stored_tensors(path)
-    _check_sizes(path, load_config(path, model), model)
+    config = load_config(path, model)
+    _check_lengths(path, config, model)
+    _check_vocabulary(path, config, model)
 
 
 def load_config(path: Path, model: Model) -> PreTrainedConfig:
@@ -173,14 +175,37 @@ def _check_weights(path: Path) -> None:
     raise ModelError(f"model.path: {shown(str(path))} has no model.safetensors.")
 
 
-def _check_sizes(path: Path, config: PreTrainedConfig, model: Model) -> None:
+def _check_lengths(path: Path, config: PreTrainedConfig, model: Model) -> None:
     sizes = config.to_dict()
-    longest, rows = sizes.get("max_position_embeddings"), sizes.get("vocab_size")
+    longest = sizes.get("max_position_embeddings")
     if isinstance(longest, int) and model.context_tokens > longest:
         raise ModelError(
             f"model.context_tokens is {model.context_tokens}, but {shown(str(path))} was made for at most "
             f"{longest} tokens; lower it."
         )
+    for short in _lengths_of_long_rope(sizes.get("rope_parameters") or {}):
+        if model.context_tokens > short:
+            raise ModelError(
+                f"model.context_tokens is {model.context_tokens}, but {shown(str(path))} has the rope_type "
+                f"'longrope', which turns differently beyond {short} tokens, and transformers "
+                f"then does so for every sequence that shares a pass with a longer one; use at most {short}."
+            )
+
+
+def _lengths_of_long_rope(rope: Mapping[str, Any]) -> Iterator[int]:
+    """Up to where it turns as it always did: for the whole model, or for a kind of layer.
+
+    ``dynamic`` looks at the longest sequence too, but changes nothing within ``max_position_embeddings``.
+    """
+    if rope.get("rope_type") == "longrope":
+        yield int(rope["original_max_position_embeddings"])
+    for part in rope.values():
+        if isinstance(part, dict):
+            yield from _lengths_of_long_rope(cast("dict[str, Any]", part))
+
+
+def _check_vocabulary(path: Path, config: PreTrainedConfig, model: Model) -> None:
+    rows = config.to_dict().get("vocab_size")
     # transformers would make up an empty tokenizer from the config alone.
     if not any((path / name).exists() for name in VOCABULARIES):
         raise ModelError(

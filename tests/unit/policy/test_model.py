@@ -288,6 +288,8 @@ def adapters_only(folder: Path) -> None:
     (folder / "config.json").rename(folder / "adapter_config.json")
 
 
+LONG_ROPE = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+
 DAMAGE = {
     "no folder": (shutil.rmtree, "there is no folder"),
     "no config": (lambda f: (f / "config.json").unlink(), "has no config.json"),
@@ -315,6 +317,10 @@ DAMAGE = {
     "infinity": (weights(spoil(float("inf"))), "mlp.up_proj.weight of .* has values that are not finite"),
     "small vocabulary": (edit_config(vocab_size=15), "has 16 tokens, but its config has vocab_size 15"),
     "short context": (edit_config(max_position_embeddings=512), "model.context_tokens is 1024, but .* 512"),
+    "long positions": (
+        edit_config(rope_parameters=LONG_ROPE | {"original_max_position_embeddings": 512}),
+        "model.context_tokens is 1024, but .* 'longrope', .* beyond 512 tokens, .* use at most 512.",
+    ),
     "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "has no tokenizer.json"),
     "impossible config": (edit_config(hidden_size="wide"), "has a config.json without sense: .*hidden_size"),
 }
@@ -330,6 +336,12 @@ def test_a_bad_model_folder_is_refused_in_one_sentence(case, folder):
 
     assert str(caught.value).startswith("model.")
     assert "\n" not in str(caught.value)
+
+
+def test_long_positions_do_no_harm_where_nothing_is_long(folder):
+    edit_config(rope_parameters=LONG_ROPE | {"original_max_position_embeddings": 1024})(folder)
+
+    load(folder)
 
 
 BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
