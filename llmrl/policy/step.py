@@ -20,7 +20,6 @@ from llmrl.batches.collate import Collated
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.objectives.contract import Loss, Max, Mean, Scope
 from llmrl.policy.reduce import Tally, reduce_loss
-from llmrl.policy.watch import GradientWatch
 from llmrl.policy.zero import Zero
 
 Forward = Callable[[Collated], TokenScores]
@@ -54,7 +53,6 @@ class Learner:
     """The policy, and what it is trained by."""
 
     zero: Zero
-    watch: GradientWatch
     algorithm: Algorithm
     scope: Scope
     """The objective's own; ``step`` is right for every objective, and costs a forward pass."""
@@ -103,9 +101,9 @@ class Learner:
                 current = known.old if number == 0 else self._scan(self.forward, update.microbatches, tokens)
                 assert current is not None  # promised by needs_old
                 finite = self._two_passes(update, current, known, tally)
-            skip = not self.zero.all_agree(finite and self.watch.take())
+            skip = not self.zero.all_agree(finite)
             norms.append(self.zero.step(lr=lr, skip=skip))
-            skipped += skip
+            skipped += skip or not math.isfinite(norms[-1])
         metrics = tally.over(self.zero)
         metrics["policy/loss"] /= len(updates)
         own = {"policy/grad_norm": sum(norms) / len(norms), "policy/lr": lr, "policy/skipped": float(skipped)}

@@ -28,7 +28,6 @@ from llmrl.policy.scorer import Scorer
 from llmrl.policy.step import Forward, Learner, Update
 from llmrl.policy.tensors import Piece, adapter_pieces, pieces
 from llmrl.policy.ulysses import Ulysses
-from llmrl.policy.watch import GradientWatch
 from llmrl.policy.zero import Meeting, Zero, join_group
 from llmrl.prompts.seeds import derive_seed, shuffled
 from llmrl.recipe.schema import Model, Stage
@@ -81,7 +80,6 @@ class PolicyWorker:
         self._ulysses = Ulysses(sharers) if sharers > 1 else None
         scorer = Scorer(load_model(Path(str(stage.model.path)), stage.model), self._ulysses)
         self._vocabulary, self._work = scorer.vocabulary, scorer.work
-        self._watch = GradientWatch(scorer.model.get_input_embeddings())
         self._zero = Zero(scorer, stage, device=self._device)
         # What the dataset wrote has no sampling temperature.
         self._temperature = stage.rollouts.temperature if self._algorithm.online else 1.0
@@ -89,7 +87,6 @@ class PolicyWorker:
         self._attic = Attic(self._zero.device)
         self._learner = Learner(
             zero=self._zero,
-            watch=self._watch,
             algorithm=self._algorithm,
             scope=self._algorithm.objective.scope,
             forward=self._forward(self._temperature),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -65,8 +66,9 @@ def join_group(address: str, *, rank: int, ranks: int, device: str, meeting: Mee
 class ClientAdamW(torch.optim.AdamW):
     """AdamW that can leave weights and states alone, and clips where DeepSpeed would not say the norm."""
 
-    skip = False
-    """True for one step whose gradient is not finite."""
+    skip = True
+    """Whether no update is made, as for a loss that is not finite. True until the first step: DeepSpeed at
+    stage 0 in bfloat16 makes one with no gradient while it is built, from which Adam would count on."""
     max_grad_norm: float | None = None
     """Set where DeepSpeed hands over whole gradients (stage 0 in float32) and reports no norm."""
     grad_norm = 0.0
@@ -76,7 +78,8 @@ class ClientAdamW(torch.optim.AdamW):
         if self.max_grad_norm is not None:
             parameters = [p for group in self.param_groups for p in group["params"]]
             self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
-        return None if self.skip else cast("float | None", super().step(closure))
+        skip = self.skip or not math.isfinite(self.grad_norm)
+        return None if skip else cast("float | None", super().step(closure))
 
 
 class Zero:
@@ -127,7 +130,10 @@ class Zero:
         self._engine.backward(share * self.ranks, scale_wrt_gas=False)
 
     def step(self, *, lr: float, skip: bool) -> float:
-        """Reduce, clip and update; returns the global gradient norm before clipping."""
+        """Reduce, clip and update; returns the global gradient norm before clipping.
+
+        Where that is not finite, no update is made: DeepSpeed sees to it, or ``ClientAdamW`` does.
+        """
         self._optimizer.skip = skip
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
