@@ -117,20 +117,22 @@ class _ScoreTokens(torch.autograd.Function):
         for part in _slices(targets.shape[0], rows):
             softmax.score(hidden[part], targets[part], logp[part], normalizer[part], uncertainty[part])
         ctx.save_for_backward(hidden, weight, bias, targets, normalizer, uncertainty)
-        ctx.temperature, ctx.rows, ctx.entropy = temperature, rows, entropy
+        ctx.temperature, ctx.rows = temperature, rows
+        # Most losses leave the entropy alone; its zeros would cost a buffer, and time at every logit.
+        ctx.set_materialize_grads(False)
         return logp, uncertainty if entropy else None
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        grad_logp, grad_entropy = cast("tuple[Tensor, Tensor | None]", grad_outputs)
+        grad_logp, grad_entropy = cast("tuple[Tensor | None, Tensor | None]", grad_outputs)
         hidden, weight, bias, targets, normalizer, uncertainty = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         grad_hidden = torch.zeros(hidden.shape, dtype=normalizer.dtype, device=hidden.device)
         grad_weight = torch.empty_like(weight) if wanted[1] else None
         grad_bias = torch.empty_like(bias) if bias is not None and wanted[2] else None
-        gain = grad_logp / ctx.temperature
-        spread = grad_entropy / ctx.temperature if ctx.entropy and grad_entropy is not None else None
+        gain = torch.zeros_like(normalizer) if grad_logp is None else grad_logp / ctx.temperature
+        spread = None if grad_entropy is None else grad_entropy / ctx.temperature
         vocabulary, tokens = weight.shape[0], targets.shape[0]
         columns = _aligned(min(vocabulary, max(1, ctx.rows * vocabulary // max(1, tokens))))
         softmax = _softmax_for(hidden)(

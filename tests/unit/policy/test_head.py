@@ -164,6 +164,34 @@ def test_a_frozen_head_gets_no_gradient_and_changes_none_of_the_others():
     torch.testing.assert_close(gradients(*found, hidden), wanted)
 
 
+def test_an_entropy_that_no_loss_reads_takes_no_part_in_the_gradient():
+    hidden, weight, targets = example(6)
+    # The last word cannot be: its share of the entropy is 0 times infinity.
+    bias = torch.zeros(37, dtype=torch.float64)
+    bias[-1] = -torch.inf
+    wanted, _ = score_tokens(hidden, weight, targets % 36, temperature=1.0, entropy=False, bias=bias)
+
+    logp, entropy = score_tokens(hidden, weight, targets % 36, temperature=1.0, entropy=True, bias=bias)
+
+    assert entropy is not None
+    assert entropy.isnan().all()
+    for ours, theirs in zip(
+        gradients(logp, None, hidden, weight), gradients(wanted, None, hidden, weight), strict=True
+    ):
+        assert ours.isfinite().all()
+        assert torch.equal(ours, theirs)
+
+
+def test_a_loss_of_the_entropy_alone_has_its_gradient():
+    hidden, weight, targets = example(6)
+    wanted = torch.autograd.grad(naive(hidden, weight, targets, 0.7)[1].sum(), (hidden, weight))
+
+    _, entropy = score_tokens(hidden, weight, targets, temperature=0.7, entropy=True)
+
+    assert entropy is not None
+    torch.testing.assert_close(torch.autograd.grad(entropy.sum(), (hidden, weight)), wanted)
+
+
 def test_the_head_shares_the_parameters_of_the_layer_it_is_made_from():
     linear = nn.Linear(4, 6)
     head = TokenHead(linear)
