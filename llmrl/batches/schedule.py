@@ -23,8 +23,8 @@ def schedule(lengths: Lengths, cost: Costs, *, ranks: int, tokens_per_microbatch
     """Few micro-batches that hold all rows, as equal in FLOPs as the rows allow.
 
     Args:
-        lengths: [N] tokens that the model reads of each row; 0 is legal.
-        cost: [N] FLOPs of each row, in any unit.
+        lengths: [N] tokens that the model reads of each row, or of rows that stay together; 0 is legal.
+        cost: [N] FLOPs of each, in any unit.
         ranks: data-parallel ranks.
         tokens_per_microbatch: most tokens in one micro-batch.
 
@@ -47,10 +47,10 @@ def schedule(lengths: Lengths, cost: Costs, *, ranks: int, tokens_per_microbatch
 
 def _refuse_long_rows(lengths: Lengths, budget: int) -> None:
     if lengths.size and int(lengths.max()) > budget:
-        row = int(lengths.argmax())
         raise RecipeError(
-            f"policy.tokens_per_microbatch is {budget}, but row {row} has {int(lengths[row])} tokens; "
-            f"raise it to at least that, or lower prompts.max_tokens or rollouts.max_tokens."
+            f"policy.tokens_per_microbatch is {budget}, but a response, or those that pairs connect with it, "
+            f"take {int(lengths.max())} tokens; raise it to at least that, or lower "
+            "prompts.max_tokens or rollouts.max_tokens."
         )
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from llmrl.registry import Registry
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
 
-pairing: Registry[Pairing] = Registry("pairing")
-
 Pairs = tuple[tuple[int, int], ...]
 
 
 class Pairing(Protocol):
-    """A frozen dataclass whose fields are its options."""
+    """A frozen dataclass whose fields are its options; inherit from this class."""
+
+    together: ClassVar[int | None] = None
+    """Most responses of a group that its pairs connect, one with the next; None where that may be all of
+    them. They share a micro-batch."""
 
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement], /) -> Pairs | None:
         """Pairs of rollout numbers, the preferred one first.
@@ -29,10 +31,15 @@ class Pairing(Protocol):
         ...
 
 
+pairing: Registry[Pairing] = Registry("pairing", base=Pairing)
+
+
 @pairing("none")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NoPairs:
+class NoPairs(Pairing):
     """Nothing is compared."""
+
+    together: ClassVar[int | None] = 1
 
     def __call__(self, _group: RolloutGroup, _judgements: Sequence[Judgement]) -> None:
         return None
@@ -40,8 +47,10 @@ class NoPairs:
 
 @pairing("extremes")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Extremes:
+class Extremes(Pairing):
     """The response with the highest reward against the one with the lowest; equal rewards make no pair."""
+
+    together: ClassVar[int | None] = 2
 
     def __call__(self, _group: RolloutGroup, judgements: Sequence[Judgement]) -> Pairs:
         judged = [(j.reward, number) for number, j in enumerate(judgements) if j.reward is not None]
@@ -53,8 +62,10 @@ class Extremes:
 
 @pairing("in_order")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InOrder:
+class InOrder(Pairing):
     """The first response with the second, the third with the fourth, the better one first; ties included."""
+
+    together: ClassVar[int | None] = 2
 
     def __call__(self, _group: RolloutGroup, judgements: Sequence[Judgement]) -> Pairs:
         rewards = [j.reward for j in judgements]
@@ -68,7 +79,7 @@ class InOrder:
 
 @pairing("opponent")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AgainstOpponent:
+class AgainstOpponent(Pairing):
     """Each response of the policy with one of the opponent's, taken in turn; equal rewards make no pair."""
 
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement]) -> Pairs:

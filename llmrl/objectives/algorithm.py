@@ -71,6 +71,20 @@ def objective_of(stage: Stage) -> Objective:
     return objective.build(stage.objective.name, stage.objective.options, key="objective")
 
 
+def responses_together(stage: Stage) -> int:
+    """Most responses to a prompt that pairs connect, one with the next: they share a micro-batch.
+
+    Raises:
+        RecipeError: an unknown objective or pairing, or an option that it refuses.
+    """
+    bundle = bundle_of(stage)
+    if bundle.trains_on == "pairs":
+        return 2
+    opponents = 0 if bundle.opponent.kind == "none" else bundle.opponent.per_prompt
+    pairs = pairing.build(bundle.pairing.name, bundle.pairing.options, key="pairing")
+    return pairs.together or stage.rollouts.per_prompt + opponents
+
+
 def bundle_of(stage: Stage) -> Bundle:
     """What the objective of a stage brings along, with the parts that the recipe replaces.
 

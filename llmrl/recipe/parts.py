@@ -12,7 +12,7 @@ from llmrl.experience.credit import Credit, credit
 from llmrl.experience.keep import keep
 from llmrl.experience.pairing import pairing
 from llmrl.objectives import Bundle, shaping
-from llmrl.objectives.algorithm import bundle_of, objective_of
+from llmrl.objectives.algorithm import bundle_of, objective_of, responses_together
 from llmrl.prompts.tasks import task
 from llmrl.recipe.draft import SAFE_NAME, SAFE_NAME_TEXT
 from llmrl.recipe.schema import Choice, Stage
@@ -82,7 +82,7 @@ def part_problems(stage: Stage) -> list[str]:
     with _noted(problems):
         bundle = bundle_of(stage)
         problems.extend(_nothing_to_learn(stage, bundle))
-        problems.extend(_too_small_for_pairs(stage, bundle))
+        problems.extend(_too_small_for_pairs(stage))
         problems.extend(_turns_that_cannot_be(stage, bundle))
         problems.extend(_nobody_to_compare_with(stage, bundle))
         for keys, choice in parts_of(bundle).items():
@@ -130,12 +130,15 @@ def _nothing_to_learn(stage: Stage, bundle: Bundle) -> Iterator[str]:
         )
 
 
-def _too_small_for_pairs(stage: Stage, bundle: Bundle) -> Iterator[str]:
+def _too_small_for_pairs(stage: Stage) -> Iterator[str]:
     budget, context = stage.policy.tokens_per_microbatch, stage.model.context_tokens
-    if (bundle.trains_on == "pairs" or bundle.pairing.name != "none") and budget < 2 * context:
+    rows = responses_together(stage)
+    if rows > 1 and budget < rows * context:
+        fewer = ", lower rollouts.per_prompt," if rows > 2 else ""
         yield (
-            f"policy.tokens_per_microbatch: expected at least 2 * model.context_tokens = {2 * context}, "
-            f"as objective '{stage.objective.name}' reads the two responses of a pair together, got {budget}."
+            f"policy.tokens_per_microbatch: expected at least {rows} * model.context_tokens = "
+            f"{rows * context}, as objective '{stage.objective.name}' reads the {rows} responses that pairs "
+            f"may connect together, got {budget}; raise it{fewer} or lower model.context_tokens."
         )
 
 

@@ -9,7 +9,7 @@ from llmrl.errors import WeightSyncError
 from llmrl.experience.experience import Experience
 from llmrl.experience.offline import contrast, demonstrate, imitate
 from llmrl.experience.selection import selected
-from llmrl.objectives.algorithm import Algorithm
+from llmrl.objectives.algorithm import Algorithm, responses_together
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
@@ -87,7 +87,7 @@ class Online(StageStations):
             max_tokens=rollouts.max_tokens,
             opponents=0 if bundle.opponent.kind == "none" else bundle.opponent.per_prompt,
             branches=bundle.branches,
-            together=self.stage.policy.tokens_per_microbatch // (1 if bundle.pairing.name == "none" else 2),
+            together=self.stage.policy.tokens_per_microbatch // responses_together(self.stage),
         )
         group, judgements = await self.answer(self.stream.at(ordinal), sampling)
         self.trainer.ledger.generated(ordinal, version=group.oldest_version)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,23 @@ def test_each_response_is_compared_with_one_of_the_opponents(
     opponents: int, rewards: tuple[float | None, ...], pairs: Any
 ) -> None:
     assert AgainstOpponent()(group_of(len(rewards), opponents=opponents), scored(*rewards)) == pairs
+
+
+@pytest.mark.parametrize("pairs", [Extremes(), InOrder()])
+def test_pairs_that_say_so_connect_no_more_than_two(pairs: Extremes | InOrder) -> None:
+    rewards = np.random.default_rng(0).random(7)
+
+    made = pairs(group_of(7), scored(*rewards))
+
+    assert pairs.together == 2
+    assert max(Counter(number for pair in made for number in pair).values()) == 1
+
+
+def test_an_opponents_only_response_connects_all_of_the_policys() -> None:
+    made = AgainstOpponent()(group_of(5, opponents=1), scored(0.1, 0.2, 0.8, 0.9, 0.5))
+
+    assert AgainstOpponent().together is None
+    assert {number for pair in made for number in pair} == {0, 1, 2, 3, 4}
 
 
 def test_a_preference_is_worth_what_it_exceeds_one_half() -> None:
