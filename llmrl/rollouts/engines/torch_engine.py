@@ -123,7 +123,10 @@ class TorchEngine:
             self._decoder.cancel()
 
     def _loaded(self, dtype: torch.dtype) -> Any:
-        model: Any = AutoModelForCausalLM.from_pretrained(str(self._stage.model.path), dtype=dtype)
+        table = self._stage.model
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(table.path), dtype=dtype, trust_remote_code=table.trust_remote_code == table.path
+        )
         return model.to(self._device).eval()
 
     def _check_awake(self, what: str) -> None:
@@ -151,10 +154,11 @@ class TorchEngine:
                 if batch:
                     async with self._between_batches:
                         await self._answer(batch)
-            except RuntimeError as error:
+            except Exception as error:  # noqa: BLE001  whatever a model raises, nobody waits for it for ever
+                failure = f"torch engine failed: {type(error).__name__}: {error}"
                 for answer in batch:
                     if not answer.future.done():
-                        answer.future.set_exception(EngineError(f"torch engine failed: {error}"))
+                        answer.future.set_exception(EngineError(failure))
 
     async def _answer(self, batch: list[_Answer]) -> None:
         width = max(answer.request.tokens.size for answer in batch)

@@ -29,7 +29,9 @@ class OpponentProcessor(AdapterLogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         super().__init__(vllm_config, device, is_pin_memory)
         config = vllm_config.model_config
-        model: Any = AutoModelForCausalLM.from_pretrained(config.model, dtype=config.dtype)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            config.model, dtype=config.dtype, trust_remote_code=config.trust_remote_code
+        )
         self._reference: Any = model.to(device).eval()
 
     def is_argmax_invariant(self) -> bool:
