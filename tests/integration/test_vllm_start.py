@@ -1,7 +1,10 @@
-"""What vLLM is told before it starts, where a machine without GPUs would start it either way."""
+"""What vLLM is told before it starts, where a machine without GPUs would start it either way; and its end."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +13,16 @@ import pytest
 from llmrl.recipe.schema import Choice, Engines, Model, Opponent, Optimizer, Prompts, Source, Stage
 from llmrl.rollouts.engines.kinds import _environment
 from llmrl.rollouts.engines.vllm_engine import _arguments
+
+OWNER = Path(__file__).with_name("vllm_owner.py")
+
+
+def is_running(process: str) -> bool:
+    """Neither gone nor a zombie that nobody has asked for."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def stage_of(folder: Path, *, tensor_parallel: int = 1, opponent: Opponent | None = None) -> Stage:
@@ -39,3 +52,18 @@ def test_only_an_opponent_keeps_vllm_on_its_first_model_runner(
     stage = stage_of(tiny_model, opponent=Opponent(kind=kind))
 
     assert _environment(stage, "cuda").get("VLLM_USE_V2_MODEL_RUNNER") == runner
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_process_of_an_engine_ends_with_an_owner_that_is_killed(tiny_model: Path) -> None:
+    owner = subprocess.Popen([sys.executable, OWNER, tiny_model], stdout=subprocess.PIPE, text=True)
+    with owner:
+        assert owner.stdout is not None
+        process = owner.stdout.readline().strip()
+        assert is_running(process)
+        owner.kill()
+
+    until = time.monotonic() + 20
+    while is_running(process) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not is_running(process)

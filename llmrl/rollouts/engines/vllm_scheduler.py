@@ -20,12 +20,15 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.outputs import LogprobsLists, ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
+from llmrl.rollouts.engines.vllm_owner import end_with_owner
+
 
 class WholeScheduler(Scheduler):
     """Keeps the outputs of a request until it ends or generation is paused with requests under way."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        end_with_owner()  # of what vLLM starts in that process, this class alone is ours
         self._kept: dict[str, list[EngineCoreOutput]] = {}
 
     def update_from_output(
