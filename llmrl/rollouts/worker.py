@@ -19,7 +19,6 @@ from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Stage
 from llmrl.registry import load_plugins
-from llmrl.roles.asker import Asker
 from llmrl.roles.switchboard import Member, Switchboard
 from llmrl.rollouts.agents import Agent
 from llmrl.rollouts.agents.contexts import Rendering
@@ -30,7 +29,8 @@ from llmrl.rollouts.conversations.conversation import Conversation
 from llmrl.rollouts.conversations.exchange import Limits
 from llmrl.rollouts.conversations.host import Host
 from llmrl.rollouts.engines import Completion, Engine, Request, Sampling, engine
-from llmrl.rollouts.environments import Environment, environment
+from llmrl.rollouts.environments import Environment
+from llmrl.rollouts.rehearsal import ready
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.group import hang_up
@@ -174,12 +174,9 @@ class RolloutWorker:
         if self._stage.model.chat:
             # A template that refuses every conversation of more than one turn does so before the first one.
             self._tokenizer.render(GREETING)
-        built: Environment = environment.build(chosen.name, chosen.options, key="environment")
-        if isinstance(built, Asker):
+        if self._stage.roles:
             await self._switchboard.open()
-            built = built.at(self._switchboard.url)
-        built.warm_up()
-        return built
+        return ready(chosen, door=self._switchboard.url)
 
     async def _responses(self, draw: Draw, sampling: Sampling) -> tuple[Rollout, ...]:
         samples = range(sampling.per_prompt + sampling.opponents)

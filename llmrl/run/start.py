@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from llmrl.cluster.connection import connect
+from llmrl.cluster.connection import connect, process_environment
 from llmrl.cluster.placement import check_fit, choose_device, list_nodes, needs
 from llmrl.errors import ModelError, PlacementError, RecipeError
 from llmrl.objectives.algorithm import Algorithm
@@ -29,6 +29,7 @@ from llmrl.rewards import build_rewards
 from llmrl.rewards.gold import check_answers
 from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.roles.switchboard import Switchboard
+from llmrl.rollouts.rehearsal import rehearse
 from llmrl.run.stage import StagePlan, StageResult, run_stage
 from llmrl.run.stop import StopRequest
 
@@ -67,6 +68,7 @@ async def _run(
             await switchboard.open()
         for plan in plans:
             await _check_rewards(plan, door=switchboard.url)
+            await _check_environment(plan, recipe.plugins, door=switchboard.url)
         _refuse_existing(recipe, existing)
         stop = StopRequest()
         with connect(recipe.stages[0].cluster):
@@ -97,6 +99,21 @@ def _check_room(recipe: Recipe, plans: Sequence[StagePlan]) -> None:
             check_fit(needs(plan.stage, device=device, engines=plan.generates), nodes)
         except PlacementError as error:
             raise PlacementError(f"{where_in(recipe, index)}{error}") from error
+
+
+async def _check_environment(plan: StagePlan, plugins: Sequence[str], *, door: str) -> None:
+    """Whatever an environment needs and misses is said now, not after the stages before it have trained."""
+    if plan.stage.environment is None or not plan.generates:
+        return
+    cluster = plan.stage.cluster
+    await asyncio.to_thread(
+        rehearse,
+        plan.stage.environment,
+        plugins,
+        door=door,
+        variables=process_environment(cluster, device=cluster.device),
+        deadline_s=cluster.start_deadline_s,
+    )
 
 
 def _plan(recipe: Recipe, index: int) -> StagePlan:

@@ -124,6 +124,24 @@ def test_one_sentence_before_ray_starts(
     assert not (given / "runs").exists()
 
 
+def test_what_the_environment_of_a_later_stage_misses_is_said_before_the_first_one_trains(
+    given: Path,
+) -> None:
+    recipe = (given / "recipe.toml").read_text()
+    later = (
+        '\n[[stages]]\nname = "first"\n[[stages]]\nname = "second"\n[stages.environment]\nname = "program"\n'
+    )
+    (given / "recipe.toml").write_text(f'{recipe}{later}options = {{ command = ["no-such-program"] }}\n')
+
+    with pytest.raises(
+        RecipeError, match=r"environment\.options\.command: there is no program 'no-such-program'"
+    ):
+        train_recipe(load_recipe(given / "recipe.toml"))
+
+    assert not ray.is_initialized()
+    assert not (given / "runs").exists()
+
+
 def test_a_plugin_that_cannot_be_imported_stops_the_run_with_its_own_traceback(given: Path) -> None:
     with pytest.raises(PluginError, match="No module named 'no_such_losses'"):
         train_recipe(load_recipe(given / "recipe.toml", ['plugins=["no_such_losses"]']))

@@ -37,7 +37,7 @@ rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vl
            |                                               | transformers:torch_engine,vllm_opponent
            | prompts.example:conversation,worker           | aiohttp:endpoint
            | prompts.example:contexts,wire                 |
-           | sandbox:python roles.asker:worker,dialogue    |
+           | sandbox:python roles.asker:rehearsal,dialogue |
            | roles.switchboard:worker                      |
 rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math jsonschema:json_schema
            | roles.asker roles.service:remote sandbox:code |

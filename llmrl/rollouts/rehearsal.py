@@ -1,0 +1,105 @@
+"""How an environment gets ready, and the rehearsal of that on the machine that starts a run, before it does.
+
+``python -m llmrl.rollouts.rehearsal`` is a process of its own, which takes along all that an environment
+loads and starts: the run itself needs none of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+
+from llmrl.errors import DataError, DeadlineError, LlmrlError, PluginError, RecipeError, RewardError
+from llmrl.recipe.schema import Choice
+from llmrl.registry import load_plugins
+from llmrl.roles.asker import Asker
+from llmrl.rollouts.environments import Environment, environment
+
+_REFUSALS = {cls.__name__: cls for cls in (DataError, PluginError, RecipeError, RewardError)}
+_LAST_WORDS = 2000
+"""Characters of what a process said before it died."""
+
+
+def ready(chosen: Choice, *, door: str) -> Environment:
+    """The environment of a stage, warmed up.
+
+    Args:
+        door: where the roles of the run are reached, for one that asks one.
+
+    Raises:
+        LlmrlError: it says itself what it misses here.
+        PluginError: it raised anything else; the message has its traceback.
+    """
+    built: Environment = environment.build(chosen.name, chosen.options, key="environment")
+    if isinstance(built, Asker):
+        built = built.at(door)
+    try:
+        built.warm_up()
+    except LlmrlError:
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}.\n{traceback.format_exc()}"
+        raise PluginError(f"environment: warm_up of '{chosen.name}' failed: {told}") from error
+    return built
+
+
+def rehearse(
+    chosen: Choice, plugins: Sequence[str], *, door: str, variables: Mapping[str, str], deadline_s: float
+) -> None:
+    """Get the environment ready once, and forget it.
+
+    Args:
+        chosen: what the recipe says of it.
+        plugins: modules to import first.
+        door: as of ``ready``.
+        variables: those that every process of the run has.
+        deadline_s: for all of it.
+
+    Raises:
+        LlmrlError: as ``ready``, or that it took too long or ended its process.
+    """
+    setup = json.dumps({"plugins": [*plugins], "environment": chosen.model_dump(), "door": door})
+    command = [sys.executable, "-P", "-m", __name__]
+    try:
+        done = subprocess.run(
+            command,
+            input=setup,
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            timeout=deadline_s,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise DeadlineError(
+            f"environment: '{chosen.name}' was not ready within {deadline_s:g} s (cluster.start_deadline_s)."
+        ) from None
+    if done.returncode:
+        raise PluginError(
+            f"environment: warm_up of '{chosen.name}' ended its process with status {done.returncode}.\n"
+            f"{done.stderr[-_LAST_WORDS:]}"
+        )
+    if refusal := json.loads(done.stdout):
+        raise _REFUSALS.get(refusal["error"], PluginError)(refusal["message"])
+
+
+def _rehearsed() -> dict[str, str]:
+    """The refusal; empty if there is none."""
+    setup = json.load(sys.stdin)
+    try:
+        load_plugins(setup["plugins"])
+        ready(Choice(**setup["environment"]), door=setup["door"]).close()
+    except LlmrlError as error:
+        return {"error": type(error).__name__, "message": str(error)}
+    return {}
+
+
+if __name__ == "__main__":
+    with redirect_stdout(sys.stderr):  # where an environment may print
+        refusal = _rehearsed()
+    json.dump(refusal, sys.stdout)
