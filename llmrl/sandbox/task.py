@@ -147,11 +147,17 @@ def _human_eval(row: dict[str, Any]) -> Task:
 
 
 def _mbpp(row: dict[str, Any]) -> Task:
-    setup, tests = "\n".join([*row.get("test_imports", ()), row.get("test_setup_code", "")]), row["test_list"]
-    # Every program passes no tests, and one that is empty.
-    if not (isinstance(tests, list) and tests and all(map(_is_text, cast("list[Any]", tests)))):
-        raise ValueError(f"test_list must be a list of assertions, and have at least one; got {shown(tests)}")
-    return UnitTests(exam=Exam(setup=setup, tests=tests), solution=row.get("code"))
+    setup = "\n".join([*row.get("test_imports", ()), row.get("test_setup_code", "")])
+    return UnitTests(exam=Exam(setup=setup, tests=_assertions(row["test_list"])), solution=row.get("code"))
+
+
+def _assertions(tests: Any) -> list[str]:
+    """At least one, and none that is empty: every program passes those."""
+    if isinstance(tests, list) and tests and all(map(_is_text, cast("list[Any]", tests))):
+        return cast("list[str]", tests)
+    raise ValueError(
+        f"test_list must be a list of assertions, and have at least one; got {shown(cast('object', tests))}"
+    )
 
 
 def _calls(row: dict[str, Any]) -> Task:
