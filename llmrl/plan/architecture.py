@@ -101,6 +101,13 @@ class Architecture:
         return self.vocabulary * self.hidden
 
     @property
+    def shares(self) -> tuple[int, ...]:
+        """Numbers of devices that can share its attention heads; fewer KV heads are copied, never cut."""
+        kv = self.kv_heads
+        counts = (n for n in range(1, self.heads + 1) if not self.heads % n)
+        return tuple(n for n in counts if kv % n == 0 or n % kv == 0)
+
+    @property
     def parameters(self) -> int:
         """All of them; a tied head counts once."""
         router = self.hidden * self.experts if self.experts > 1 else 0

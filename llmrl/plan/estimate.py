@@ -32,6 +32,8 @@ class Estimate:
     """A placement with all that follows from it."""
 
     placement: Placement
+    placed: bool
+    """Whether every process finds its devices on one node."""
     needs: tuple[Needs, ...]
     """Of an engine, if there is any, and of a rank."""
     cache: Figure | None
@@ -52,8 +54,8 @@ class Estimate:
 
     @property
     def fits(self) -> bool:
-        """Whether every process has the memory that it needs."""
-        return all(needs.fits for needs in self.needs)
+        """Whether every process has the devices and the memory that it needs."""
+        return self.placed and all(needs.fits for needs in self.needs)
 
 
 def estimate(job: Job, placement: Placement) -> Estimate:
@@ -72,6 +74,7 @@ def estimate(job: Job, placement: Placement) -> Estimate:
     swap = swap_of(workload, placement, rates)
     return Estimate(
         placement=placement,
+        placed=machines.hold(placement.widths(generates=bool(workload.generated))),
         needs=tuple(needs),
         cache=cache,
         slots=held,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,16 @@ class Machines:
     def devices(self) -> int:
         """Of all nodes."""
         return self.per_node * self.nodes
+
+    def hold(self, widths: Sequence[int]) -> bool:
+        """Whether processes of so many devices each find room, none of them on two nodes."""
+        free = [self.per_node] * self.nodes
+        for width in sorted(widths, reverse=True):
+            node = next((number for number, left in enumerate(free) if left >= width), None)
+            if node is None:
+                return False
+            free[node] -= width
+        return True
 
     def __str__(self) -> str:
         nodes = f" on {self.nodes} nodes" if self.nodes > 1 else ""

@@ -53,7 +53,7 @@ def _bytes(formula: str, value: float, **inputs: float) -> Figure:
 
 
 def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> Needs:
-    """One rank of the policy, in the backward pass of a full micro-batch."""
+    """One rank of the policy, in the backward pass of a full micro-batch or, if larger, in the update."""
     shape, w, ranks = workload.architecture, workload.width, placement.ranks
     p, trained = shape.parameters, workload.adapters or shape.parameters
     split = {stage: ranks if placement.zero_stage >= stage else 1 for stage in (1, 2, 3)}
@@ -64,20 +64,12 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
         "weights": _bytes(
             "w P / W" if split[3] > 1 else "w P", 0 if all_away else w * p / split[3], w=w, P=p
         ),
-        "gradients": _bytes("w P / W" if split[2] > 1 else "w P", w * trained / split[2], w=w, P=trained),
         "optimizer": _bytes(
             "on the host" if away else "k P / W" if split[1] > 1 else "k P",
             0 if away else states * trained / split[1],
             k=states,
             P=trained,
             W=ranks,
-        ),
-        "activations": _activations(workload, placement),
-        "head": _head(workload, placement, gpu=machines.device.is_gpu),
-        "buckets": _bytes(
-            "w min(P, bucket) from ZeRO 2 on",
-            w * min(trained, BUCKET) if placement.zero_stage >= 2 else 0,
-            bucket=BUCKET,
         ),
         "gathered": _bytes(
             "max(weights.bucket_mib, w V d) of ZeRO 3 while weights are sent",
@@ -95,8 +87,40 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
             RESIDUE + GRAPHS if placement.shared and workload.generated and machines.device.is_gpu else 0,
         ),
     }
+    moments = (
+        _backward(workload, placement, trained / split[2], gpu=machines.device.is_gpu),
+        _updating(workload, placement, trained / split[1]),
+    )
+    parts |= max(moments, key=lambda moment: sum(part.value for part in moment.values()))
     kept = {name: part for name, part in parts.items() if part.value}
     return Needs(role="rank", parts=kept, limit=_limit(placement, machines))
+
+
+def _backward(workload: Workload, placement: Placement, held: float, *, gpu: bool) -> dict[str, Figure]:
+    """What a rank that holds so many gradients has beside its states in the backward pass."""
+    w, trained = workload.width, workload.adapters or workload.architecture.parameters
+    return {
+        "gradients": _bytes("w P / W" if held < trained else "w P", w * held, w=w, P=trained),
+        "activations": _activations(workload, placement),
+        "head": _head(workload, placement, gpu=gpu),
+        "buckets": _bytes(
+            "w min(P, bucket) from ZeRO 2 on",
+            w * min(trained, BUCKET) if placement.zero_stage >= 2 else 0,
+            bucket=BUCKET,
+        ),
+    }
+
+
+def _updating(workload: Workload, placement: Placement, owned: float) -> dict[str, Figure]:
+    """The same while it updates so many parameters: ZeRO 1 and 2 flatten gradients, then copy to float32."""
+    w, trained = workload.width, workload.adapters or workload.architecture.parameters
+    if placement.zero_stage not in (1, 2) or placement.offload != "none":
+        return {}
+    return {
+        "gradients": _bytes("w P / W", w * owned, w=w, P=trained),
+        "flat gradients": _bytes("w P / W", w * owned, w=w, P=trained),
+        "float32 gradients": _bytes("4 P / W", 4 * owned if w < 4 else 0, P=trained),
+    }
 
 
 def _activations(workload: Workload, placement: Placement) -> Figure:

@@ -27,18 +27,29 @@ class Placement:
     sequence_parallel: int = 1
     """Ranks that share the tokens of a micro-batch."""
     bucket_mib: int = 256
-    roles: int = 0
-    """Devices of models that judge or talk; a plan leaves them as they are."""
+    role_widths: tuple[int, ...] = ()
+    """Devices of each model that judges or talks; a plan leaves them as they are."""
     shared: bool = False
     """Engines and ranks on the same devices, in turn."""
     broadcast: bool = False
     """Weights go from device to device."""
 
     @property
+    def roles(self) -> int:
+        """Devices of all roles."""
+        return sum(self.role_widths)
+
+    @property
     def devices(self) -> int:
         """That it takes in all."""
         generating = self.engines * self.tensor_parallel
         return self.roles + (max(generating, self.ranks) if self.shared else generating + self.ranks)
+
+    def widths(self, *, generates: bool) -> list[int]:
+        """Devices that must be on one node together: of an engine, of a role, or one of a rank alone."""
+        engines = [self.tensor_parallel] * (self.engines if generates else 0)
+        alone = max(0, self.ranks - sum(engines)) if self.shared else self.ranks
+        return [*engines, *self.role_widths, *[1] * alone]
 
     @property
     def processes(self) -> int:
@@ -82,5 +93,5 @@ def placement_of(stage: Stage) -> Placement:
         bucket_mib=stage.weights.bucket_mib,
         shared=stage.cluster.placement == "shared",
         broadcast=stage.weights.transport == "broadcast",
-        roles=sum(role.count * role.tensor_parallel for role in stage.roles.values()),
+        role_widths=tuple(role.tensor_parallel for role in stage.roles.values() for _ in range(role.count)),
     )

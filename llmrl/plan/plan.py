@@ -133,7 +133,7 @@ def make_job(stage: Stage, architecture: Architecture, assumptions: Assumptions)
 
 
 def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
-    """Raise if a process needs more than its device has, or there are fewer devices than processes.
+    """Raise if a device is too small, there are too few, or they cannot be dealt out.
 
     Raises:
         PlacementError: with the sizes, the keys, and the smallest change that would fit.
@@ -141,6 +141,12 @@ def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
     place, devices = made.placement, job.machines.devices
     if job.machines.device.is_gpu and place.devices > devices:
         raise PlacementError(f"{_counted(place)} GPUs, and --gpus says {devices}; {_fewer(place)}.")
+    _refuse_uneven_heads(job, place)
+    if job.machines.device.is_gpu and not made.placed:
+        raise PlacementError(
+            f"{_counted(place)} GPUs are there, but {job.machines.per_node} on each node, and no engine or "
+            "role goes over two nodes; lower engines.tensor_parallel, or use larger nodes."
+        )
     _refuse_small_cache(job, made)
     short = next((needs for needs in made.needs if not needs.fits), None)
     if short is None:
@@ -154,6 +160,19 @@ def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
         f"{_role(short)} needs {amount(short.total, 'bytes')} and may use {amount(short.limit, 'bytes')} of "
         f"{where} ({_parts(short)}); {cure}."
     )
+
+
+def _refuse_uneven_heads(job: Job, place: Placement) -> None:
+    shape = job.workload.architecture
+    keys = {"policy.sequence_parallel": place.sequence_parallel}
+    if job.workload.generated:
+        keys["engines.tensor_parallel"] = place.tensor_parallel
+    for key, count in keys.items():
+        if count not in shape.shares:
+            raise PlacementError(
+                f"{key}: {count} devices cannot share the {shape.heads} attention heads of this model, which "
+                f"have {shape.kv_heads} key heads; use one of {', '.join(map(str, shape.shares))}."
+            )
 
 
 def _counted(place: Placement) -> str:

@@ -68,15 +68,11 @@ def _splits(job: Job, start: Placement) -> Iterator[Placement]:
 
 
 def _widths(job: Job) -> list[int]:
-    """GPUs of one engine: powers of two that divide the heads, within a node."""
+    """GPUs of one engine: powers of two that can share the heads, within a node."""
     if not job.machines.device.is_gpu:
         return [1]
-    fits = (2**power for power in range(6))
-    return [
-        width
-        for width in fits
-        if width <= job.machines.per_node and not job.workload.architecture.heads % width
-    ]
+    shares, most = job.workload.architecture.shares, job.machines.per_node
+    return [width for width in shares if width <= most and width.bit_count() == 1]
 
 
 def _lowest_stage(job: Job, placement: Placement) -> Estimate | None:
@@ -110,10 +106,9 @@ def _ways(job: Job, start: Placement) -> dict[str, list[Way]]:
 
 def _sharers(job: Job, start: Placement) -> Iterator[int]:
     """How many more ranks could share each sequence, within a node."""
-    shape = job.workload.architecture
-    for ranks in range(start.sequence_parallel + 1, min(start.ranks, job.machines.per_node) + 1):
-        of_heads = shape.heads % ranks == 0 and (shape.kv_heads % ranks == 0 or ranks % shape.kv_heads == 0)
-        if of_heads and start.ranks % ranks == 0:
+    most = min(start.ranks, job.machines.per_node)
+    for ranks in job.workload.architecture.shares:
+        if start.sequence_parallel < ranks <= most and start.ranks % ranks == 0:
             yield ranks
 
 

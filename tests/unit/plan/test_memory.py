@@ -154,3 +154,19 @@ def test_a_key_value_head_is_never_cut_in_two(work: Workload, place: Placement, 
 
     # Qwen2.5 7B has four of them.
     assert four.parts["one response"].value == eight.parts["one response"].value == 2000 * 57_344 / 4
+
+
+@pytest.mark.parametrize(("dtype", "per_parameter"), [("bfloat16", 2 + 2 + 4), ("float32", 4 + 4)])
+@pytest.mark.parametrize("stage", [1, 2])
+def test_an_update_copies_the_gradients_twice_and_may_need_more_than_the_backward_pass(
+    stage: int, dtype: str, per_parameter: int, work: Workload, place: Placement, machines: Machines
+) -> None:
+    short = replace(place, zero_stage=stage, ranks=1, tokens_per_microbatch=128, recomputes=True)
+    parts = rank_needs(replace(work, dtype=dtype), short, machines).parts
+    offloaded = rank_needs(replace(work, dtype=dtype), replace(short, offload="cpu"), machines).parts
+
+    states = {"weights", "optimizer"}
+    update = sum(part.value for name, part in parts.items() if name not in states)
+    assert update == pytest.approx(per_parameter * work.architecture.parameters)
+    assert "activations" not in parts
+    assert "activations" in offloaded

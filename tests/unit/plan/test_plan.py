@@ -151,7 +151,7 @@ def test_a_rank_that_does_not_fit_is_refused_with_the_smallest_change(recipe: Pa
 
     text = str(refused.value)
     assert text.startswith("a policy rank needs 1")
-    assert " and may use 80.0 GB of one H100 (weights 15.2 GB, gradients 15.2 GB, optimizer 91.4 GB, " in text
+    assert " and may use 80.0 GB of one H100 (weights 15.2 GB, optimizer 91.4 GB, gradients 15.2 GB, " in text
     assert text.endswith("; policy.zero_stage = 1 would fit.")
 
 
@@ -189,6 +189,41 @@ def test_one_gpu_is_enough_where_engines_and_ranks_take_turns(recipe: Path) -> N
     assert plan.recipe.swap.value == pytest.approx(2 * kept / plan.job.rates.host)
     assert plan.recipe.pace.binds == "the sum of both"
     assert plan.recipe.placement.devices == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus", "nodes", "sentence"),
+    [
+        (
+            ["engines.count=1", "engines.tensor_parallel=4", "policy.ranks=8"],
+            "3xH100",
+            4,
+            "1 x 4 + 8 = 12 GPUs are there, but 3 on each node, and no engine or role goes over two nodes; "
+            "lower engines.tensor_parallel, or use larger nodes.",
+        ),
+        (
+            ["engines.count=1", "engines.tensor_parallel=7", "policy.ranks=5"],
+            "4xH100",
+            3,
+            "engines.tensor_parallel: 7 devices cannot share the 28 attention heads of this model, "
+            "which have 4 key heads; use one of 1, 2, 4, 28.",
+        ),
+        (
+            ["policy.ranks=3", "policy.sequence_parallel=3"],
+            "8xH100",
+            1,
+            "policy.sequence_parallel: 3 devices cannot share the 28 attention heads of this model, "
+            "which have 4 key heads; use one of 1, 2, 4, 28.",
+        ),
+    ],
+)
+def test_what_no_node_or_no_head_can_hold_is_refused(
+    overrides: list[str], gpus: str, nodes: int, sentence: str, recipe: Path
+) -> None:
+    with pytest.raises(PlacementError) as refused:
+        planned(recipe, *overrides, gpus=gpus, nodes=nodes)
+
+    assert str(refused.value).endswith(sentence)
 
 
 def test_the_gpus_of_roles_are_not_dealt_out(recipe: Path) -> None:
