@@ -42,6 +42,12 @@ def choose_device(stage: Stage) -> str:
     return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 and not for_cpu else "cpu"
 
 
+def gpu_kinds() -> set[str]:
+    """Models of the cluster's GPUs in Ray's words, such as ``H100``; Ray does not know all."""
+    prefix, held = "accelerator_type:", cast("Resources", ray.cluster_resources())
+    return {name.removeprefix(prefix) for name in held if name.startswith(prefix)}
+
+
 def needs(stage: Stage, *, device: str, engines: bool) -> list[Need]:
     """One entry per process: the engines, the ranks of the policy, then the roles."""
     shared, width = stage.cluster.placement == "shared", stage.engines.tensor_parallel

@@ -56,7 +56,7 @@ def read_calibration(file: Path) -> Calibration:
 
 
 def calibrated(rates: Rates, file: Path | None, *, device: Device, dtype: str) -> Rates:
-    """The rates with what was measured on such a device in their place, if there is a file for it.
+    """The rates with what was measured on such a device in their place; a file of another one is named.
 
     Raises:
         DataError: the file was asked for by name and is missing, or is no calibration.
@@ -65,7 +65,8 @@ def calibrated(rates: Rates, file: Path | None, *, device: Device, dtype: str) -
         return rates
     found = read_calibration(file or FILE)
     if (found.device, found.dtype) != (device.name, dtype):
-        return rates
+        unread = f"{file or FILE} is of {found.device} in {found.dtype}, so it is not used"
+        return replace(rates, said=f"{rates.said}; {unread}")
     known = {field.name for field in fields(Rates)}
     measured = {name: value for name, value in asdict(found).items() if name in known}
     return replace(rates, **measured | {"said": f"measured, {found.said}"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from llmrl.cluster.actor import gathered, share
 from llmrl.cluster.connection import connect
-from llmrl.errors import RecipeError
+from llmrl.cluster.placement import choose_device, gpu_kinds
+from llmrl.errors import RecipeError, shown
 from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.plan.architecture import read_architecture
 from llmrl.plan.calibration import Calibration
 from llmrl.plan.estimate import Job
+from llmrl.plan.hardware import Device
 from llmrl.plan.placement import Placement, placement_of
 from llmrl.plan.plan import Assumptions, make_job
 from llmrl.plan.rollout import generation_of
@@ -112,6 +114,8 @@ async def laboratory(
 ) -> AsyncGenerator[Laboratory]:
     """Start the processes of a stage as a run would, with an untrained model if the recipe builds one.
 
+    Ray must be connected.
+
     Args:
         recipe: it says which plugins are imported, and what the first stage builds.
         stage: whose processes; it must generate.
@@ -125,18 +129,44 @@ async def laboratory(
     model = stage.model.model_copy(update={"path": str(path), "config": None})
     placed = stage.model_copy(update={"model": model, "opponent": bundle.opponent})
     vocabulary = read_architecture(first).vocabulary
-    with connect(stage.cluster):
-        async with hired(
-            placed, seed=recipe.run.seed, plugins=recipe.plugins, engines=True, build=build, logs=folder
-        ) as crew:
-            yield Laboratory(stage=placed, crew=crew, clock=clock, vocabulary=vocabulary)
+    async with hired(
+        placed, seed=recipe.run.seed, plugins=recipe.plugins, engines=True, build=build, logs=folder
+    ) as crew:
+        yield Laboratory(stage=placed, crew=crew, clock=clock, vocabulary=vocabulary)
+
+
+def check_device(asked: Device, *, runs_on: str, kinds: Collection[str]) -> None:
+    """Refuse rates that would be filed under another device than the one that is measured.
+
+    Args:
+        asked: what the plan is for.
+        runs_on: ``cpu`` or ``cuda``, whatever the processes get here.
+        kinds: models of the GPUs here, as far as they are known.
+
+    Raises:
+        RecipeError: with what to say instead.
+    """
+    if runs_on == "cpu" and asked.is_gpu:
+        raise RecipeError(
+            f"--gpus: --measure runs on the CPU here, got {shown(asked.name)}; leave --gpus out, or measure "
+            "where these GPUs are."
+        )
+    if runs_on == "cpu" or (asked.is_gpu and not kinds):
+        return
+    if not asked.is_gpu or asked.name not in {kind.partition("-")[0] for kind in kinds}:
+        got = shown(asked.name) if asked.is_gpu else "none"
+        have = ", ".join(sorted(kinds)) or "GPUs"
+        raise RecipeError(
+            f"--gpus: --measure runs on {have} here, got {got}; name these, such as --gpus 8xH100, or set "
+            "cluster.device = 'cpu'."
+        )
 
 
 def calibrate(recipe: Recipe, assumptions: Assumptions, *, clock: Clock = time.monotonic) -> Calibration:
     """Measure the last stage that generates.
 
     Raises:
-        RecipeError: no stage generates.
+        RecipeError: no stage generates, or ``--gpus`` names other devices than those here.
         LlmrlError: whatever keeps a run of this recipe from starting.
     """
     stage = next((stage for stage in reversed(recipe.stages) if Algorithm.of(stage).online), None)
@@ -146,7 +176,8 @@ def calibrate(recipe: Recipe, assumptions: Assumptions, *, clock: Clock = time.m
     job = make_job(stage, architecture, assumptions)
 
     async def measured() -> Calibration:
-        with TemporaryDirectory(prefix="llmrl-measure-") as folder:
+        with TemporaryDirectory(prefix="llmrl-measure-") as folder, connect(stage.cluster):
+            check_device(job.machines.device, runs_on=choose_device(stage), kinds=gpu_kinds())
             async with laboratory(recipe, stage, clock=clock, folder=Path(folder)) as room:
                 return await calibration(room, job)
 

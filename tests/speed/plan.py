@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
+from llmrl.cluster.connection import connect
 from llmrl.experience.experience import Experience
 from llmrl.plan.architecture import read_architecture
 from llmrl.plan.calibration import Calibration, calibrated
@@ -171,19 +172,20 @@ async def measured_rows(pairs: int, folder: Path) -> list[Row]:
     found: dict[str, list[float]] = {
         name: [] for name in ("generation", "training", "sync", "lag 0", "lag 1")
     }
-    async with laboratory(recipe, stage, clock=cpu_seconds, folder=folder) as room:
-        predictor = Predictor.at(await calibration(room, job), job, stage, folder)
-        for _ in range(pairs):
-            for prompts, tokens in SIZES:
-                spent, groups = await room.generate(room.draws(prompts, PROMPT_TOKENS), max_tokens=tokens)
-                found["generation"].append(off(predictor.generation(groups).alone_s, spent))
-                found["training"].append(off(predictor.training_s(groups), await room.train(groups)))
-            found["sync"].append(off(predictor.sync_s(), await room.sync()))
-        room.clock = time.monotonic
-        for _ in range(pairs):
+    with connect(stage.cluster):
+        async with laboratory(recipe, stage, clock=cpu_seconds, folder=folder) as room:
             predictor = Predictor.at(await calibration(room, job), job, stage, folder)
-            for lag in (0, 1, 1, 0):
-                found[f"lag {lag}"].append(await paced(room, predictor, lag=lag))
+            for _ in range(pairs):
+                for prompts, tokens in SIZES:
+                    spent, groups = await room.generate(room.draws(prompts, PROMPT_TOKENS), max_tokens=tokens)
+                    found["generation"].append(off(predictor.generation(groups).alone_s, spent))
+                    found["training"].append(off(predictor.training_s(groups), await room.train(groups)))
+                found["sync"].append(off(predictor.sync_s(), await room.sync()))
+            room.clock = time.monotonic
+            for _ in range(pairs):
+                predictor = Predictor.at(await calibration(room, job), job, stage, folder)
+                for lag in (0, 1, 1, 0):
+                    found[f"lag {lag}"].append(await paced(room, predictor, lag=lag))
     what = {
         "generation": "in other sizes, CPU s",
         "training": "in other sizes, CPU s",

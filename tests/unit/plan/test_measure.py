@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from llmrl.errors import RecipeError
 from llmrl.plan.calibration import Calibration, calibrated, read_calibration
 from llmrl.plan.hardware import find_machines, read_efficiency
-from llmrl.plan.measure import demands, fitted
+from llmrl.plan.measure import check_device, demands, fitted
 from llmrl.plan.rates import estimated
 from llmrl.prompts.prompt import Prompt
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
@@ -90,10 +92,37 @@ def test_a_calibration_is_read_as_it_was_written_and_replaces_what_it_measured(t
     assert rates.network == plain.network
 
 
-def test_a_calibration_of_another_device_or_dtype_is_left_alone(tmp_path: Path) -> None:
+def test_a_calibration_of_another_device_or_dtype_is_left_alone_and_named(tmp_path: Path) -> None:
     file = tmp_path / "here.json"
     FOUND.write(file)
     device = find_machines("H100", nodes=1, default=1).device
     plain = estimated(device, read_efficiency(device), dtype="bfloat16")
 
-    assert calibrated(plain, file, device=device, dtype="bfloat16") == plain
+    rates = calibrated(plain, file, device=device, dtype="bfloat16")
+
+    assert rates == replace(plain, said=f"{plain.said}; {file} is of cpu in float32, so it is not used")
+
+
+@pytest.mark.parametrize(
+    ("asked", "runs_on", "kinds", "sentence"),
+    [
+        ("H100", "cpu", {"H100"}, "--measure runs on the CPU here, got 'H100'; leave --gpus out"),
+        ("cpu", "cuda", {"H200"}, "--measure runs on H200 here, got none; name these"),
+        ("cpu", "cuda", set[str](), "--measure runs on GPUs here, got none; name these"),
+        ("H20", "cuda", {"H200"}, "--measure runs on H200 here, got 'H20'; name these"),
+        ("H100", "cuda", {"A100-80G"}, "--measure runs on A100-80G here, got 'H100'; name these"),
+    ],
+)
+def test_rates_are_never_filed_under_another_device(
+    asked: str, runs_on: str, kinds: set[str], sentence: str
+) -> None:
+    with pytest.raises(RecipeError, match=sentence):
+        check_device(find_machines(asked, nodes=1, default=1).device, runs_on=runs_on, kinds=kinds)
+
+
+@pytest.mark.parametrize(
+    ("asked", "runs_on", "kinds"),
+    [("cpu", "cpu", {"H100"}), ("A100", "cuda", {"A100-80G"}), ("H800", "cuda", set[str]())],
+)
+def test_rates_are_filed_under_the_device_that_is_measured(asked: str, runs_on: str, kinds: set[str]) -> None:
+    check_device(find_machines(asked, nodes=1, default=1).device, runs_on=runs_on, kinds=kinds)
