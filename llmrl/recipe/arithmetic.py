@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmrl.objectives.algorithm import bundle_of
+from llmrl.objectives.contract import TrainsOn
 from llmrl.recipe.schema import Recipe, Source, Stage
 
 
@@ -13,8 +15,8 @@ from llmrl.recipe.schema import Recipe, Source, Stage
 class Arithmetic:
     """What one stage amounts to. Tokens are upper bounds: every prompt and response at full length."""
 
-    generates: bool
-    """False for demonstrations and pairs: nothing is sampled, and a response is the dataset's."""
+    trains_on: TrainsOn
+    """For demonstrations and pairs nothing is sampled, and a response is the dataset's."""
     steps: int
     prompts: int
     """Prompts of the stage."""
@@ -25,12 +27,17 @@ class Arithmetic:
     responses_per_microbatch: int
     """Responses of full length, with their prompts, that one micro-batch holds."""
     microbatches_per_rank: int
-    """Of one step, if every response has full length."""
+    """Of one step with all its updates, if every response has full length."""
     prompts_in_flight: int
-    """Most prompts between their draw and the weights that they made."""
+    """Most prompts between their draw and the weights that they made, spare ones included."""
     rows: int | None
     """Rows to draw from, if the recipe says so."""
     evaluations: int
+
+    @property
+    def generates(self) -> bool:
+        """Whether the policy's own responses are trained on."""
+        return self.trains_on == "rollouts"
 
     @property
     def epochs(self) -> float | None:
@@ -50,20 +57,24 @@ def stage_arithmetic(stage: Stage, *, rows: int | None = None) -> Arithmetic:
     trains_on = bundle_of(stage).trains_on
     generates = trains_on == "rollouts"
     per_prompt = {"rollouts": stage.rollouts.per_prompt, "demonstrations": 1, "pairs": 2}[trains_on]
-    responses = stage.prompts.per_step * per_prompt
+    responses, optimizer = stage.prompts.per_step * per_prompt, stage.optimizer
+    per_update = _ceil(stage.prompts.per_step, optimizer.minibatches) * per_prompt
+    spare = math.ceil(stage.rollouts.oversample * stage.prompts.per_step)
     longest = stage.prompts.max_tokens + stage.rollouts.max_tokens
     per_microbatch = max(stage.policy.tokens_per_microbatch // longest, 1)
     sharing = stage.policy.ranks // stage.policy.sequence_parallel
     return Arithmetic(
-        generates=generates,
+        trains_on=trains_on,
         steps=stage.optimizer.steps,
         prompts=stage.optimizer.steps * stage.prompts.per_step,
         responses_per_step=responses,
         response_tokens_per_step=responses * stage.rollouts.max_tokens,
         tokens_per_step=responses * longest,
         responses_per_microbatch=per_microbatch,
-        microbatches_per_rank=_ceil(_ceil(responses, sharing), per_microbatch),
-        prompts_in_flight=(stage.engines.max_lag + 1) * stage.prompts.per_step if generates else 0,
+        microbatches_per_rank=optimizer.minibatches
+        * optimizer.epochs
+        * _ceil(_ceil(per_update, sharing), per_microbatch),
+        prompts_in_flight=(stage.engines.max_lag + 1) * stage.prompts.per_step + spare if generates else 0,
         rows=rows or _known_rows(stage.prompts.sources),
         evaluations=_evaluations(stage),
     )
@@ -103,7 +114,7 @@ def _evaluations(stage: Stage) -> int:
 
 
 def _many(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('ch') else 's'}"
+    return f"{count:,} {noun}{'' if count == 1 else 'es' if noun.endswith('batch') else 's'}"
 
 
 def _step(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
@@ -115,11 +126,13 @@ def _step(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
             f"{numbers.response_tokens_per_step:,} response tokens, "
             f"{numbers.tokens_per_step:,} with the longest prompts."
         )
-    else:
-        yield (
-            f"{_many(stage.prompts.per_step, 'demonstration')} a step: the responses are the dataset's, "
-            "so nothing is generated or judged while training."
-        )
+        return
+    rows = _many(stage.prompts.per_step, numbers.trains_on.removesuffix("s"))
+    both = f" = {_many(numbers.responses_per_step, 'response')}" if numbers.trains_on == "pairs" else ""
+    yield (
+        f"{rows}{both} a step: the responses are the dataset's, so nothing is generated or judged while "
+        "training."
+    )
 
 
 def _microbatches(stage: Stage, numbers: Arithmetic) -> Iterator[str]:

@@ -103,7 +103,10 @@ def _overridden(draft: Draft, text: str) -> Draft:
         except RecipeError as error:
             raise RecipeError(f"override {shown(text)}: {error}") from None
         origins.update((".".join((*place, *inner)), "override") for inner, _ in leaves(value))
-    return Draft(data=data, own=draft.own, origins=origins)
+    # An array that was replaced takes the keys of its old elements with it.
+    present = {".".join(keys) for keys, _ in leaves(data)}
+    kept: dict[str, Origin] = {at: origin for at, origin in origins.items() if at in present}
+    return Draft(data=data, own=draft.own, origins=kept)
 
 
 def _parsed(text: str) -> tuple[Keys, Value]:

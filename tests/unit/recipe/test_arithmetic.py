@@ -67,6 +67,25 @@ def test_demonstrations_are_not_multiplied_by_the_group(good: Path) -> None:
     assert sentences(stage)[0].startswith("32 demonstrations a step: the responses are the dataset's")
 
 
+def test_pairs_are_two_responses_each(good: Path) -> None:
+    said = sentences(load_recipe(good, ["objective={ name = 'dpo' }"]).recipe.stages[0])
+
+    assert said[0].startswith("32 pairs = 64 responses a step: the responses are the dataset's")
+
+
+def test_every_update_has_its_own_microbatches_and_spare_prompts_are_under_way_too(good: Path) -> None:
+    overrides = ["optimizer.minibatches=4", "optimizer.epochs=2", "rollouts.oversample=1.0"]
+    stage = load_recipe(good, overrides).recipe.stages[0]
+
+    numbers = stage_arithmetic(stage)
+    said = sentences(stage)
+
+    assert numbers.prompts_in_flight == (1 + 1) * 32 + 32
+    # 8 updates of 8 groups x 8 responses each, all of which fit into one micro-batch of 85.
+    assert numbers.microbatches_per_rank == 8
+    assert any(one.startswith("8 updates a step (4 minibatches, 2 epochs);") for one in said)
+
+
 def test_epochs_are_unknown_until_the_data_is_read(good: Path) -> None:
     stage = load_recipe(good, ["prompts.sources=[{ dataset = 'openai/gsm8k' }]"]).recipe.stages[0]
 

@@ -45,6 +45,15 @@ def test_a_part_that_the_recipe_names_is_not_derived(good: Path) -> None:
     assert lines["correction.options.high"] == ("5", "default")
 
 
+def test_a_replaced_source_leaves_no_origin_behind(good: Path) -> None:
+    loaded = load_recipe(good, ["evaluation.sources=[{ task = 'digit_sum', rows = 7 }]"])
+
+    lines = {line.key: (line.value, line.origin) for line in stage_lines(loaded, loaded.recipe.stages[0])}
+
+    assert lines["evaluation.sources.0.rows"] == ("7", "override")
+    assert lines["evaluation.sources.0.skip"] == ("0", "default")
+
+
 def test_the_arithmetic_stands_below_its_stage(staged: Path) -> None:
     text = printed(show(load_recipe(staged)))
 
