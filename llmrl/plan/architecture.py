@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llmrl.errors import ModelError, did_you_mean, shown
+from llmrl.recipe.heads import HEADS
 from llmrl.recipe.schema import Lora, Model
 
 SPECIAL_TOKENS = 3
@@ -45,22 +46,30 @@ def _sizes(
 
 _MOE: Sizes = {"num_local_experts": 128, "num_experts_per_tok": 8, "moe_intermediate_size": 768}
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(defaults=_sizes(4096, 11008, 32, 32, None, 32000)),
-    "mistral": Family(defaults=_sizes(4096, 14336, 32, 32, 8, 32000)),
-    "qwen2": Family(defaults=_sizes(4096, 22016, 32, 32, 32, 151936), qkv_bias=True),
-    "qwen3": Family(defaults=_sizes(4096, 22016, 32, 32, 32, 151936, head_dim=128), qk_norm=True),
-    "phi3": Family(defaults=_sizes(3072, 8192, 32, 32, None, 32064)),
-    "gemma": Family(defaults=_sizes(3072, 24576, 28, 16, 16, 256000, head_dim=256, tie_word_embeddings=True)),
+    "llama": Family(defaults=_sizes(4096, 11008, 32, *HEADS["llama"], 32000)),
+    "mistral": Family(defaults=_sizes(4096, 14336, 32, *HEADS["mistral"], 32000)),
+    "qwen2": Family(defaults=_sizes(4096, 22016, 32, *HEADS["qwen2"], 151936), qkv_bias=True),
+    "qwen3": Family(defaults=_sizes(4096, 22016, 32, *HEADS["qwen3"], 151936, head_dim=128), qk_norm=True),
+    "phi3": Family(defaults=_sizes(3072, 8192, 32, *HEADS["phi3"], 32064)),
+    "gemma": Family(
+        defaults=_sizes(3072, 24576, 28, *HEADS["gemma"], 256000, head_dim=256, tie_word_embeddings=True)
+    ),
     "gemma3_text": Family(
-        defaults=_sizes(2304, 9216, 26, 8, 4, 262208, head_dim=256, tie_word_embeddings=True),
+        defaults=_sizes(
+            2304, 9216, 26, *HEADS["gemma3_text"], 262208, head_dim=256, tie_word_embeddings=True
+        ),
         qk_norm=True,
         norms=4,
     ),
     "mixtral": Family(
-        defaults=_sizes(4096, 14336, 32, 32, 8, 32000, num_local_experts=8, num_experts_per_tok=2),
+        defaults=_sizes(
+            4096, 14336, 32, *HEADS["mixtral"], 32000, num_local_experts=8, num_experts_per_tok=2
+        ),
         experts=True,
     ),
-    "qwen3_moe": Family(defaults=_sizes(2048, 6144, 24, 32, 4, 151936, **_MOE), qk_norm=True, experts=True),
+    "qwen3_moe": Family(
+        defaults=_sizes(2048, 6144, 24, *HEADS["qwen3_moe"], 151936, **_MOE), qk_norm=True, experts=True
+    ),
 }
 
 

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from llmrl.errors import did_you_mean, shown
+from llmrl.recipe.heads import head_problems
 from llmrl.recipe.load import Loaded, refuse, where_in
 from llmrl.recipe.parts import part_problems
 from llmrl.recipe.roles import role_problems, unread_problems
@@ -83,6 +84,7 @@ def _start_problems(stage: Stage) -> Sentences:
         )
     if model.config is not None and not isinstance(model.config.get("model_type"), str):
         yield 'model.config.model_type: this key is missing; transformers needs it, such as "qwen3".'
+    yield from head_problems(model.config or {})
     if model.config is not None and not model.characters:
         yield (
             "model.characters: this key is missing; "
