@@ -29,6 +29,9 @@ Plugin = TypeVar("Plugin")
 PluginClass = TypeVar("PluginClass", bound=type)
 
 ENTRY_POINTS = "llmrl.plugins"
+INSIDE = ""
+"""Begins the key of a plugin that another builds from its own options, where its keys go on: with nothing, or
+with the way to its table, as ``.tools.search``. A refusal is told under the key of the one outside."""
 
 
 class Registry(Generic[Plugin]):
@@ -115,6 +118,9 @@ class Registry(Generic[Plugin]):
 
     def _refusal(self, error: ValidationError, options: Mapping[str, Any], name: str) -> str:
         first = error.errors()[0]
+        inside = first.get("ctx", {}).get("error")
+        if isinstance(inside, RecipeError) and str(inside).startswith("."):
+            return str(inside)
         where, sentence = first_refusal(error, options)
         if first["type"] == "missing":
             where, sentence = first["loc"], f"this key is missing; {self.kind} '{name}' needs it."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, TypeGuard, runtime_checkable
 
@@ -85,6 +85,24 @@ class Heavy(Protocol):
     def warm_up(self) -> None:
         """Load it, before the first deadline starts to run."""
         ...
+
+
+@runtime_checkable
+class Derived(Protocol):
+    """A reward made of another's scores: it changes with that one, loads what that one loads, and with rows
+    that have no gold answer for that one, it has none either."""
+
+    @property
+    def derived_from(self) -> Reward:
+        """The other one."""
+        ...
+
+
+def layers_of(reward: Reward) -> Iterator[Reward]:
+    """A reward, and what it is derived from."""
+    yield reward
+    if isinstance(reward, Derived):
+        yield from layers_of(reward.derived_from)
 
 
 def is_awaited(reward: Reward | Awaited) -> TypeGuard[Awaited]:

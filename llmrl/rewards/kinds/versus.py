@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from llmrl.registry import INSIDE
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.reward import Reward, Score, is_awaited, reward
 from llmrl.rewards.scoring.part import evaluate
@@ -29,12 +30,20 @@ class Versus:
 
     reads_answer: ClassVar[bool] = False
     reads_rivals: ClassVar[Literal[True]] = True
+    _inner: Reward = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale < math.inf:
             raise ValueError(f"scale must be finite and above 0, got {self.scale}")
-        if is_awaited(self._inner):
+        inner: Reward = reward.build(self.kind, self.options, key=INSIDE)
+        if is_awaited(inner):
             raise ValueError(f"kind must be a reward that is not awaited, got '{self.kind}'")
+        object.__setattr__(self, "_inner", inner)
+
+    @property
+    def derived_from(self) -> Reward:
+        """The reward that scores."""
+        return self._inner
 
     def __call__(self, sample: Sample) -> Score:
         # Of rivals there are whole conversations only, so both sides are judged on theirs.
@@ -43,10 +52,6 @@ class Versus:
         if own is None or not known or len(known) < len(rivals):
             return Score(None, "no rival" if not rivals else "a response without a score")
         return Score(sum(self._preference(own - other) for other in known) / len(known))
-
-    @property
-    def _inner(self) -> Reward:
-        return reward.build(self.kind, self.options, key="rewards.versus.options")
 
     def _score(self, sample: Sample) -> float | None:
         part = evaluate(self._inner, sample)

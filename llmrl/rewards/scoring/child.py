@@ -25,7 +25,7 @@ from llmrl.errors import LlmrlError, PluginError, RecipeError
 from llmrl.recipe.schema import Reward as RewardTable
 from llmrl.registry import load_plugins
 from llmrl.rewards.judgement import Sample
-from llmrl.rewards.reward import Changing, Formal, Heavy, Reward, build_rewards, is_awaited
+from llmrl.rewards.reward import Changing, Formal, Heavy, Reward, build_rewards, is_awaited, layers_of
 from llmrl.rewards.scoring.part import Part, evaluate, evaluate_awaited
 from llmrl.roles.asker import Asker
 
@@ -42,7 +42,8 @@ def main() -> None:
         _reply(replies, {"error": type(error).__name__, "message": str(error)})
         return
     _limit_memory(setup["memory_mib"])
-    gold = {name: _bare(reward) for name, reward in rewards.items() if _grades_gold(reward)}
+    layers = {name: list(layers_of(reward)) for name, reward in rewards.items()}
+    gold = {name: _bare(one) for name, listed in layers.items() for one in listed if _grades_gold(one)}
     awaited = [[name for name, one in judges.items() if is_awaited(one)] for judges in (rewards, gold)]
     _reply(replies, {"reads_answer": list(gold), "awaited": awaited})
     _Desk(replies, {False: list(rewards.values()), True: list(gold.values())}).serve(asks)
@@ -80,14 +81,19 @@ def _prepare(setup: dict[str, Any]) -> dict[str, Reward]:
     built = build_rewards({name: RewardTable(**table) for name, table in setup["rewards"].items()})
     rewards = {name: one.at(setup["door"]) if isinstance(one, Asker) else one for name, one in built.items()}
     for name, reward in rewards.items():
-        if setup["cache"] and isinstance(reward, Changing):
-            raise RecipeError(
-                f"scoring.cache: rewards.{name} may score the same sample otherwise the next time "
-                f"(changes = True), so its scores cannot be kept; set scoring.cache = 0."
-            )
-        if isinstance(reward, Heavy):
-            _warm_up(name, reward)
+        for layer in layers_of(reward):
+            _make_ready(name, layer, cached=bool(setup["cache"]))
     return rewards
+
+
+def _make_ready(name: str, reward: Reward, *, cached: bool) -> None:
+    if cached and isinstance(reward, Changing):
+        raise RecipeError(
+            f"scoring.cache: rewards.{name} may score the same sample otherwise the next time "
+            f"(changes = True), so its scores cannot be kept; set scoring.cache = 0."
+        )
+    if isinstance(reward, Heavy):
+        _warm_up(name, reward)
 
 
 def _warm_up(name: str, reward: Heavy) -> None:

@@ -76,6 +76,16 @@ async def test_rows_whose_gold_is_missing_or_unreadable_are_named(scorer_of: Mak
     assert "set scoring.check_answers = false" in message
 
 
+async def test_a_preference_made_of_scores_needs_the_answers_that_the_scores_need(
+    scorer_of: MakeScorer,
+) -> None:
+    scorer = await scorer_of({"better": {"kind": "versus", "options": {"kind": "number"}}})
+
+    await check_answers(scorer, prompts(["1", "2"]))
+    with pytest.raises(DataError, match=r"1 of 2 gold answers .* rows/1 \(no answer\)"):
+        await check_answers(scorer, prompts(["1", None]))
+
+
 async def test_rewards_that_read_no_answer_ask_for_none(scorer_of: MakeScorer) -> None:
     scorer = await scorer_of({"short": {"kind": "length", "options": {"max_tokens": 9}}})
 

@@ -72,9 +72,10 @@ async def test_without_a_cache_everything_is_judged(scorer_of: MakeScorer, calls
     assert calls.read_text().split() == ["abc", "abc"]
 
 
-async def test_scores_that_may_change_are_not_kept(scorer_of: MakeScorer) -> None:
+@pytest.mark.parametrize("table", [{"kind": "moody"}, {"kind": "versus", "options": {"kind": "moody"}}])
+async def test_scores_that_may_change_are_not_kept(scorer_of: MakeScorer, table: dict[str, object]) -> None:
     with pytest.raises(RecipeError) as caught:
-        await scorer_of({"mood": {"kind": "moody"}}, "counting_rewards", cache=10)
+        await scorer_of({"mood": table}, "counting_rewards", cache=10)
 
     assert str(caught.value) == (
         "scoring.cache: rewards.mood may score the same sample otherwise the next time (changes = True), "

@@ -307,9 +307,12 @@ async def test_an_unknown_reward_stops_the_start(scorer_of: MakeScorer) -> None:
         await scorer_of({"correct": {"kind": "numbr"}})
 
 
-async def test_what_a_reward_needs_and_does_not_find_is_told_in_its_own_words(scorer_of: MakeScorer) -> None:
+@pytest.mark.parametrize("table", [{"kind": "refused"}, {"kind": "versus", "options": {"kind": "refused"}}])
+async def test_what_a_reward_needs_and_does_not_find_is_told_in_its_own_words(
+    scorer_of: MakeScorer, table: dict[str, object]
+) -> None:
     with pytest.raises(RewardError) as caught:
-        await scorer_of({"bad": {"kind": "refused"}}, "hostile_rewards")
+        await scorer_of({"bad": table}, "hostile_rewards")
 
     assert str(caught.value) == "rewards: this machine has no user namespaces."
 

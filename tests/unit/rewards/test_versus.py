@@ -38,8 +38,11 @@ def test_it_is_among_the_rewards_that_get_rivals_and_checks_its_inner_reward() -
     built = reward.build("versus", {"kind": "number"}, key="rewards.better")
 
     assert isinstance(built, Comparing)
-    with pytest.raises(RecipeError, match="no reward named 'nmuber'"):
+    with pytest.raises(RecipeError, match=r"^rewards\.better\.options\.kind: no reward named 'nmuber'\."):
         reward.build("versus", {"kind": "nmuber"}, key="rewards.better")
+    misspelt = {"kind": "number", "options": {"markr": "#"}}
+    with pytest.raises(RecipeError, match=r"^rewards\.better\.options\.options: no key named 'markr'\."):
+        reward.build("versus", misspelt, key="rewards.better")
     with pytest.raises(RecipeError, match=r"rewards\.better\.options.*scale must be finite and above 0"):
         reward.build("versus", {"kind": "number", "scale": -1.0}, key="rewards.better")
 

@@ -238,11 +238,11 @@ def test_a_result_has_the_ids_that_a_template_of_the_hermes_form_gives_it(
         ({"tools": {}}, "environment.options: tools must have at least one tool, got none."),
         (
             {"tools": {"c": {"name": "calc"}}},
-            "tools.c.name: no tool named 'calc'. Known: calculator, python, search",
+            "environment.options.tools.c.name: no tool named 'calc'. Known: calculator, python, search",
         ),
         (
             {"tools": {"c": {"name": "calculator", "options": {"digit": 1}}}},
-            "tools.c.options: no key named 'digit'. Did you mean 'digits'?",
+            "environment.options.tools.c.options: no key named 'digit'. Did you mean 'digits'?",
         ),
         ({"call": ["", "]"]}, "call must be two marks that are not empty, got ('', ']')."),
         ({"form": "xml"}, "environment.options.form: expected one of 'text' or 'json', got 'xml'."),
