@@ -181,8 +181,9 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
             f"parity: engine and trainer agree on {parity.tokens} tokens "
             f"(mean difference {parity.mean:.1e}, largest {parity.largest:.1e} nats)"
         )
-    if first == 0:
-        await stations.evaluate(0)
+    # Whoever was stopped right after a checkpoint had no time to evaluate it.
+    if first not in (entry.step for entry in read_journal(record.journal.path).evaluations):
+        await stations.evaluate(first)
     record.restart_clock()
     await run_loop(
         stations,

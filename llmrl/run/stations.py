@@ -52,13 +52,13 @@ class StageStations:
 
     async def publish(self, version: int) -> None:
         await self.trainer.publish(version)
-        every = self.stage.evaluation.every_steps
-        if version == self.stage.optimizer.steps or (every and version % every == 0):
-            await self.evaluate(version)
+        await self.evaluate(version)
 
     async def evaluate(self, version: int) -> None:
-        """Score the held-out prompts; nothing newer than ``version`` is published until this returns."""
-        if self.evaluated:
+        """Score the held-out prompts where that is due; nothing newer is published until this returns."""
+        every = self.stage.evaluation.every_steps
+        due = version in (0, self.stage.optimizer.steps) or (every and version % every == 0)
+        if self.evaluated and due:
             with self.trainer.record.timeline.span("evaluation", f"version {version}"):
                 entry = await evaluate(self.stage, self.evaluated, self.answer, version=version)
             self.trainer.record.evaluated(entry)

@@ -207,6 +207,21 @@ def test_sigterm_finishes_the_step_saves_and_leaves_well(tmp_path: Path) -> None
     assert read_state(saved).step == len(metrics_of(run.parent)) < 400
 
 
+def test_a_resumed_run_makes_the_evaluation_that_was_due_at_its_checkpoint(tmp_path: Path) -> None:
+    more = '[engines]\nkind = "torch"\n[evaluation]\nsources = [{ task = "digit_sum", rows = 4, skip = 64 }]\n'
+    path = recipe(tmp_path, "late", steps=2, more=more)
+    train_recipe(load_recipe(path))
+    journal = tmp_path / "runs" / "late" / "0-train" / "metrics.jsonl"
+    lines = journal.read_text().splitlines(keepends=True)
+    journal.write_text("".join(lines[:-1]))  # as if killed between the last checkpoint and its evaluation
+
+    train_recipe(load_recipe(path), existing="resume")
+
+    assert [entry.step for entry in read_journal(journal).evaluations] == [0, 2]
+    assert len(journal.read_text().splitlines()) == len(lines)  # and no other one a second time
+    assert "| held-out | 2 |" in (journal.parent / "model" / "README.md").read_text()
+
+
 def test_gsm8k_runs_three_steps_from_its_own_files(tmp_path: Path, shared: Path) -> None:
     data = shared / "data" / "gsm8k"
     changes = [
