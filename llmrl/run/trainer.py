@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -79,8 +80,6 @@ class Trainer:
     async def save(self, step: int) -> None:
         """A checkpoint of policy and ledger as they are now."""
         path = self.checkpoints.begin(step)
-        with self.record.timeline.span("policy", f"save {step}"):
-            await self.crew.policy("save", path)
         state = RunState(
             step=step,
             ledger=self.ledger.snapshot(),
@@ -88,7 +87,10 @@ class Trainer:
             data=self.fingerprint,
             recipe=self.digest,
         )
-        self.checkpoints.commit(path, state)
+        with self.record.timeline.span("policy", f"save {step}"):
+            await self.crew.policy("save", path)
+            # To read and hash it takes minutes for a large model; roles and engines are answered meanwhile.
+            await asyncio.to_thread(self.checkpoints.commit, path, state)
 
     def _save_is_due(self, step: int) -> bool:
         every = self.stage.checkpoints.every_steps
