@@ -91,6 +91,7 @@ async def run_stage(
 ) -> StageResult:
     """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export."""
     stage, folder = plan.stage, plan.folder
+    stop.heed(f"before stage '{stage.name}'")
     checkpoints = Checkpoints(folder / "checkpoints", keep=stage.checkpoints.keep)
     newest = checkpoints.newest()
     state = _state(plan, newest) if newest else None
@@ -134,10 +135,13 @@ async def run_stage(
                 checkpoints=checkpoints,
                 fingerprint=plan.stream.fingerprint,
                 digest=plan.digest,
-                stop=stop,
                 memory=state.memory if state else Memory(),
+                taken=first,
             )
-            await _train(plan, crew, trainer, pool, first=first)
+            training = _train(plan, crew, trainer, pool, first=first)
+            if await stop.interrupts(training, trainer.stepping, trainer.publishing):
+                await trainer.save()
+                stop.heed(f"after step {trainer.taken}")
         await crew.policy("export", folder / "model")
     written = read_journal(folder / JOURNAL)
     if bound := binding(written.steps):

@@ -6,10 +6,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from llmrl.cluster.actor import share
-from llmrl.errors import Stopped, TrainingError
+from llmrl.errors import TrainingError
 from llmrl.experience.columns import Columns
 from llmrl.experience.credit import Memory
 from llmrl.experience.experience import Experience
@@ -18,7 +19,6 @@ from llmrl.run.checkpoint import Checkpoints, RunState
 from llmrl.run.crew import Crew, Letter
 from llmrl.run.ledger import Ledger
 from llmrl.run.record import Record
-from llmrl.run.stop import StopRequest
 
 _log = logging.getLogger(__name__)
 
@@ -34,29 +34,37 @@ class Trainer:
     checkpoints: Checkpoints
     fingerprint: str
     digest: str
-    stop: StopRequest
     letters: dict[int, Letter] = field(default_factory=dict[int, Letter])
     """Weights under way, by version."""
     memory: Memory = field(default_factory=Memory)
     """What the credit remembers from step to step."""
     bad_steps: int = 0
+    taken: int = 0
+    """Steps of the stage so far, those of earlier runs included."""
+    unsaved: RunState | None = None
+    """After the newest step, until a checkpoint has it."""
+    stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held during a step and its checkpoint, which nothing may interrupt."""
+    publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held while engines take weights, which nothing may interrupt either."""
 
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
         """One optimizer step on every rank; what is due after it (snapshot, checkpoint) is done or queued."""
-        began = time.monotonic()
-        with self.record.timeline.span("policy", f"step {step + 1}"):
-            outcomes: list[dict[str, float]] = await self.crew.policy(
-                "update", share(Columns.of(experiences)), step
-            )
-        metrics = {name: value for outcome in outcomes for name, value in outcome.items()}
-        self.snapshot(step + 1)
-        self.ledger.trained((e.group.ordinal for e in experiences), step=step)
-        self.record.stepped(step, experiences, metrics, train_s=time.monotonic() - began)
-        self._judge_health(metrics, step, experiences)
-        if self._save_is_due(step + 1) or self.stop.made:
-            await self.save(step + 1)
-        if self.stop.made:
-            raise Stopped(f"stopped after step {step + 1} on SIGTERM; go on with llmrl train ... --resume")
+        async with self.stepping:
+            began = time.monotonic()
+            with self.record.timeline.span("policy", f"step {step + 1}"):
+                outcomes: list[dict[str, float]] = await self.crew.policy(
+                    "update", share(Columns.of(experiences)), step
+                )
+            metrics = {name: value for outcome in outcomes for name, value in outcome.items()}
+            self.snapshot(step + 1)
+            self.ledger.trained((e.group.ordinal for e in experiences), step=step)
+            self.record.stepped(step, experiences, metrics, train_s=time.monotonic() - began)
+            self._judge_health(metrics, step, experiences)
+            self.taken = step + 1
+            self.unsaved = self._state()
+            if self._save_is_due():
+                await self.save()
 
     def snapshot(self, version: int) -> None:
         """Queue a copy of the present weights; engines take it as ``version``."""
@@ -66,10 +74,11 @@ class Trainer:
     async def publish(self, version: int) -> None:
         """Every engine serves ``version``, and has proven it, when this returns."""
         if self.crew.engines:
-            began = time.monotonic()
-            with self.record.timeline.span("weights", f"version {version}"):
-                bundle = await self.crew.publish(self.letters.pop(version))
-            self.record.synced(time.monotonic() - began, bundle)
+            async with self.publishing:
+                began = time.monotonic()
+                with self.record.timeline.span("weights", f"version {version}"):
+                    bundle = await self.crew.publish(self.letters.pop(version))
+                self.record.synced(time.monotonic() - began, bundle)
 
     async def restore_engines(self, version: int) -> None:
         """Give engines that slept while the policy only scored their weights back, unchanged."""
@@ -77,24 +86,29 @@ class Trainer:
             self.snapshot(version)
             await self.publish(version)
 
-    async def save(self, step: int) -> None:
-        """A checkpoint of policy and ledger as they are now."""
-        path = self.checkpoints.begin(step)
-        state = RunState(
-            step=step,
+    async def save(self) -> None:
+        """A checkpoint of the policy as it is now, unless the newest one is."""
+        if self.unsaved is None:
+            return
+        path = self.checkpoints.begin(self.taken)
+        with self.record.timeline.span("policy", f"save {self.taken}"):
+            await self.crew.policy("save", path)
+            # To read and hash it takes minutes for a large model; roles and engines are answered meanwhile.
+            await asyncio.to_thread(self.checkpoints.commit, path, self.unsaved)
+        self.unsaved = None
+
+    def _state(self) -> RunState:
+        return RunState(
+            step=self.taken,
             ledger=self.ledger.snapshot(),
-            memory=self.memory,
+            memory=deepcopy(self.memory),
             data=self.fingerprint,
             recipe=self.digest,
         )
-        with self.record.timeline.span("policy", f"save {step}"):
-            await self.crew.policy("save", path)
-            # To read and hash it takes minutes for a large model; roles and engines are answered meanwhile.
-            await asyncio.to_thread(self.checkpoints.commit, path, state)
 
-    def _save_is_due(self, step: int) -> bool:
+    def _save_is_due(self) -> bool:
         every = self.stage.checkpoints.every_steps
-        return step == self.stage.optimizer.steps or bool(every and step % every == 0)
+        return self.taken == self.stage.optimizer.steps or bool(every and self.taken % every == 0)
 
     def _judge_health(self, metrics: dict[str, float], step: int, experiences: Sequence[Experience]) -> None:
         if not metrics["policy/skipped"]:

@@ -189,11 +189,41 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_very_same_weights(tmp_pa
     )
 
 
-def test_sigterm_finishes_the_step_saves_and_leaves_well(tmp_path: Path) -> None:
-    asked = recipe(tmp_path, "asked", steps=400)
-    run = tmp_path / "runs" / "asked" / "0-train"
+STALLING = """
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
-    process = subprocess.Popen(command(asked), cwd=ROOT, stdout=subprocess.PIPE, text=True)
+from llmrl.rewards import Sample, reward
+
+
+@reward("stalling")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stalling:
+    trained: Path
+
+    reads_answer: ClassVar[bool] = False
+
+    def __call__(self, sample: Sample) -> float:
+        while '"trained"' in self.trained.read_text():
+            time.sleep(0.1)
+        return float(sample.tokens)
+"""
+
+
+def test_sigterm_while_the_policy_waits_for_groups_saves_the_newest_step_and_leaves(tmp_path: Path) -> None:
+    (tmp_path / "stalling.py").write_text(STALLING)
+    run = tmp_path / "runs" / "asked" / "0-train"
+    more = (
+        '[engines]\nkind = "torch"\n[scoring]\ndeadline_s = 600\ncheck_answers = false\n'
+        f'[rewards.stalling]\nkind = "stalling"\noptions = {{ trained = "{run / "ledger.jsonl"}" }}\n'
+    )
+    asked = recipe(tmp_path, "asked", steps=400, more=more)
+
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    flags = ('plugins=["stalling"]', "engines.max_lag=0")
+    process = subprocess.Popen(command(asked, *flags), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 150
     while not (run / "ledger.jsonl").exists() or '"trained"' not in (run / "ledger.jsonl").read_text():
         assert time.monotonic() < deadline, "no step within the deadline"
@@ -202,13 +232,15 @@ def test_sigterm_finishes_the_step_saves_and_leaves_well(tmp_path: Path) -> None
     said, _ = process.communicate(timeout=60)
 
     assert process.returncode == 0
-    assert "on SIGTERM; go on with llmrl train ... --resume" in said
+    assert "stopped after step 1 on SIGTERM; go on with llmrl train ... --resume" in said
     (saved,) = (run / "checkpoints").iterdir()
-    assert read_state(saved).step == len(metrics_of(run.parent)) < 400
+    assert read_state(saved).step == len(metrics_of(run.parent)) == 1
 
 
 def test_a_resumed_run_makes_the_evaluation_that_was_due_at_its_checkpoint(tmp_path: Path) -> None:
-    more = '[engines]\nkind = "torch"\n[evaluation]\nsources = [{ task = "digit_sum", rows = 4, skip = 64 }]\n'
+    more = (
+        '[engines]\nkind = "torch"\n[evaluation]\nsources = [{ task = "digit_sum", rows = 4, skip = 64 }]\n'
+    )
     path = recipe(tmp_path, "late", steps=2, more=more)
     train_recipe(load_recipe(path))
     journal = tmp_path / "runs" / "late" / "0-train" / "metrics.jsonl"

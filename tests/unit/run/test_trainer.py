@@ -20,7 +20,6 @@ from llmrl.run.checkpoint import Checkpoints, RunState, read_state
 from llmrl.run.crew import Crew
 from llmrl.run.ledger import Ledger
 from llmrl.run.record import Record
-from llmrl.run.stop import StopRequest
 from llmrl.run.trainer import Trainer
 from llmrl.run.turns import Apart
 
@@ -77,13 +76,14 @@ def trainer(tmp_path: Path) -> Generator[Trainer]:
             checkpoints=SlowDisk(tmp_path / "checkpoints", keep=2),
             fingerprint="d1",
             digest="r1",
-            stop=StopRequest(),
         )
 
 
-async def test_while_a_checkpoint_is_sealed_everybody_else_is_served(trainer: Trainer, tmp_path: Path) -> None:
+async def test_while_a_checkpoint_is_sealed_others_are_served(trainer: Trainer, tmp_path: Path) -> None:
     trainer.ledger.draw()
-    saving = asyncio.create_task(trainer.save(1))
+    trainer.taken = 1
+    trainer.unsaved = trainer._state()
+    saving = asyncio.create_task(trainer.save())
     served = 0
     while not saving.done():
         await asyncio.sleep(0.01)
@@ -92,4 +92,4 @@ async def test_while_a_checkpoint_is_sealed_everybody_else_is_served(trainer: Tr
 
     assert served > 10
     state = read_state(tmp_path / "checkpoints" / "step-000001")
-    assert state.ledger.unfinished == (0,)  # the ledger of the moment when the ranks were asked
+    assert state.ledger.unfinished == (0,)  # the ledger of the moment after the step
