@@ -31,7 +31,7 @@ def find_folder(model: Model) -> Path:
     Raises:
         ModelError: neither a folder, nor a model of the hub that can be reached.
     """
-    path = Path(str(model.path))
+    path = Path(str(model.path)).expanduser()
     if path.is_dir():
         return path.resolve()
     code = ["*.py"] if model.trust_remote_code == model.path else []

@@ -17,6 +17,7 @@ from torch import Tensor
 from llmrl.batches.batch import TokenScores
 from llmrl.batches.collate import Collated
 from llmrl.batches.step import Step
+from llmrl.errors import PlacementError
 from llmrl.experience.columns import Columns
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.policy.attic import Attic
@@ -192,6 +193,18 @@ class PolicyWorker:
     def machine(self) -> str:
         """Where this process runs: equal for those that can open each other's memory."""
         return machine()
+
+    def find(self, file: Path) -> None:
+        """See what another machine has written.
+
+        Raises:
+            PlacementError: it is not here.
+        """
+        if not file.exists():
+            raise PlacementError(
+                f"on {socket.gethostname()} there is no {file}, which the run has just written; "
+                "run.folder must be the same folder on all machines: give the path of one that they share."
+            )
 
     def save(self, folder: Path) -> None:
         """This rank's share of a checkpoint: ZeRO shards, and the state of its random generators."""

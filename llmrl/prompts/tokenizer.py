@@ -237,8 +237,9 @@ def load_tokenizer(model: Model) -> Tokenizer:
             )
         built = build_character_tokenizer(model.characters)
         return Tokenizer(built, chat=model.chat, name="model.characters")
-    backend = _load_backend(model.path, trusted=model.trust_remote_code == model.path)
-    return Tokenizer(backend, chat=model.chat, stop_ids=_generation_stop_ids(model.path), name=model.path)
+    path = str(Path(model.path).expanduser())
+    backend = _load_backend(path, trusted=model.trust_remote_code == model.path)
+    return Tokenizer(backend, chat=model.chat, stop_ids=_generation_stop_ids(path), name=model.path)
 
 
 def build_character_tokenizer(characters: str) -> PreTrainedTokenizerFast:

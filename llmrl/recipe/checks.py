@@ -55,7 +55,7 @@ def _plugin_problems(recipe: Recipe) -> Sentences:
 
 
 def _run_problems(recipe: Recipe) -> Sentences:
-    folder = recipe.folder.absolute()
+    folder = recipe.folder
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
         yield f"run.folder: {shown(str(nearest))} is a file, so no folder can be made in it."

@@ -420,8 +420,8 @@ class Recipe(Table):
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
-        return self.run.folder / self.run.name
+        """The run's folder, by a path that means the same to processes that start elsewhere."""
+        return self.run.folder.expanduser().absolute() / self.run.name
 
     def stage_folder(self, index: int) -> Path:
         """Folder of one stage inside the run's."""

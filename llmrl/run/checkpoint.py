@@ -26,6 +26,8 @@ from llmrl.run.ledger import Snapshot
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
+RANDOM = "rng-{rank}.npz"
+"""The last file that a rank writes."""
 _log = logging.getLogger(__name__)
 
 
@@ -47,8 +49,8 @@ class RunState:
 class Checkpoints:
     """The checkpoints of one stage."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self._folder, self._keep = folder, keep
+    def __init__(self, folder: Path, *, keep: int, ranks: int) -> None:
+        self._folder, self._keep, self._ranks = folder, keep, ranks
         folder.mkdir(parents=True, exist_ok=True)
         for leftover in [*folder.glob(".tmp-*"), *folder.glob(".del-*")]:
             shutil.rmtree(leftover)
@@ -60,7 +62,18 @@ class Checkpoints:
         return path
 
     def commit(self, path: Path, state: RunState) -> Path:
-        """Seal what the ranks wrote and give it its name."""
+        """Seal what the ranks wrote and give it its name.
+
+        Raises:
+            CheckpointError: a rank's files are not here; nothing is sealed, and no older one removed.
+        """
+        lacking = [rank for rank in range(self._ranks) if not (path / RANDOM.format(rank=rank)).exists()]
+        if lacking:
+            raise CheckpointError(
+                f"{path}: the files of rank {lacking[0]} of {self._ranks} are not here, so it wrote them on "
+                "its own machine; run.folder must be the same folder on all machines: give the path of one "
+                "that they share."
+            )
         fields = {
             "step": state.step,
             "ledger": state.ledger.to_json(),

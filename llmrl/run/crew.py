@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 from llmrl.cluster.actor import Actor, Pending, gathered, spawn
@@ -55,6 +56,15 @@ class Crew:
         await self.turns.policy()
         pending = [rank.send(method, *args) for rank in self.ranks]
         return await gathered(pending, deadline_s=self.deadline_s)
+
+    async def meet_in(self, folder: Path) -> None:
+        """Make sure that every rank finds there what this process writes.
+
+        Raises:
+            PlacementError: one does not, and could save no checkpoint.
+        """
+        with NamedTemporaryFile(dir=folder, prefix=".meeting-") as file:
+            await self.policy("find", Path(file.name))
 
     def post(self, version: int) -> Letter:
         """Have the ranks, whose turn it is, send their present weights before they do anything else."""

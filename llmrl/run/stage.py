@@ -92,7 +92,7 @@ async def run_stage(
     """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export."""
     stage, folder = plan.stage, plan.folder
     stop.heed(f"before stage '{stage.name}'")
-    checkpoints = Checkpoints(folder / "checkpoints", keep=stage.checkpoints.keep)
+    checkpoints = Checkpoints(folder / "checkpoints", keep=stage.checkpoints.keep, ranks=stage.policy.ranks)
     newest = checkpoints.newest()
     state = _state(plan, newest) if newest else None
     first = state.step if state else 0
@@ -105,6 +105,7 @@ async def run_stage(
         build=plan.build,
         logs=folder / "logs",
     ) as crew:
+        await crew.meet_in(folder)
         switchboard.connect(crew.roles, deadline_s=crew.deadline_s)
         if newest:
             await crew.policy("restore", newest)

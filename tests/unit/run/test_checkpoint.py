@@ -21,18 +21,19 @@ def saved(checkpoints: Checkpoints, step: int) -> Path:
     path = checkpoints.begin(step)
     (path / "zero").mkdir()
     (path / "zero" / "rank0.bin").write_bytes(bytes(range(256)) * 4)
+    (path / "rng-0.npz").write_bytes(b"random")
     return checkpoints.commit(path, replace(STATE, step=step))
 
 
 def test_what_is_committed_is_read_back(tmp_path: Path) -> None:
-    path = saved(Checkpoints(tmp_path, keep=2), 3)
+    path = saved(Checkpoints(tmp_path, keep=2, ranks=1), 3)
 
     assert path.name == "step-000003"
     assert read_state(path) == STATE
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, keep=2, ranks=1)
     for step in (1, 2, 3):
         saved(checkpoints, step)
 
@@ -40,19 +41,28 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_save_that_did_not_finish_is_swept_away_at_the_next_start(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, keep=2, ranks=1)
     good = saved(checkpoints, 1)
     (checkpoints.begin(2) / "half").write_text("x")
 
-    assert Checkpoints(tmp_path, keep=2).newest() == good
+    assert Checkpoints(tmp_path, keep=2, ranks=1).newest() == good
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_what_a_rank_wrote_elsewhere_is_no_checkpoint_and_replaces_none(tmp_path: Path) -> None:
+    good = saved(Checkpoints(tmp_path, keep=1, ranks=1), 1)
+
+    with pytest.raises(CheckpointError, match=r"the files of rank 1 of 2 are not here.*run\.folder must be"):
+        saved(Checkpoints(tmp_path, keep=1, ranks=2), 2)
+
+    assert Checkpoints(tmp_path, keep=1, ranks=2).newest() == good
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "add", "manifest"])
 def test_any_damage_is_found_named_and_passed_over(
     tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints = Checkpoints(tmp_path, keep=3, ranks=1)
     good, bad = saved(checkpoints, 1), saved(checkpoints, 2)
     shard = bad / "zero" / "rank0.bin"
     content = bytearray(shard.read_bytes())
@@ -78,7 +88,7 @@ def test_any_damage_is_found_named_and_passed_over(
 
 
 def test_a_run_never_starts_over_silently_when_every_checkpoint_is_damaged(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints = Checkpoints(tmp_path, keep=2, ranks=1)
     (saved(checkpoints, 1) / "MANIFEST.json").write_text("{}")
 
     with pytest.raises(CheckpointError, match="none of 1 checkpoints is intact; use --fresh"):

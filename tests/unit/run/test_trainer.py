@@ -73,7 +73,7 @@ def trainer(tmp_path: Path) -> Generator[Trainer]:
             crew=Crew(engines=(), ranks=[cast("Actor", Rank())], roles={}, turns=Apart(), deadline_s=5),
             ledger=ledger,
             record=record,
-            checkpoints=SlowDisk(tmp_path / "checkpoints", keep=2),
+            checkpoints=SlowDisk(tmp_path / "checkpoints", keep=2, ranks=1),
             fingerprint="d1",
             digest="r1",
         )
