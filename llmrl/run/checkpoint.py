@@ -2,7 +2,7 @@
 
     checkpoints/step-000040/
         MANIFEST.json     size and sha256 of every other file; written last
-        state.json        step, ledger, credit's memory, fingerprint of the data, digest of the recipe
+        state.json        step, ledger, credit's memory, fingerprint of the data, tables of the recipe
         zero/, rng-*.npz  what each rank of the policy wrote
 
 There is no pointer to the latest: the newest folder whose manifest holds is the one to go on from.
@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrl.errors import CheckpointError
+from llmrl.errors import CheckpointError, shown
 from llmrl.experience.credit import Memory
+from llmrl.recipe.tables import Tree, leaves
 from llmrl.run.ledger import Snapshot
 
 MANIFEST = "MANIFEST.json"
@@ -42,8 +43,16 @@ class RunState:
     """What the credit remembers from step to step."""
     data: str
     """Fingerprint of the prompts; another dataset is refused."""
-    recipe: str
-    """Digest of the stage's tables; another algorithm is refused."""
+    tables: Tree
+    """Of the recipe, those that decide what is computed; others are refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """One that is complete."""
+
+    path: Path
+    state: RunState
 
 
 class Checkpoints:
@@ -51,14 +60,13 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int, ranks: int) -> None:
         self._folder, self._keep, self._ranks = folder, keep, ranks
-        folder.mkdir(parents=True, exist_ok=True)
         for leftover in [*folder.glob(".tmp-*"), *folder.glob(".del-*")]:
             shutil.rmtree(leftover)
 
     def begin(self, step: int) -> Path:
         """An empty folder for the ranks to write into; it is nothing until ``commit``."""
         path = self._folder / f".tmp-step-{step:06d}"
-        path.mkdir()
+        path.mkdir(parents=True)
         return path
 
     def commit(self, path: Path, state: RunState) -> Path:
@@ -79,7 +87,7 @@ class Checkpoints:
             "ledger": state.ledger.to_json(),
             "memory": state.memory,
             "data": state.data,
-            "recipe": state.recipe,
+            "tables": state.tables,
         }
         (path / STATE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
         entries = {str(file.relative_to(path)): _entry(file) for file in _files(path)}
@@ -94,7 +102,7 @@ class Checkpoints:
             self._remove(old)
         return final
 
-    def newest(self) -> Path | None:
+    def newest(self) -> Checkpoint | None:
         """The newest complete checkpoint; damaged ones are named in the log and passed over.
 
         Raises:
@@ -107,7 +115,7 @@ class Checkpoints:
             except CheckpointError as error:
                 _log.warning("%s", error)
             else:
-                return path
+                return Checkpoint(path=path, state=read_state(path))
         if found:
             raise CheckpointError(
                 f"{self._folder}: none of {len(found)} checkpoints is intact; use --fresh to start over."
@@ -153,23 +161,26 @@ def read_state(path: Path) -> RunState:
         ledger=ledger,
         memory=fields["memory"],
         data=str(fields["data"]),
-        recipe=str(fields["recipe"]),
+        tables=fields["tables"],
     )
 
 
-def check_same_run(state: RunState, *, data: str, recipe: str) -> None:
-    """Refuse to go on with other data or another algorithm than the checkpoint's.
+def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree) -> None:
+    """Refuse to go on with another algorithm or other data than the checkpoint's.
 
     Raises:
-        CheckpointError: either differs.
+        CheckpointError: either differs; the message has the first key that does, with both values.
     """
-    if state.data != data:
+    before, now = dict(leaves(checkpoint.state.tables)), dict(leaves(tables))
+    for keys in now | before:
+        if now.get(keys) != before.get(keys):
+            raise CheckpointError(
+                f"{'.'.join(keys)}: {shown(now.get(keys))} in the recipe, but {checkpoint.path} was made "
+                f"with {shown(before.get(keys))}; restore it, rename the run (run.name), or use --fresh."
+            )
+    if checkpoint.state.data != data:
         raise CheckpointError(
-            "the prompts differ from those of the checkpoint; restore the dataset or use --fresh."
-        )
-    if state.recipe != recipe:
-        raise CheckpointError(
-            "the recipe differs from that of the checkpoint; restore it, rename the run, or use --fresh."
+            f"the prompts differ from those of {checkpoint.path}; restore the dataset, or use --fresh."
         )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import Tokenizer
 from llmrl.recipe.schema import Model, Recipe, Stage
+from llmrl.recipe.tables import Tree
 from llmrl.report.binding import binding
 from llmrl.report.card import write_card
 from llmrl.report.console import ConsoleReport
@@ -30,7 +29,7 @@ from llmrl.roles.switchboard import Switchboard
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.pool import Answer, EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
-from llmrl.run.checkpoint import Checkpoints, RunState, check_same_run, read_state
+from llmrl.run.checkpoint import Checkpoint, Checkpoints, check_same_run
 from llmrl.run.crew import Crew, hired
 from llmrl.run.ledger import Ledger
 from llmrl.run.loop import run_loop
@@ -46,6 +45,8 @@ from llmrl.run.trainer import Trainer
 class StagePlan:
     """A stage with everything it reads, checked before any process starts."""
 
+    written: Stage
+    """As the recipe has it."""
     stage: Stage
     """Its ``model.path`` is the folder that every process loads."""
     build: Model | None
@@ -69,11 +70,26 @@ class StagePlan:
         return self.online or bool(self.evaluated)
 
     @property
-    def digest(self) -> str:
-        """Of the tables that decide what is computed; a resumed run must have the same."""
-        free = {"cluster", "report", "checkpoints", "weights"}
-        tables = self.stage.model_dump(mode="json", exclude=free)
-        return hashlib.sha256(json.dumps(tables, sort_keys=True).encode()).hexdigest()
+    def tables(self) -> Tree:
+        """Those that decide what is computed, with paths as they were written: a run may be moved."""
+        return self.written.model_dump(mode="json", exclude={"cluster", "report", "checkpoints", "weights"})
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where they are kept."""
+        table = self.stage.checkpoints
+        return Checkpoints(self.folder / "checkpoints", keep=table.keep, ranks=self.stage.policy.ranks)
+
+    def newest(self) -> Checkpoint | None:
+        """The checkpoint to go on from, if there is one.
+
+        Raises:
+            CheckpointError: none is complete, or it is of another run.
+        """
+        newest = self.checkpoints.newest()
+        if newest:
+            check_same_run(newest, data=self.stream.fingerprint, tables=self.tables)
+        return newest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,14 +103,17 @@ class StageResult:
 
 
 async def run_stage(
-    recipe: Recipe, plan: StagePlan, console: ConsoleReport, stop: StopRequest, switchboard: Switchboard
+    recipe: Recipe,
+    plan: StagePlan,
+    newest: Checkpoint | None,
+    console: ConsoleReport,
+    stop: StopRequest,
+    switchboard: Switchboard,
 ) -> StageResult:
     """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export."""
     stage, folder = plan.stage, plan.folder
     stop.heed(f"before stage '{stage.name}'")
-    checkpoints = Checkpoints(folder / "checkpoints", keep=stage.checkpoints.keep, ranks=stage.policy.ranks)
-    newest = checkpoints.newest()
-    state = _state(plan, newest) if newest else None
+    state = newest.state if newest else None
     first = state.step if state else 0
     console.stage(stage.name, steps=stage.optimizer.steps, done=first)
     async with hired(
@@ -108,7 +127,7 @@ async def run_stage(
         await crew.meet_in(folder)
         switchboard.connect(crew.roles, deadline_s=crew.deadline_s)
         if newest:
-            await crew.policy("restore", newest)
+            await crew.policy("restore", newest.path)
         with (
             Ledger(folder / "ledger.jsonl", state.ledger if state else None) as ledger,
             Journal(folder) as journal,
@@ -133,9 +152,9 @@ async def run_stage(
                 crew=crew,
                 ledger=ledger,
                 record=record,
-                checkpoints=checkpoints,
+                checkpoints=plan.checkpoints,
                 fingerprint=plan.stream.fingerprint,
-                digest=plan.digest,
+                tables=plan.tables,
                 memory=state.memory if state else Memory(),
                 taken=first,
             )
@@ -151,12 +170,6 @@ async def run_stage(
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
     write_card(folder / "model", recipe, stage, before, after)
     return StageResult(model=folder / "model", before=before, after=after)
-
-
-def _state(plan: StagePlan, checkpoint: Path) -> RunState:
-    state = read_state(checkpoint)
-    check_same_run(state, data=plan.stream.fingerprint, recipe=plan.digest)
-    return state
 
 
 async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool, *, first: int) -> None:

@@ -70,12 +70,16 @@ async def _run(
             await _check_rewards(plan, door=switchboard.url)
             await _check_environment(plan, recipe.plugins, door=switchboard.url)
         _refuse_existing(recipe, existing)
+        newest = [plan.newest() if existing == "resume" else None for plan in plans]
         stop = StopRequest()
         with connect(recipe.stages[0].cluster):
             _check_room(recipe, plans)
             _open_folder(recipe, existing)
             stop.listen()
-            return [await run_stage(recipe, plan, console, stop, switchboard) for plan in plans]
+            return [
+                await run_stage(recipe, plan, checkpoint, console, stop, switchboard)
+                for plan, checkpoint in zip(plans, newest, strict=True)
+            ]
     finally:
         for scorer in scorers:
             await scorer.close()
@@ -145,6 +149,7 @@ def _plan(recipe: Recipe, index: int) -> StagePlan:
     )
     judged = bool(evaluated) or algorithm.online
     return StagePlan(
+        written=stage,
         stage=stage.model_copy(
             update={
                 "model": _found(stage.model, path).model_copy(update={"config": None}),

@@ -15,6 +15,7 @@ from llmrl.experience.columns import Columns
 from llmrl.experience.credit import Memory
 from llmrl.experience.experience import Experience
 from llmrl.recipe.schema import Stage
+from llmrl.recipe.tables import Tree
 from llmrl.run.checkpoint import Checkpoints, RunState
 from llmrl.run.crew import Crew, Letter
 from llmrl.run.ledger import Ledger
@@ -33,7 +34,7 @@ class Trainer:
     record: Record
     checkpoints: Checkpoints
     fingerprint: str
-    digest: str
+    tables: Tree
     letters: dict[int, Letter] = field(default_factory=dict[int, Letter])
     """Weights under way, by version."""
     memory: Memory = field(default_factory=Memory)
@@ -103,7 +104,7 @@ class Trainer:
             ledger=self.ledger.snapshot(),
             memory=deepcopy(self.memory),
             data=self.fingerprint,
-            recipe=self.digest,
+            tables=self.tables,
         )
 
     def _save_is_due(self) -> bool:

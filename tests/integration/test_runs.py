@@ -11,12 +11,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import ray
 import torch
 from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from llmrl.errors import CheckpointError
 from llmrl.recipe.load import load_recipe
 from llmrl.report.journal import read_journal
 from llmrl.run.checkpoint import read_state
@@ -247,6 +249,10 @@ def test_a_resumed_run_makes_the_evaluation_that_was_due_at_its_checkpoint(tmp_p
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:-1]))  # as if killed between the last checkpoint and its evaluation
 
+    record = (journal.parents[1] / "recipe.json").read_text()
+    with pytest.raises(CheckpointError, match=r"optimizer\.lr: 1.0 in the recipe.* was made with 0\.003"):
+        train_recipe(load_recipe(path, ["optimizer.lr=1.0"]), existing="resume")
+    assert (journal.parents[1] / "recipe.json").read_text() == record
     train_recipe(load_recipe(path), existing="resume")
 
     assert [entry.step for entry in read_journal(journal).evaluations] == [0, 2]

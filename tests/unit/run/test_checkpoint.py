@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from llmrl.errors import CheckpointError
-from llmrl.run.checkpoint import Checkpoints, RunState, check_same_run, read_state, verify
+from llmrl.recipe.tables import Tree, Value
+from llmrl.run.checkpoint import Checkpoint, Checkpoints, RunState, check_same_run, read_state, verify
 from llmrl.run.ledger import Snapshot
 
+TABLES: Tree = {"objective": {"name": "grpo", "options": {}}, "optimizer": {"steps": 3, "lr": 1e-3}}
 STATE = RunState(
-    step=3, ledger=Snapshot(cursor=9, unfinished=(7,)), memory={"q": [0.5]}, data="d1", recipe="r1"
+    step=3, ledger=Snapshot(cursor=9, unfinished=(7,)), memory={"q": [0.5]}, data="d1", tables=TABLES
 )
 
 
@@ -45,7 +47,7 @@ def test_a_save_that_did_not_finish_is_swept_away_at_the_next_start(tmp_path: Pa
     good = saved(checkpoints, 1)
     (checkpoints.begin(2) / "half").write_text("x")
 
-    assert Checkpoints(tmp_path, keep=2, ranks=1).newest() == good
+    assert Checkpoints(tmp_path, keep=2, ranks=1).newest() == Checkpoint(path=good, state=read_state(good))
     assert not list(tmp_path.glob(".tmp-*"))
 
 
@@ -55,7 +57,7 @@ def test_what_a_rank_wrote_elsewhere_is_no_checkpoint_and_replaces_none(tmp_path
     with pytest.raises(CheckpointError, match=r"the files of rank 1 of 2 are not here.*run\.folder must be"):
         saved(Checkpoints(tmp_path, keep=1, ranks=2), 2)
 
-    assert Checkpoints(tmp_path, keep=1, ranks=2).newest() == good
+    assert Checkpoints(tmp_path, keep=1, ranks=2).newest() == Checkpoint(path=good, state=read_state(good))
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "add", "manifest"])
@@ -81,7 +83,8 @@ def test_any_damage_is_found_named_and_passed_over(
     with caplog.at_level(logging.WARNING):
         newest = checkpoints.newest()
 
-    assert newest == good
+    assert newest is not None
+    assert newest.path == good
     assert "step-000002" in caplog.text
     with pytest.raises(CheckpointError, match=r"rank0\.bin|stranger|MANIFEST"):
         verify(bad)
@@ -95,9 +98,32 @@ def test_a_run_never_starts_over_silently_when_every_checkpoint_is_damaged(tmp_p
         checkpoints.newest()
 
 
-def test_other_data_or_another_recipe_is_refused() -> None:
-    check_same_run(STATE, data="d1", recipe="r1")
-    with pytest.raises(CheckpointError, match="the prompts differ"):
-        check_same_run(STATE, data="d2", recipe="r1")
-    with pytest.raises(CheckpointError, match="the recipe differs"):
-        check_same_run(STATE, data="d1", recipe="r2")
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        (
+            "optimizer",
+            {"steps": 3, "lr": 0.002},
+            r"lr: 0\.002 in the recipe.*step-000003 was made with 0\.001",
+        ),
+        (
+            "objective",
+            {"name": "grpo", "options": {"clip": 0.1}},
+            r"objective\.options\.clip: 0\.1 in",
+        ),
+        ("objective", {"name": "sft", "options": {}}, r"objective\.name: 'sft' .* was made with 'grpo'"),
+    ],
+)
+def test_another_recipe_is_refused_by_the_first_key_that_differs(key: str, value: Value, words: str) -> None:
+    checkpoint = Checkpoint(path=Path("checkpoints/step-000003"), state=STATE)
+
+    check_same_run(checkpoint, data="d1", tables=TABLES)
+    with pytest.raises(CheckpointError, match=words):
+        check_same_run(checkpoint, data="d1", tables=TABLES | {key: value})
+
+
+def test_other_data_is_refused() -> None:
+    checkpoint = Checkpoint(path=Path("checkpoints/step-000003"), state=STATE)
+
+    with pytest.raises(CheckpointError, match="the prompts differ from those of checkpoints/step-000003"):
+        check_same_run(checkpoint, data="d2", tables=TABLES)

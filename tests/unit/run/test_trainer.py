@@ -75,7 +75,7 @@ def trainer(tmp_path: Path) -> Generator[Trainer]:
             record=record,
             checkpoints=SlowDisk(tmp_path / "checkpoints", keep=2, ranks=1),
             fingerprint="d1",
-            digest="r1",
+            tables={},
         )
 
 
