@@ -19,6 +19,8 @@ from llmrl.errors import DeadlineError, EngineError, LlmrlError, WeightSyncError
 LOG_LINES = 25
 """Lines of a process's log that an error quotes."""
 
+DEADLINES = "cluster.call_deadline_s, or cluster.start_deadline_s while processes start"
+
 MAX_OVERLAP = 10_000
 """Calls to one asynchronous process that may be under way at once."""
 
@@ -39,11 +41,11 @@ class Pending:
         try:
             async with asyncio.timeout(deadline_s):
                 return await asyncio.wrap_future(self.ref.future())
-        except TimeoutError:
-            late = f"{self._what} did not answer within {deadline_s:g} s; is its process stuck?"
-            raise DeadlineError(f"{late}{self._last_words()}") from None
-        except exceptions.RayTaskError as error:
+        except exceptions.RayTaskError as error:  # also an instance of its cause, which may be a TimeoutError
             raise _own_error(error, self._what, self._last_words()) from error
+        except TimeoutError:
+            late = f"{self._what} did not answer within {deadline_s:g} s ({DEADLINES}); is its process stuck?"
+            raise DeadlineError(f"{late}{self._last_words()}") from None
         except exceptions.RayActorError as error:
             dead = f"{self._what} failed because its process died: {error}"
             raise LlmrlError(f"{dead}{self._last_words()}") from error

@@ -80,7 +80,8 @@ async def run_loop(
     try:
         await loop.run(first, last)
     except BaseExceptionGroup as group:
-        raise _first_of(group) from None
+        error = _first_of(group)
+        raise error from error.__cause__
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -6,8 +6,10 @@ import asyncio
 from concurrent.futures import Future
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from llmrl.cluster.actor import Pending
+from llmrl.errors import DeadlineError, LlmrlError
 
 
 class Reference:
@@ -16,8 +18,35 @@ class Reference:
     def __init__(self) -> None:
         self.value: Future[int] = Future()
 
+    def failed(self, cause: Exception) -> Reference:
+        """It has ended with what a call of the process raised, as Ray hands that over."""
+        self.value.set_exception(RayTaskError("call", "the remote traceback", cause).as_instanceof_cause())
+        return self
+
     def future(self) -> Future[int]:
         return self.value
+
+
+async def test_a_call_without_an_answer_names_the_key_of_its_deadline() -> None:
+    words = r"engine-0\.generate did not answer within 0\.01 s \(cluster\.call_deadline_s"
+    with pytest.raises(DeadlineError, match=words):
+        await Pending(Reference(), "engine-0.generate").result(deadline_s=0.01)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cause", "kind", "words"),
+    [
+        (TimeoutError("the hub is down"), LlmrlError, "engine-0.start failed:\n.*\n?the remote traceback"),
+        (DeadlineError("the judge is late"), DeadlineError, "engine-0.start: the judge is late"),
+    ],
+)
+async def test_what_was_late_inside_of_a_call_is_told_as_it_was(
+    cause: Exception, kind: type[LlmrlError], words: str
+) -> None:
+    with pytest.raises(kind, match=words) as caught:
+        await Pending(Reference().failed(cause), "engine-0.start").result(deadline_s=5)  # type: ignore[arg-type]
+
+    assert "stuck" not in str(caught.value)
 
 
 @pytest.mark.parametrize("turns", range(6))

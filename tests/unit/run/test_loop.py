@@ -92,7 +92,7 @@ class Simulated:
         straggles = self.clock.random() < self.straggler_rate
         await asyncio.sleep(self.clock.expovariate(50 if straggles else 2000))
         if ordinal == self.fail_at:
-            raise RewardError("the scorer is broken")
+            raise RewardError("the scorer is broken") from OSError("its pipe")
         return Judged(group=group_at(ordinal), judgements=())
 
     per_step = 4
@@ -195,9 +195,10 @@ def test_synchronous_training_never_has_more_than_one_step_under_way() -> None:
 def test_the_first_failure_ends_the_loop_with_its_own_error() -> None:
     stations = Simulated(1, fail_at=30)
 
-    with pytest.raises(RewardError, match="the scorer is broken"):
+    with pytest.raises(RewardError, match="the scorer is broken") as caught:
         run(stations, max_lag=1, last=100)
 
+    assert isinstance(caught.value.__cause__, OSError)
     assert 30 not in stations.trained
 
 
