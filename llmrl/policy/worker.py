@@ -69,8 +69,14 @@ class PolicyWorker:
     def start(self, address: str) -> None:
         """Meet the other ranks, then load and shard the model."""
         load_plugins(self._plugins)
-        ranks = self._stage.policy.ranks
-        join_group(address, rank=self._rank, ranks=ranks, device=self._device, meeting=self._meeting)
+        join_group(
+            address,
+            rank=self._rank,
+            ranks=self._stage.policy.ranks,
+            device=self._device,
+            meeting=self._meeting,
+            timeout_s=self._stage.cluster.call_deadline_s,
+        )
         self.load()
 
     def load(self) -> None:

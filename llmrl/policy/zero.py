@@ -16,11 +16,10 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import distributed_c10d as c10d
 
 from llmrl.policy.scorer import Scorer
 from llmrl.recipe.schema import Optimizer, Stage
-
-COLLECTIVE_TIMEOUT = timedelta(seconds=120)
 
 
 class Meeting:
@@ -35,7 +34,9 @@ class Meeting:
         return self._socket.detach()
 
 
-def join_group(address: str, *, rank: int, ranks: int, device: str, meeting: Meeting | None) -> None:
+def join_group(
+    address: str, *, rank: int, ranks: int, device: str, meeting: Meeting | None, timeout_s: float
+) -> None:
     """Make this process one rank of the default process group; returns when all have come.
 
     Args:
@@ -44,18 +45,23 @@ def join_group(address: str, *, rank: int, ranks: int, device: str, meeting: Mee
         ranks: how many there are.
         device: ``cpu`` talks gloo, ``cuda`` NCCL.
         meeting: rank 0's own socket; None elsewhere.
+        timeout_s: how long one rank may wait for another, which may be writing a large checkpoint.
     """
     host, port = address.rsplit(":", 1)
+    timeout = timedelta(seconds=timeout_s)
+    # DeepSpeed and Ulysses make groups of their own, whose timeouts nobody but torch is asked for.
+    c10d.default_pg_timeout = timeout
+    c10d.default_pg_nccl_timeout = timeout  # pyright: ignore[reportPrivateImportUsage]
     store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]  torch documents it under this name
         host,
         int(port),
         ranks,
         is_master=rank == 0,
-        timeout=COLLECTIVE_TIMEOUT,
+        timeout=timeout,
         master_listen_fd=meeting.detach() if meeting else None,
     )
     backend = "gloo" if device == "cpu" else "nccl"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=COLLECTIVE_TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=timeout)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(ranks), "LOCAL_RANK": "0", "LOCAL_SIZE": "1"}
     # DeepSpeed would compile a C++ extension here (a minute, or for ever behind a stale lock) that
     # only its inference path uses.

@@ -33,7 +33,14 @@ def main(rank: int, ranks: int, folder: Path) -> None:
     deadline = time.monotonic() + DEADLINE_S
     while not meeting_file.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    join_group(meeting_file.read_text(), rank=rank, ranks=ranks, device="cpu", meeting=first._meeting)
+    join_group(
+        meeting_file.read_text(),
+        rank=rank,
+        ranks=ranks,
+        device="cpu",
+        meeting=first._meeting,
+        timeout_s=DEADLINE_S,
+    )
     for cell in cells:
         worker = PolicyWorker(Stage.model_validate(cell["stage"]), "cpu", rank)
         worker.load()

@@ -126,7 +126,7 @@ def plain(model: Path, zero_stage: int) -> Generator[Run]:
 
     stage = stage_for(model)
     meeting = Meeting("127.0.0.1")
-    join_group(meeting.address, rank=0, ranks=1, device="cpu", meeting=meeting)
+    join_group(meeting.address, rank=0, ranks=1, device="cpu", meeting=meeting, timeout_s=60)
     scorer, optimizer, losses = _by_hand(stage)
     config = {
         "train_micro_batch_size_per_gpu": 1,
