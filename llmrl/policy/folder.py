@@ -76,6 +76,19 @@ def load_config(path: Path, model: Model) -> PreTrainedConfig:
         ) from error
 
 
+def check_length(path: Path, config: PreTrainedConfig, tokens: int, *, key: str) -> None:
+    """Refuse texts that are longer than the model has positions for.
+
+    Raises:
+        ModelError: ``key``, which asks for so many ``tokens``, and how many there are.
+    """
+    longest = getattr(config, "max_position_embeddings", None)
+    if isinstance(longest, int) and tokens > longest:
+        raise ModelError(
+            f"{key} is {tokens}, but {shown(str(path))} was made for at most {longest} tokens; lower it."
+        )
+
+
 def check_heads(model: Model, path: Path, *, sharers: Iterable[int]) -> None:
     """Refuse attention heads that cannot be dealt to the ranks that share a sequence.
 
@@ -176,14 +189,8 @@ def _check_weights(path: Path) -> None:
 
 
 def _check_lengths(path: Path, config: PreTrainedConfig, model: Model) -> None:
-    sizes = config.to_dict()
-    longest = sizes.get("max_position_embeddings")
-    if isinstance(longest, int) and model.context_tokens > longest:
-        raise ModelError(
-            f"model.context_tokens is {model.context_tokens}, but {shown(str(path))} was made for at most "
-            f"{longest} tokens; lower it."
-        )
-    for short in _lengths_of_long_rope(sizes.get("rope_parameters") or {}):
+    check_length(path, config, model.context_tokens, key="model.context_tokens")
+    for short in _lengths_of_long_rope(config.to_dict().get("rope_parameters") or {}):
         if model.context_tokens > short:
             raise ModelError(
                 f"model.context_tokens is {model.context_tokens}, but {shown(str(path))} has the rope_type "

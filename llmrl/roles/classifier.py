@@ -110,12 +110,12 @@ class Classifier:
             batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
             try:
                 rows = await asyncio.to_thread(self._forward, [text.ids for text in batch])
-            except RuntimeError as error:
+            except Exception as error:  # noqa: BLE001  whatever it is, who waits for it must hear of it
                 for text in batch:
-                    text.future.set_exception(ServiceError(f"roles.{self.name} failed: {error}"))
+                    _end(text.future, ServiceError(f"roles.{self.name} failed: {error}"))
             else:
                 for text, row in zip(batch, rows, strict=True):
-                    text.future.set_result(row)
+                    _end(text.future, row)
 
     @torch.inference_mode()
     def _forward(self, texts: list[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
@@ -148,3 +148,13 @@ class Classifier:
                 f"give a model that was trained as kind '{self._table.kind}' says."
             )
         return model
+
+
+def _end(future: asyncio.Future[NDArray[np.float32]], outcome: NDArray[np.float32] | ServiceError) -> None:
+    """Tell who waits, unless nobody does any more."""
+    if future.done():
+        return
+    if isinstance(outcome, ServiceError):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)

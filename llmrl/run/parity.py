@@ -72,8 +72,11 @@ def _diagnosis(comparisons: Sequence[Comparison], limit: float, temperature: flo
             f"They agree at temperature 1 and not at rollouts.temperature = {temperature:g}: "
             "the engine reports raw logprobs; it must be started with processed logprobs."
         )
-    shifted = _difference([c.sampled[1:] for c in comparisons], [c.trainer[:-1] for c in comparisons])
-    if shifted.mean <= limit:
+    longer = [c for c in comparisons if c.sampled.size > 1]
+    if (
+        longer
+        and _difference([c.sampled[1:] for c in longer], [c.trainer[:-1] for c in longer]).mean <= limit
+    ):
         return (
             "They agree when shifted by one token: one side scores the token before the one that was sampled."
         )

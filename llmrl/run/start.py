@@ -14,7 +14,7 @@ from llmrl.cluster.connection import connect, process_environment
 from llmrl.cluster.placement import check_fit, choose_device, list_nodes, needs
 from llmrl.errors import ModelError, PlacementError, RecipeError
 from llmrl.objectives.algorithm import Algorithm
-from llmrl.policy.folder import check_folder, check_heads, find_folder
+from llmrl.policy.folder import check_folder, check_heads, check_length, find_folder, load_config
 from llmrl.prompts.reads import Reads
 from llmrl.prompts.stream import PromptStream, held_out
 from llmrl.prompts.tokenizer import load_tokenizer
@@ -190,9 +190,12 @@ def _found_role(recipe: Recipe, name: str, table: Role) -> Role:
         return table.model_copy(update={"path": str(recipe.stage_folder(place) / "model")})
     model = Model(path=table.path, trust_remote_code=table.trust_remote_code)
     try:
-        return _found(table, find_folder(model))
+        folder = find_folder(model)
+        config = load_config(folder, model)
     except ModelError as error:
         raise ModelError(f"roles.{name}: {error}") from error
+    check_length(folder, config, table.context_tokens, key=f"roles.{name}.context_tokens")
+    return _found(table, folder)
 
 
 def _found(table: Table, folder: Path) -> Table:

@@ -56,3 +56,12 @@ def test_a_logprob_that_is_not_finite_never_passes() -> None:
             dtype="bfloat16",
             temperature=1.0,
         )
+
+
+def test_responses_of_one_token_are_diagnosed_too() -> None:
+    one = np.array([-1.0], dtype=np.float32)
+
+    with pytest.raises(ParityError, match=r"disagree about 1 tokens.*truncated distribution"):
+        check_parity(
+            [Comparison(sampled=one + 1, trainer=one, trainer_plain=one)], dtype="float32", temperature=1.0
+        )

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.errors import PlacementError
+from llmrl.errors import ModelError, PlacementError
 from llmrl.policy.folder import find_folder
 from llmrl.policy.worker import PolicyWorker
 from llmrl.recipe.schema import Choice, Model, Optimizer, Prompts, Recipe, Role, Run, Source, Stage
-from llmrl.run.start import _found
+from llmrl.run.start import _found, _found_role
 
 FOLDER = Path("/snapshots/abc")
 STAGE = Stage(
@@ -48,6 +48,16 @@ def test_folders_mean_the_same_to_processes_that_start_elsewhere(
     for written in ("runs", "~/runs"):
         assert Recipe(run=Run(name="a", folder=Path(written)), stages=(STAGE,)).folder == tmp_path / "runs/a"
     assert find_folder(Model(path="~/model")) == tmp_path / "model"
+
+
+def test_a_role_cannot_read_more_tokens_than_its_model_has_positions_for(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_positions": 8}')
+    recipe = Recipe(run=Run(name="a"), stages=(STAGE,))
+    role = Role(kind="classify", path=str(tmp_path), context_tokens=9)
+
+    with pytest.raises(ModelError, match=r"roles\.judge\.context_tokens is 9, .* at most 8 tokens; lower it"):
+        _found_role(recipe, "judge", role)
+    assert _found_role(recipe, "judge", role.model_copy(update={"context_tokens": 8})).path == str(tmp_path)
 
 
 def test_a_rank_that_does_not_share_the_run_folder_says_so(tmp_path: Path) -> None:
