@@ -82,7 +82,7 @@ class RolloutWorker:
     async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
         """The policy's responses to one draw, then the opponent's.
 
-        Equal draws and weights give equal ones, whichever engine answers.
+        Equal draws and weights give equal ones, whichever engine answers, as far as ``Request.seed`` does.
 
         Raises:
             EngineError: what the engine or the environment could not do, or ``abandon`` was called.

@@ -51,7 +51,8 @@ class Request:
     temperature: float
     """0 takes the likeliest token."""
     seed: int
-    """Equal seeds and weights give equal tokens, whatever else the engine is doing."""
+    """Equal seeds and weights give equal tokens, whatever else the engine is doing; on a GPU as far as its
+    kernels compute the same logits in another batch (docs/rollouts.md, Seeds)."""
     sampler: Sampler = "policy"
 
 
