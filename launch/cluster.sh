@@ -2,7 +2,8 @@
 # What local.sh and slurm.sbatch share; they source it. It stops what it started, by process id, and nothing else.
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-if [[ -d $here/../.venv/bin ]]; then PATH=$(cd "$here/../.venv/bin" && pwd):$PATH; fi
+# shellcheck source=launch/venv.sh
+source "$here/venv.sh"
 
 readonly STOP_DEADLINE_S=30
 RAY_TMPDIR=$(mktemp -d /tmp/llmrl-XXXXXX) # short, because a socket's path has at most 107 bytes
@@ -21,6 +22,9 @@ in_background() {
     started+=($!)
 }
 
+# A launcher of several machines says otherwise.
+clear_up() { rm -rf "$RAY_TMPDIR"; }
+
 stop() {
     local status=$? pid left=$((STOP_DEADLINE_S * 5))
     trap - EXIT
@@ -30,7 +34,7 @@ stop() {
         kill -KILL "$pid" 2>/dev/null || true
     done
     case $status in
-        0 | 2 | 130 | 143) rm -rf "$RAY_TMPDIR" ;;
+        0 | 2 | 130 | 143) clear_up ;;
         *) echo "llmrl: the command ended with status $status; Ray's own logs are in $RAY_TMPDIR." >&2 ;;
     esac
 }

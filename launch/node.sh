@@ -8,6 +8,8 @@
 # LLMRL_NIC=ib0     the network interface of Ray, Gloo and NCCL; by default the one that routes to the head
 # LLMRL_NODE_IP=... the address itself
 set -euo pipefail
+# shellcheck source=launch/venv.sh
+source "$(dirname "${BASH_SOURCE[0]}")/venv.sh"
 
 own_address() {
     if [[ -n ${LLMRL_NODE_IP:-} ]]; then

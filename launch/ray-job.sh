@@ -8,6 +8,8 @@
 # copy of this folder that Ray deletes, so run.folder should be a place that outlives it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=launch/venv.sh
+source launch/venv.sh
 (($# >= 2)) || { echo "usage: launch/ray-job.sh ADDRESS RECIPE [KEY=VALUE...]" >&2; exit 2; }
 address=$1
 shift

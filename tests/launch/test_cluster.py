@@ -36,6 +36,8 @@ import os, signal, subprocess, sys
 options = [a for a in sys.argv[1:] if a.startswith("--")]
 names = next(o for o in options if o.startswith("--export=")).split("=")[1].split(",")
 env = {n: os.environ[n] for n in [*names, "LLMRL_TEST_MARK"]}
+with open(sys.argv[0] + ".log", "a") as log:
+    print(*options[:1], *sys.argv[1 + len(options) :], file=log)
 tasks = [subprocess.Popen(sys.argv[1 + len(options):], env=env | {"SLURM_NODEID": str(i)}) for i in range(2)]
 signal.signal(signal.SIGTERM, lambda *_: [task.terminate() for task in tasks])
 sys.exit(max(task.wait() for task in tasks))
@@ -109,6 +111,8 @@ def test_slurm_makes_node_0_the_head_and_ships_only_what_is_allowed(start: Start
     status, out, err = finish(process)
 
     assert status == 0, err
+    last = (tmp_path / "srun.log").read_text().splitlines()[-1]
+    assert last == f"--nodes=2 rm -rf {json.loads(out)['folder']}"  # on every node, not on the first alone
     seen = json.loads(out)["seen"]
     assert len(seen) == 2
     assert all(

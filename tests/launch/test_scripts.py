@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -86,13 +87,17 @@ def test_every_pod_of_the_ray_job_has_the_same_image_and_the_pinned_ray(ray_job:
 
 
 def test_a_job_ships_the_allowed_environment_and_no_secret(tmp_path: Path) -> None:
-    (tmp_path / "ray").write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
-    (tmp_path / "ray").chmod(0o755)
+    # .venv comes first on PATH, and the job needs no other interpreter.
+    shutil.copytree(LAUNCH, tmp_path / "launch")
+    found = tmp_path / ".venv" / "bin"
+    found.mkdir(parents=True)
+    (found / "ray").write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    (found / "ray").chmod(0o755)
     mine = {"NCCL_DEBUG": "INFO", "HF_TOKEN": "secret", "RAY_AUTH_TOKEN": "secret", "UNRELATED": "1"}
 
     said = subprocess.run(
-        [str(LAUNCH / "ray-job.sh"), "http://head:8265", "recipes/mine.toml", "run.name=x"],
-        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"} | mine,
+        [str(tmp_path / "launch" / "ray-job.sh"), "http://head:8265", "recipes/mine.toml", "run.name=x"],
+        env={"PATH": os.environ["PATH"]} | mine,
         capture_output=True,
         text=True,
         timeout=60,
@@ -103,3 +108,22 @@ def test_a_job_ships_the_allowed_environment_and_no_secret(tmp_path: Path) -> No
     assert shipped == {"NCCL_DEBUG": "INFO"}
     command = said[said.index("--") + 1 :]
     assert command == ["llmrl", "train", "recipes/mine.toml", "run.name=x", "cluster.address=auto"]
+
+
+def test_a_node_in_a_fresh_clone_finds_the_interpreter_of_its_venv(tmp_path: Path) -> None:
+    shutil.copytree(LAUNCH, tmp_path / "launch")
+    bare, found = tmp_path / "bin", tmp_path / ".venv" / "bin"
+    for folder, name in ((bare, "bash"), (bare, "dirname"), (found, "python")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(sys.executable if name == "python" else shutil.which(name) or name)
+
+    said = subprocess.run(
+        [str(bare / "bash"), str(tmp_path / "launch" / "node.sh"), "address"],
+        env={"PATH": str(bare)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert "command not found" not in said.stderr
