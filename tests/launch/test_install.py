@@ -87,6 +87,18 @@ def test_a_wrong_call_is_refused_in_one_sentence(
     assert err.count("\n") == 1
 
 
+def test_a_driver_that_is_too_old_for_cuda_is_named_before_anything_is_fetched(checkout: Path) -> None:
+    tool = checkout / "tools" / "nvidia-smi"
+    tool.parent.mkdir()
+    tool.write_text("#!/bin/sh\necho 570.124.06\n")
+    tool.chmod(0o755)
+
+    status, err = install(checkout, LLMRL_ACCELERATOR="cuda", PATH=f"{tool.parent}:{os.environ['PATH']}")
+
+    assert (status, err.count("\n")) == (1, 1)
+    assert "CUDA 13 needs NVIDIA driver 580 or newer, and this machine has 570.124.06" in err
+
+
 def test_an_interpreter_without_ensurepip_is_named_with_the_package_that_mends_it(checkout: Path) -> None:
     (checkout / "ensurepip.py").write_text("raise ImportError('planted')")
     bare = checkout / "bin"

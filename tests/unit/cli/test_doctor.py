@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.doctor import Finding, diagnose
+from llmrl import doctor
+from llmrl.doctor import Finding, diagnose, judge_gpu
 from llmrl.sandbox import survey
 
 
@@ -135,3 +136,31 @@ def test_each_level_of_the_sandbox_is_tried_and_a_refusal_says_what_to_do(
         finding = found(findings, f"sandbox '{level.isolation}'")
         assert finding.found == ("refused" if level.refusal else "works")
         assert (finding.status, finding.advice) == ("note" if level.refusal else "ok", level.refusal)
+
+
+def test_pages_of_files_are_free_memory_of_a_container(
+    tmp_path: Path, extensions: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gib = 1 << 30
+    (tmp_path / "memory.max").write_text(f"{gib}\n")
+    (tmp_path / "memory.current").write_text(f"{gib * 9 // 10}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 5\ninactive_file {gib // 2}\n")
+    monkeypatch.setattr(doctor, "CGROUP", tmp_path)
+
+    assert found(diagnose(tmp_path), "memory").found == "0.6 GiB free"
+
+
+@pytest.mark.parametrize(
+    ("driver", "for_cpu", "status"),
+    [
+        ("580.65.06", False, "ok"),
+        ("570.124.06", False, "wrong"),
+        ("570.124.06", True, "note"),
+        ("[N/A]", False, "ok"),
+    ],
+)
+def test_a_driver_below_cuda_13_is_wrong_where_it_is_used(driver: str, for_cpu: bool, status: str) -> None:
+    finding = judge_gpu("GPU 0", f"NVIDIA L40S, 46068 MiB, {driver}", for_cpu=for_cpu)
+
+    assert finding.status == status
+    assert finding.advice.startswith("CUDA 13 needs driver 580 or newer") == driver.startswith("570")
