@@ -78,9 +78,7 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
             V=shape.vocabulary,
             d=shape.hidden,
         ),
-        "copy to broadcast": _bytes(
-            "w P of rank 0", w * trained if placement.broadcast and workload.generated else 0, w=w, P=trained
-        ),
+        "copies for engines": _copies(workload, placement, gpu=machines.device.is_gpu),
         "reference": _bytes("w P, not sharded", w * p if workload.scores_reference else 0, w=w, P=p),
         "sleeping engine": _bytes(
             "CUDA context + graphs, which stay",
@@ -138,6 +136,14 @@ def _activations(workload: Workload, placement: Placement) -> Figure:
     return _bytes("t layers layer", t * shape.layers * layer, t=t, layers=shape.layers, layer=layer)
 
 
+def _copies(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
+    """The weights that rank 0 keeps packed on its device; adapters pass through the host unless broadcast."""
+    w, p = workload.width, workload.adapters or workload.architecture.parameters
+    kept = workload.generated and (placement.broadcast or (gpu and not workload.adapters))
+    count = placement.copies if kept else 0
+    return _bytes("copies w P of rank 0", count * w * p, copies=count, w=w, P=p)
+
+
 def _head(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     """The chunks of logits, the gradient of the last matrix before it is added, that of the hidden states."""
     shape, w, t = workload.architecture, workload.width, placement.tokens_per_pass
@@ -183,7 +189,8 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
     }
     limit = _limit(placement, machines)
     if gpu:
-        limit = min(placement.gpu_share * limit, limit - RESIDUE * placement.shared)
+        left = RESIDUE + _copies(workload, placement, gpu=gpu).value if placement.shared else 0
+        limit = min(placement.gpu_share * limit, limit - left)
     return Needs(role="engine", parts=parts, limit=limit)
 
 

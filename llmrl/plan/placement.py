@@ -57,6 +57,12 @@ class Placement:
         return self.roles + self.engines * self.tensor_parallel + self.ranks
 
     @property
+    def copies(self) -> int:
+        """Of the weights, on rank 0's device: all that wait for a broadcast, or the one opened there."""
+        alone = self.shared and self.engines == self.tensor_parallel == self.ranks == 1
+        return self.lag + 1 if self.broadcast else int(alone)
+
+    @property
     def tokens_per_pass(self) -> int:
         """Most tokens that one rank holds in a forward pass."""
         return -(-self.tokens_per_microbatch // self.sequence_parallel)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from llmrl.plan.hardware import Machines, find_machines, read_efficiency
-from llmrl.plan.memory import rank_needs
+from llmrl.plan.memory import engine_needs, rank_needs
 from llmrl.plan.placement import Placement
 from llmrl.plan.rates import estimated
 from llmrl.plan.sync import sync_of
@@ -21,9 +21,7 @@ def seconds(work: Workload, place: Placement, machines: Machines, *, link: float
     return sync_of(work, place, machines, rates).value
 
 
-def test_a_broadcast_takes_the_links_between_the_gpus_and_rank_0_keeps_the_copy(
-    work: Workload, place: Placement
-) -> None:
+def test_a_broadcast_takes_the_links_between_the_gpus(work: Workload, place: Placement) -> None:
     node, nodes = (find_machines("8xH100", nodes=count, default=8) for count in (1, 2))
     size = 2 * work.architecture.parameters
     broadcast, wide = replace(place, broadcast=True), replace(place, broadcast=True, engines=12)
@@ -31,5 +29,31 @@ def test_a_broadcast_takes_the_links_between_the_gpus_and_rank_0_keeps_the_copy(
     assert seconds(work, place, node, link=300e9, network=25e9) == pytest.approx(2 * size / 50e9)
     assert seconds(work, broadcast, node, link=300e9, network=25e9) == pytest.approx(size / 300e9)
     assert seconds(work, wide, nodes, link=300e9, network=25e9) == pytest.approx(size / 25e9)
-    more = rank_needs(work, broadcast, node).total - rank_needs(work, place, node).total
-    assert more == pytest.approx(size)
+
+
+@pytest.mark.parametrize("lag", [0, 1, 3])
+def test_rank_0_keeps_a_copy_of_every_version_that_waits_for_its_broadcast(
+    work: Workload, place: Placement, lag: int
+) -> None:
+    node = find_machines("8xH100", nodes=1, default=8)
+    split = replace(place, lag=lag)
+    broadcast = replace(split, broadcast=True)
+
+    more = rank_needs(work, broadcast, node).total - rank_needs(work, split, node).total
+    assert more == pytest.approx((lag + 1) * 2 * work.architecture.parameters)
+
+
+def test_what_an_engine_opens_on_the_only_gpu_stays_there_beside_both(
+    work: Workload, place: Placement
+) -> None:
+    node = find_machines("8xH100", nodes=1, default=8)
+    size = 2 * work.architecture.parameters
+    alone = replace(place, engines=1, ranks=1, lag=0, shared=True, gpu_share=1.0)
+    two = replace(alone, engines=2, ranks=2)
+
+    assert rank_needs(work, alone, node).parts["copies for engines"].value == size
+    assert "copies for engines" not in rank_needs(work, two, node).parts
+    adapted = rank_needs(replace(work, adapters=10_000_000), alone, node)
+    assert "copies for engines" not in adapted.parts
+    limits = [engine_needs(work, place, node, context=600).limit for place in (two, alone)]
+    assert limits[0] - limits[1] == pytest.approx(size)
