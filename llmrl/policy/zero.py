@@ -105,10 +105,14 @@ class Zero:
             fused=True,
         )
         self._optimizer.max_grad_norm = stage.optimizer.max_grad_norm if self._clips_itself else None
+        config = _config(stage, clips_itself=self._clips_itself)
+        if self._level == 3:
+            # One parameter at a time is whole on the device; what is left to move is empty, buffers apart.
+            deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
         self._engine: Any = deepspeed.initialize(
             model=scorer.to(self._device),
             optimizer=self._optimizer,
-            config=_config(stage, clips_itself=self._clips_itself),
+            config=config,
             dist_init_required=False,
         )[0]
 
