@@ -97,8 +97,9 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
 def _backward(workload: Workload, placement: Placement, held: float, *, gpu: bool) -> dict[str, Figure]:
     """What a rank that holds so many gradients has beside its states in the backward pass."""
     w, trained = workload.width, workload.adapters or workload.architecture.parameters
+    g = 4 if placement.zero_stage >= 2 else w
     return {
-        "gradients": _bytes("w P / W" if held < trained else "w P", w * held, w=w, P=trained),
+        "gradients": _bytes("g P / W" if held < trained else "g P", g * held, g=g, P=trained),
         "activations": _activations(workload, placement),
         "head": _head(workload, placement, gpu=gpu),
         "buckets": _bytes(
@@ -110,9 +111,13 @@ def _backward(workload: Workload, placement: Placement, held: float, *, gpu: boo
 
 
 def _updating(workload: Workload, placement: Placement, owned: float) -> dict[str, Figure]:
-    """The same while it updates so many parameters: ZeRO 1 and 2 flatten gradients, then copy to float32."""
+    """The same while it updates so many parameters: ZeRO flattens gradients, then copies them to float32.
+
+    ZeRO 3, and 2 in bfloat16, have them flat and in float32 already.
+    """
     w, trained = workload.width, workload.adapters or workload.architecture.parameters
-    if placement.zero_stage not in (1, 2) or placement.offload != "none":
+    flattens = placement.zero_stage == 1 or (placement.zero_stage == 2 and w == 4)
+    if not flattens or placement.offload != "none":
         return {}
     return {
         "gradients": _bytes("w P / W", w * owned, w=w, P=trained),

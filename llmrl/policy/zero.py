@@ -250,5 +250,7 @@ def _config(stage: Stage, *, clips_itself: bool) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "bf16": {"enabled": stage.model.dtype == "bfloat16"},
+        # Stage 0 knows no other sums than the model's, and stage 1 would keep all of them on every rank.
+        "data_types": {"grad_accum_dtype": "fp32" if policy.zero_stage >= 2 else None},
         "steps_per_print": None,
     }

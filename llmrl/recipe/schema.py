@@ -270,10 +270,12 @@ class Policy(Table):
     ranks: Positive = 1
     """Data-parallel ranks, one process and at most one GPU each."""
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """What DeepSpeed shards: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters."""
+    """What DeepSpeed shards: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters. With 2 and 3
+    gradients of micro-batches add up in float32, with 0 and 1 in ``model.dtype``."""
     tokens_per_microbatch: Positive = 8192
-    """Most tokens (prompts included) in one forward pass of one rank; never changes a gradient. All segments
-    of a response whose past is rewritten have to fit, so a conversation ends before they exceed it."""
+    """Most tokens (prompts included) in one forward pass of one rank; never changes a gradient, its rounding
+    apart. All segments of a response whose past is rewritten have to fit, so a conversation ends before they
+    exceed it."""
     sequence_parallel: Positive = 1
     """Ranks that share the tokens of each forward pass, for sequences longer than one GPU can train on; never
     changes a gradient. It divides ``ranks`` and the model's attention heads."""

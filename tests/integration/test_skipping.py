@@ -23,10 +23,7 @@ BROKEN = {"loss": 3e38, "gradient": 1e37}
 """Advantages by what they break. The correction doubles them, which is too much for float32 at once for the
 first; of the second only the gradient is, where the temperature divides it."""
 CELLS = [
-    (zero, dtype, lora)
-    for zero in range(4)
-    for dtype in ("float32", "bfloat16")
-    for lora in (False, True)
+    (zero, dtype, lora) for zero in range(4) for dtype in ("float32", "bfloat16") for lora in (False, True)
 ]
 
 

@@ -278,7 +278,7 @@ def test_people_read_sentences_and_why(recipe: Path) -> None:
     assert "qwen2 with 7.62 B parameters, 7.07 B of them in matrix products, 57,344 bytes of KV cache" in text
     assert "2,048 tokens on average, half of rollouts.max_tokens (--mean), lognormal with cv 0.6" in text
     assert "dollars, without evaluation and start." in text
-    assert "w P / W; w = 2, P = 7.62e+09" in why
+    assert "g P / W; g = 4, P = 7.62e+09" in why
     assert "prefill + t0 (L + max(0, n r / B - r))" in why
     assert "w P / W" not in text
 
