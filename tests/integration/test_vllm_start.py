@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Literal
 
+import psutil
 import pytest
 
 from llmrl.recipe.schema import Choice, Engines, Model, Opponent, Optimizer, Prompts, Source, Stage
@@ -17,11 +18,11 @@ from llmrl.rollouts.engines.vllm_engine import _arguments
 OWNER = Path(__file__).with_name("vllm_owner.py")
 
 
-def is_running(process: str) -> bool:
+def is_running(process: psutil.Process) -> bool:
     """Neither gone nor a zombie that nobody has asked for."""
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
 
 
@@ -54,16 +55,17 @@ def test_only_an_opponent_keeps_vllm_on_its_first_model_runner(
     assert _environment(stage, "cuda").get("VLLM_USE_V2_MODEL_RUNNER") == runner
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_process_of_an_engine_ends_with_an_owner_that_is_killed(tiny_model: Path) -> None:
-    owner = subprocess.Popen([sys.executable, OWNER, tiny_model], stdout=subprocess.PIPE, text=True)
-    with owner:
+@pytest.mark.parametrize("width", [1, 2])
+def test_the_processes_of_an_engine_end_with_an_owner_that_is_killed(tiny_model: Path, width: int) -> None:
+    command = [sys.executable, OWNER, tiny_model, f"{width}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
         assert owner.stdout is not None
-        process = owner.stdout.readline().strip()
-        assert is_running(process)
+        assert owner.stdout.readline() == "started\n"
+        family = psutil.Process(owner.pid).children(recursive=True)
         owner.kill()
 
-    until = time.monotonic() + 20
-    while is_running(process) and time.monotonic() < until:
+    assert len(family) >= (1 if width == 1 else 1 + width)  # vLLM's, and its workers where there are several
+    until = time.monotonic() + 30
+    while any(map(is_running, family)) and time.monotonic() < until:
         time.sleep(0.1)
-    assert not is_running(process)
+    assert not any(map(is_running, family))

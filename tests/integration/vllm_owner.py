@@ -1,29 +1,27 @@
-"""A process that owns a vLLM engine: it says which process that is, and waits to be killed."""
+"""A process that owns a vLLM engine: it says when that has started, and waits to be killed."""
 
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import sys
 
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Source, Stage
 from llmrl.rollouts.engines.kinds import Vllm
 
 
-async def own(folder: str) -> None:
+async def own(folder: str, width: int) -> None:
     stage = Stage(
         model=Model(path=folder, context_tokens=256),
         prompts=Prompts(sources=(Source(task="digit_sum"),)),
-        engines=Engines(kind="vllm", max_sequences=16, kv_cache_mib=64),
+        engines=Engines(kind="vllm", tensor_parallel=width, max_sequences=16, kv_cache_mib=64),
         objective=Choice(name="grpo"),
         optimizer=Optimizer(steps=1),
     )
     _engine = await Vllm().start(stage, device="cpu")
-    [process] = multiprocessing.active_children()
-    sys.stdout.write(f"{process.pid}\n")
+    sys.stdout.write("started\n")
     sys.stdout.flush()
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(own(sys.argv[1]))
+    asyncio.run(own(sys.argv[1], int(sys.argv[2])))
