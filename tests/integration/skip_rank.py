@@ -23,7 +23,7 @@ def main(folder: Path) -> None:
     healthy = Columns.of(steps.pop("healthy"))
     cells = json.loads((folder / "cells.json").read_text())
     meeting = Meeting("127.0.0.1")
-    join_group(meeting.address, rank=0, ranks=1, device="cpu", meeting=meeting)
+    join_group(meeting.address, rank=0, ranks=1, device="cpu", meeting=meeting, timeout_s=120)
     found: dict[str, object] = {}
     for name, stage in cells.items():
         spared, hit = (PolicyWorker(Stage.model_validate(stage), "cpu", 0) for _ in range(2))

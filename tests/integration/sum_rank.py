@@ -28,7 +28,7 @@ INPUTS = Inputs(
 
 def main(folder: Path, times: int) -> None:
     meeting = Meeting("127.0.0.1")
-    join_group(meeting.address, rank=0, ranks=1, device="cpu", meeting=meeting)
+    join_group(meeting.address, rank=0, ranks=1, device="cpu", meeting=meeting, timeout_s=120)
     found: dict[str, list[float]] = {}
     for name, stage in json.loads((folder / "cells.json").read_text()).items():
         worker = PolicyWorker(Stage.model_validate(stage), "cpu", 0)
