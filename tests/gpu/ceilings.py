@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch import multiprocessing as mp
+from torch.multiprocessing.spawn import spawn
 
 from llmrl.policy.attention import packed_attention
 from tests.gpu.finding import Row, median_of, place, report
@@ -100,7 +101,7 @@ def collective_rows(ranks: int) -> list[Row]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     found: Any = mp.get_context("spawn").SimpleQueue()
-    mp.spawn(_collectives, args=(ranks, port, found), nprocs=ranks)
+    spawn(_collectives, args=(ranks, port, found), nprocs=ranks)
     return [Row(what=f"{name} over {ranks} GPUs", got=rate / 1e9, unit="GB/s") for name, rate in found.get()]
 
 
@@ -111,8 +112,8 @@ def _collectives(rank: int, ranks: int, port: int, found: Any) -> None:
     whole = torch.zeros(part.numel() * ranks, dtype=torch.uint8, device="cuda")
     halves, sums = whole.view(torch.bfloat16), part.view(torch.bfloat16)
     works = {
-        "all-gather": partial(dist.all_gather_into_tensor, whole, part),
-        "reduce-scatter": partial(dist.reduce_scatter_tensor, sums, halves),
+        "all-gather": partial(dist.all_gather, list(whole.chunk(ranks)), part),
+        "reduce-scatter": partial(dist.reduce_scatter, sums, list(halves.chunk(ranks))),
         "broadcast": partial(dist.broadcast, whole, 0),
     }
     rates = [(name, whole.numel() / median_of(work)) for name, work in works.items()]
