@@ -25,6 +25,8 @@ class Job:
     rates: Rates
     context: int
     """``model.context_tokens``: an engine must have room for one such response."""
+    together: int
+    """Tokens of the longest responses that share a micro-batch whatever its size, as pairs connect them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

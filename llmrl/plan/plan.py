@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmrl.errors import PlacementError
+from llmrl.objectives.algorithm import responses_together
 from llmrl.plan.architecture import Architecture, read_architecture
 from llmrl.plan.calibration import calibrated
 from llmrl.plan.estimate import Estimate, Job, estimate
@@ -129,6 +130,7 @@ def make_job(stage: Stage, architecture: Architecture, assumptions: Assumptions)
         machines=machines,
         rates=estimated(machines.device, read_efficiency(machines.device), dtype=stage.model.dtype),
         context=stage.model.context_tokens,
+        together=stage.model.context_tokens * responses_together(stage),
     )
 
 

@@ -91,7 +91,7 @@ def _ways(job: Job, start: Placement) -> dict[str, list[Way]]:
         "zero": [({"zero_stage": stage}, f"policy.zero_stage = {stage}") for stage in stages],
         "recompute": [({"recomputes": True}, "model.gradient_checkpointing = true")],
         "tokens": [
-            ({"tokens_per_microbatch": job.context}, f"policy.tokens_per_microbatch = {job.context}"),
+            ({"tokens_per_microbatch": job.together}, f"policy.tokens_per_microbatch = {job.together}"),
         ],
         "share": [({"gpu_share": 0.95}, "engines.gpu_memory_utilization = 0.95")],
         "width": [_widened(start, width) for width in wider],

@@ -200,7 +200,8 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
             f"(mean difference {parity.mean:.1e}, largest {parity.largest:.1e} nats)"
         )
     # Whoever was stopped right after a checkpoint had no time to evaluate it.
-    if first not in (entry.step for entry in read_journal(record.journal.path).evaluations):
+    evaluated = {entry.step for entry in read_journal(record.journal.path).evaluations}
+    if stations.evaluation_is_due(first) and first not in evaluated:
         await stations.evaluate(first)
     record.restart_clock()
     await run_loop(

@@ -48,7 +48,8 @@ def test_what_measures_a_gpu_says_so_without_one(name: str, run: str):
     done = script(name, gpu=False, timeout_s=100)
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout == f"skipped: {run} measures a GPU, and torch finds none here.\n"
+    last = done.stdout.splitlines()[-1]  # DeepSpeed may say before that it found none either
+    assert last == f"skipped: {run} measures a GPU, and torch finds none here."
 
 
 @pytest.mark.parametrize(("name", "rows"), [("ceilings", 9), ("learner", 8), ("decode", 5)])

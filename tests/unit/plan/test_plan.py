@@ -164,6 +164,14 @@ def test_an_engine_that_does_not_fit_is_refused_with_a_cure(recipe: Path) -> Non
         planned(recipe, *small, gpus="64xL40S")
 
 
+def test_no_change_is_offered_that_pairs_would_not_fit_into(recipe: Path) -> None:
+    whole_groups = "policy.tokens_per_microbatch=80000"  # 16 responses of the policy, and one to compare with
+    job = planned(recipe, "objective.name=xpo", whole_groups, gpus="16xH200").job
+
+    assert job.together == 17 * job.context
+    assert planned(recipe).job.together == job.context
+
+
 def test_more_processes_than_gpus_are_refused(recipe: Path) -> None:
     with pytest.raises(PlacementError) as refused:
         planned(recipe, "policy.ranks=8")
