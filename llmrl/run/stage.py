@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmrl.cluster.actor import Actor
 from llmrl.experience.credit import Memory
-from llmrl.objectives.algorithm import Algorithm
-from llmrl.prompts.prompt import Draw, Prompt
-from llmrl.prompts.stream import PromptStream
-from llmrl.prompts.tokenizer import Tokenizer
-from llmrl.recipe.schema import Model, Recipe, Stage
-from llmrl.recipe.tables import Tree
+from llmrl.prompts.prompt import Draw
+from llmrl.recipe.schema import Recipe
 from llmrl.report.binding import binding
 from llmrl.report.card import write_card
 from llmrl.report.console import ConsoleReport
@@ -24,72 +19,21 @@ from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import EvaluationEntry, Journal, read_journal
 from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
-from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.roles.switchboard import Switchboard
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.pool import Answer, EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
-from llmrl.run.checkpoint import Checkpoint, Checkpoints, check_same_run
+from llmrl.run.checkpoint import Checkpoint
 from llmrl.run.crew import Crew, hired
 from llmrl.run.ledger import Ledger
 from llmrl.run.loop import run_loop
 from llmrl.run.parity_gate import pass_gate
 from llmrl.run.record import Record
+from llmrl.run.stage_plan import StagePlan
 from llmrl.run.stations import Offline, Online
 from llmrl.run.step_budget import StepBudget
 from llmrl.run.stop import StopRequest
 from llmrl.run.trainer import Trainer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class StagePlan:
-    """A stage with everything it reads, checked before any process starts."""
-
-    written: Stage
-    """As the recipe has it."""
-    stage: Stage
-    """Its ``model.path`` is the folder that every process loads."""
-    build: Model | None
-    """The model to build there first; None if it exists."""
-    tokenizer: Tokenizer
-    stream: PromptStream
-    evaluated: Sequence[Prompt]
-    algorithm: Algorithm
-    scorer: Scorer | None
-    """None where nothing is judged."""
-    folder: Path
-
-    @property
-    def online(self) -> bool:
-        """Whether responses are generated to train on."""
-        return self.algorithm.online
-
-    @property
-    def generates(self) -> bool:
-        """Whether anything is generated, to train on or to evaluate."""
-        return self.online or bool(self.evaluated)
-
-    @property
-    def tables(self) -> Tree:
-        """Those that decide what is computed, with paths as they were written: a run may be moved."""
-        return self.written.model_dump(mode="json", exclude={"cluster", "report", "checkpoints", "weights"})
-
-    @property
-    def checkpoints(self) -> Checkpoints:
-        """Where they are kept."""
-        table = self.stage.checkpoints
-        return Checkpoints(self.folder / "checkpoints", keep=table.keep, ranks=self.stage.policy.ranks)
-
-    def newest(self) -> Checkpoint | None:
-        """The checkpoint to go on from, if there is one.
-
-        Raises:
-            CheckpointError: none is complete, or it is of another run.
-        """
-        newest = self.checkpoints.newest()
-        if newest:
-            check_same_run(newest, data=self.stream.fingerprint, tables=self.tables)
-        return newest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,8 +144,7 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
             f"(mean difference {parity.mean:.1e}, largest {parity.largest:.1e} nats)"
         )
     # Whoever was stopped right after a checkpoint had no time to evaluate it.
-    evaluated = {entry.step for entry in read_journal(record.journal.path).evaluations}
-    if stations.evaluation_is_due(first) and first not in evaluated:
+    if first not in (entry.step for entry in read_journal(record.journal.path).evaluations):
         await stations.evaluate(first)
     record.restart_clock()
     await run_loop(

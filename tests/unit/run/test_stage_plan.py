@@ -10,7 +10,7 @@ from llmrl.errors import ModelError, PlacementError
 from llmrl.policy.folder import find_folder
 from llmrl.policy.worker import PolicyWorker
 from llmrl.recipe.schema import Choice, Model, Optimizer, Prompts, Recipe, Role, Run, Source, Stage
-from llmrl.run.start import _found, _found_role
+from llmrl.run.stage_plan import _found, _found_role
 
 FOLDER = Path("/snapshots/abc")
 STAGE = Stage(

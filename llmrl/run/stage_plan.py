@@ -1,0 +1,172 @@
+"""What is known of a stage before any process starts: its tables, every path found, and all that it reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from llmrl.errors import ModelError
+from llmrl.objectives.algorithm import Algorithm
+from llmrl.policy.folder import check_folder, check_heads, check_length, find_folder, load_config
+from llmrl.prompts.prompt import Prompt
+from llmrl.prompts.reads import Reads
+from llmrl.prompts.stream import PromptStream, held_out
+from llmrl.prompts.tokenizer import Tokenizer, load_tokenizer
+from llmrl.recipe.roles import asked_roles, stage_named
+from llmrl.recipe.schema import Model, Policy, Recipe, Reward, Role, Stage, Weights
+from llmrl.recipe.tables import Tree
+from llmrl.rewards import build_rewards
+from llmrl.rewards.scoring.scorer import Scorer
+from llmrl.run.checkpoint import Checkpoint, Checkpoints, check_same_run
+
+Table = TypeVar("Table", bound="Model | Role")
+Folders = TypeVar("Folders", bound="Policy | Weights")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StagePlan:
+    """A stage with everything it reads, checked before any process starts."""
+
+    written: Stage
+    """As the recipe has it."""
+    stage: Stage
+    """Its ``model.path`` is the folder that every process loads."""
+    build: Model | None
+    """The model to build there first; None if it exists."""
+    tokenizer: Tokenizer
+    stream: PromptStream
+    evaluated: Sequence[Prompt]
+    algorithm: Algorithm
+    scorer: Scorer | None
+    """None where nothing is judged."""
+    folder: Path
+
+    @property
+    def online(self) -> bool:
+        """Whether responses are generated to train on."""
+        return self.algorithm.online
+
+    @property
+    def generates(self) -> bool:
+        """Whether anything is generated, to train on or to evaluate."""
+        return self.online or bool(self.evaluated)
+
+    @property
+    def tables(self) -> Tree:
+        """Those that decide what is computed, with paths as they were written: a run may be moved."""
+        return self.written.model_dump(mode="json", exclude={"cluster", "report", "checkpoints", "weights"})
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Where they are kept."""
+        table = self.stage.checkpoints
+        return Checkpoints(self.folder / "checkpoints", keep=table.keep, ranks=self.stage.policy.ranks)
+
+    def newest(self) -> Checkpoint | None:
+        """The checkpoint to go on from, if there is one.
+
+        Raises:
+            CheckpointError: none is complete, or it is of another run.
+        """
+        newest = self.checkpoints.newest()
+        if newest:
+            check_same_run(newest, data=self.stream.fingerprint, tables=self.tables)
+        return newest
+
+
+def plan_stage(recipe: Recipe, index: int) -> StagePlan:
+    """Read everything that a stage reads. Each stage after the first starts from the one before.
+
+    Raises:
+        LlmrlError: what is wrong with its model, its prompts or its parts.
+    """
+    stage, start = recipe.stages[index], recipe.stages[0].model
+    build = start if index == 0 and start.config is not None else None
+    if index:
+        path = recipe.stage_folder(index - 1) / "model"
+    elif build:
+        path = recipe.folder / "model"
+    else:
+        path = find_folder(start)
+        check_folder(path, start)
+    if index == 0:
+        check_heads(start, path, sharers=[each.policy.sequence_parallel for each in recipe.stages])
+    tokenizer = load_tokenizer(
+        stage.model.model_copy(update=start.model_dump(include={"path", "config", "characters"}))
+    )
+    seed = recipe.run.seed
+    algorithm = Algorithm.of(stage)
+    rewards = dict(algorithm.bundle.rewards)
+    answered = _reads_answers(stage, rewards)
+    evaluated = held_out(
+        stage.evaluation,
+        tokenizer,
+        max_tokens=stage.prompts.max_tokens,
+        seed=seed,
+        reads=Reads(answer=answered, response=False),
+    )
+    judged = bool(evaluated) or algorithm.online
+    return StagePlan(
+        written=stage,
+        stage=stage.model_copy(
+            update={
+                "model": _found(stage.model, path).model_copy(update={"config": None}),
+                "rewards": rewards,
+                "roles": _found_roles(recipe, stage),
+                "opponent": algorithm.bundle.opponent,
+                "policy": _settled(stage.policy, "nvme_folder"),
+                "weights": _settled(stage.weights, "folder"),
+            }
+        ),
+        build=build,
+        tokenizer=tokenizer,
+        stream=PromptStream(
+            stage.prompts,
+            tokenizer,
+            seed=seed,
+            max_response_tokens=None if algorithm.online else stage.rollouts.max_tokens,
+            reads=Reads(answer=algorithm.online and answered, response=not algorithm.online),
+        ),
+        evaluated=evaluated[: stage.evaluation.prompts],
+        algorithm=algorithm,
+        scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,
+        folder=recipe.stage_folder(index),
+    )
+
+
+def _reads_answers(stage: Stage, rewards: Mapping[str, Reward]) -> bool:
+    """Whether somebody looks at gold answers; an environment always may."""
+    return stage.environment is not None or any(one.reads_answer for one in build_rewards(rewards).values())
+
+
+def _found_roles(recipe: Recipe, stage: Stage) -> dict[str, Role]:
+    """The roles that a stage asks, each with the folder that its processes load."""
+    return {name: _found_role(recipe, name, table) for name, table in asked_roles(stage).items()}
+
+
+def _found_role(recipe: Recipe, name: str, table: Role) -> Role:
+    place = stage_named(recipe, table.path)
+    if place is not None:
+        return table.model_copy(update={"path": str(recipe.stage_folder(place) / "model")})
+    model = Model(path=table.path, trust_remote_code=table.trust_remote_code)
+    try:
+        folder = find_folder(model)
+        config = load_config(folder, model)
+    except ModelError as error:
+        raise ModelError(f"roles.{name}: {error}") from error
+    check_length(folder, config, table.context_tokens, key=f"roles.{name}.context_tokens")
+    return _found(table, folder)
+
+
+def _found(table: Table, folder: Path) -> Table:
+    """The table of a model that lies in ``folder``: who trusts its code trusts it where it was found."""
+    code = str(folder) if table.trust_remote_code == table.path else None
+    return table.model_copy(update={"path": str(folder), "trust_remote_code": code})
+
+
+def _settled(table: Folders, key: str) -> Folders:
+    """The table with a folder that is the same one for every process, wherever it was started."""
+    folder: Path | None = getattr(table, key)
+    return table.model_copy(update={key: folder.expanduser().absolute()}) if folder else table
