@@ -6,8 +6,8 @@
 Both start from the same warm model and train on the same problems with the same reward, group size, batch,
 budget, optimizer and learning rate, until the mean of the last five steps' rewards is ``GOAL``. TRL is
 installed into a folder of its own beside our environment's libraries and gets both cores, with one or two
-threads, whichever is faster; ours is ``llmrl train`` as anybody would start it, asynchronous as its recipe says.
-Where there is one GPU both sides use it, ours in turns.
+threads, whichever is faster; ours is ``llmrl train`` as anybody would start it, asynchronous as its recipe
+says. Where there is one GPU both sides use it, ours in turns.
 What counts begins with the first step and ends with the last one: both load and start before, and both are
 ended at the goal.
 """
