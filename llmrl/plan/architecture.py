@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llmrl.errors import ModelError, did_you_mean, shown
-from llmrl.recipe.heads import HEADS
+from llmrl.recipe.heads import HEADS, head_shares
 from llmrl.recipe.schema import Lora, Model
 
 SPECIAL_TOKENS = 3
@@ -111,10 +111,8 @@ class Architecture:
 
     @property
     def shares(self) -> tuple[int, ...]:
-        """Numbers of devices that can share its attention heads; fewer KV heads are copied, never cut."""
-        kv = self.kv_heads
-        counts = (n for n in range(1, self.heads + 1) if not self.heads % n)
-        return tuple(n for n in counts if kv % n == 0 or n % kv == 0)
+        """Numbers of devices that can share its attention heads."""
+        return head_shares(self.heads, self.kv_heads)
 
     @property
     def parameters(self) -> int:

@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from llmrl.errors import ModelError, shown
 from llmrl.prompts.tokenizer import load_tokenizer
+from llmrl.recipe.heads import head_shares
 from llmrl.recipe.schema import Model
 from llmrl.weights.proof import stored_tensors
 
@@ -105,7 +106,7 @@ def check_heads(model: Model, path: Path, *, sharers: Iterable[int]) -> None:
         sizes = config.to_dict()
         heads = int(sizes[config.attribute_map.get("num_attention_heads", "num_attention_heads")])
         keys = int(sizes.get("num_key_value_heads") or heads)
-        fits = [n for n in range(1, heads + 1) if heads % n == 0 and (keys % n == 0 or n % keys == 0)]
+        fits = head_shares(heads, keys)
         if ranks not in fits:
             raise ModelError(
                 f"policy.sequence_parallel: {ranks} ranks cannot share the {heads} attention heads of this "

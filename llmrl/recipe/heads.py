@@ -21,6 +21,12 @@ HEADS: Mapping[str, tuple[int, int | None]] = {
 """By model type: attention heads and key heads that transformers takes; None: as many as attention heads."""
 
 
+def head_shares(heads: int, keys: int) -> tuple[int, ...]:
+    """Numbers of devices that can share so many attention heads; fewer key heads are copied, never cut."""
+    counts = (n for n in range(1, heads + 1) if heads % n == 0)
+    return tuple(n for n in counts if keys % n == 0 or n % keys == 0)
+
+
 def head_problems(config: Mapping[str, Any]) -> Iterator[str]:
     """Key heads that do not divide the attention heads: transformers builds it, and nothing runs it."""
     kind = str(config.get("model_type"))

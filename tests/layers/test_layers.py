@@ -52,7 +52,7 @@ policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zer
            | prompts.tokenizer:model,folder experience     | transformers:model,folder,scorer,attention
            | batches objectives weights                    | safetensors:model
            |                                               | huggingface_hub:folder
-           | prompts.seeds                                 | triton:kernels,fused
+           | prompts.seeds recipe.heads:folder             | triton:kernels,fused
 weights    |                                               | torch:adapter,inbox,parcel,receive,outbox
            |                                               | torch:broadcast,device,group,packed,receiver
            |                                               | vllm:receive safetensors:folder

@@ -90,6 +90,6 @@ async def test_while_a_checkpoint_is_sealed_others_are_served(trainer: Trainer, 
         trainer.ledger.draw()
         served += 1
 
-    assert served > 10
+    assert served > 2  # it would be 1 if sealing kept the loop
     state = read_state(tmp_path / "checkpoints" / "step-000001")
     assert state.ledger.unfinished == (0,)  # the ledger of the moment after the step
