@@ -14,6 +14,21 @@ from llmrl.prompts.prompt import Prompt, Rewrite
 Stop = Literal["stop", "length", "abort"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What there is to judge of a rollout: everything but its tokens."""
+
+    text: str
+    """Without special tokens."""
+    last_turn: str | None
+    """The policy's last turn alone; None where the response is one turn and nothing else."""
+    tokens: int
+    """How many."""
+    stop: Stop
+    outcome: float | None
+    """What the environment says that the conversation was worth; None where it says nothing."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rollout:
     """One response to one prompt. All arrays have the same length L."""
@@ -43,6 +58,17 @@ class Rollout:
     rewrites: tuple[Rewrite, ...] = ()
     """Where its past was rewritten, in order; none where each token was sampled after the prompt and all
     tokens before it."""
+
+    @property
+    def response(self) -> Response:
+        """What there is to judge of it."""
+        return Response(
+            text=self.text,
+            last_turn=self.last_turn,
+            tokens=int(self.tokens.size),
+            stop=self.stop,
+            outcome=self.outcome,
+        )
 
     def segments(self, prompt: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], slice]]:
         """The ids that each segment goes on from, and its own tokens: the prompt and all, but for rewrites.

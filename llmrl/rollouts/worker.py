@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from llmrl.rollouts.conversations.exchange import Limits
 from llmrl.rollouts.conversations.host import Host
 from llmrl.rollouts.engines import Completion, Engine, Request, Sampling, engine
 from llmrl.rollouts.environments import Environment
+from llmrl.rollouts.news import DrawKey, Finished, News
 from llmrl.rollouts.rehearsal import ready
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
@@ -38,6 +39,9 @@ from llmrl.weights.inbox import Inbox
 from llmrl.weights.memory import machine
 from llmrl.weights.proof import check_probe
 from llmrl.weights.seat import Seat
+
+NEWS_WAIT_S = 1.0
+"""Longest wait for news: whoever asks learns soon that this process lives, however long responses are."""
 
 GREETING = tuple(Message(role=role, content="a") for role in ("user", "assistant", "user"))
 
@@ -52,7 +56,8 @@ class RolloutWorker:
         self._endpoint = Endpoint(stops=stage.rollouts.stop)
         self._host = Host()
         self._switchboard = Switchboard()
-        self._under_way: dict[tuple[str, int], asyncio.Task[RolloutGroup]] = {}
+        self._under_way: dict[DrawKey, asyncio.Task[RolloutGroup]] = {}
+        self._news = News()
         self._environment: Environment | None = None
         self._place: AbstractAsyncContextManager[None] = nullcontext()
 
@@ -96,6 +101,15 @@ class RolloutWorker:
         finally:
             if self._under_way[key] is task:  # it may have been drawn again
                 del self._under_way[key]
+                self._news.forget(key)
+
+    async def news(self) -> list[Finished]:
+        """Responses that were finished since this was last asked and whose group is still under way.
+
+        Returns as soon as there is one, and without any after ``NEWS_WAIT_S``. Not those of an agent, which
+        are known when it is known what all of them have in common.
+        """
+        return await self._news.take(wait_s=NEWS_WAIT_S)
 
     async def abandon(self, draw: Draw, sampling: Sampling) -> None:
         """Stop what is generated for this draw; nobody waits for it any more."""
@@ -105,14 +119,20 @@ class RolloutWorker:
     async def _group(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
         if isinstance(self._environment, Agent):
             return await self._agents(self._environment, draw, sampling).run()
+
+        def tell(number: int, rollout: Rollout) -> None:
+            key = sampling.purpose, draw.ordinal
+            self._news.tell(Finished(draw=key, number=number, response=rollout.response))
+
         if self._environment is None:
-            rollouts = await self._responses(draw, sampling)
+            rollouts = await self._responses(draw, sampling, tell)
         else:
             rollouts = await converse(
                 self._conversation(self._environment, draw, sampling),
                 per_prompt=sampling.per_prompt,
                 branches=sampling.branches,
                 opponents=sampling.opponents,
+                tell=tell,
             )
         return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=rollouts)
 
@@ -178,11 +198,17 @@ class RolloutWorker:
             await self._switchboard.open()
         return ready(chosen, door=self._switchboard.url)
 
-    async def _responses(self, draw: Draw, sampling: Sampling) -> tuple[Rollout, ...]:
+    async def _responses(
+        self, draw: Draw, sampling: Sampling, tell: Callable[[int, Rollout], None]
+    ) -> tuple[Rollout, ...]:
+        async def response(sample: int) -> Rollout:
+            request = self._request(draw, sampling, sample)
+            rollout = self._rollout(request, await self._ready.generate(request))
+            tell(sample, rollout)
+            return rollout
+
         samples = range(sampling.per_prompt + sampling.opponents)
-        requests = [self._request(draw, sampling, sample) for sample in samples]
-        completions = await asyncio.gather(*(self._ready.generate(request) for request in requests))
-        return tuple(map(self._rollout, requests, completions))
+        return tuple(await asyncio.gather(*map(response, samples)))
 
     def _conversation(self, environment: Environment, draw: Draw, sampling: Sampling) -> Conversation:
         return Conversation(

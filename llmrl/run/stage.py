@@ -19,12 +19,14 @@ from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import EvaluationEntry, Journal, read_journal
 from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
+from llmrl.rewards.scoring.samples import compares
 from llmrl.roles.switchboard import Switchboard
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.pool import Answer, EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.checkpoint import Checkpoint
 from llmrl.run.crew import Crew, hired
+from llmrl.run.judging import Judging
 from llmrl.run.ledger import Ledger
 from llmrl.run.loop import run_loop
 from llmrl.run.parity_gate import pass_gate
@@ -118,13 +120,15 @@ async def run_stage(
 
 async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool, *, first: int) -> None:
     stage, record = plan.stage, trainer.record
+    judging = Judging(
+        pool=pool, scorer=plan.scorer, timeline=record.timeline, compares=compares(stage.rewards)
+    )
     shared: dict[str, Any] = {
         "stage": stage,
         "stream": plan.stream,
         "evaluated": plan.evaluated,
         "trainer": trainer,
-        "pool": pool,
-        "scorer": plan.scorer,
+        "judging": judging,
         "algorithm": plan.algorithm,
     }
     budget = StepBudget(
@@ -143,18 +147,19 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
             f"parity: engine and trainer agree on {parity.tokens} tokens "
             f"(mean difference {parity.mean:.1e}, largest {parity.largest:.1e} nats)"
         )
-    # Whoever was stopped right after a checkpoint had no time to evaluate it.
-    if first not in (entry.step for entry in read_journal(record.journal.path).evaluations):
-        await stations.evaluate(first)
-    record.restart_clock()
-    await run_loop(
-        stations,
-        per_step=stage.prompts.per_step,
-        max_lag=stage.engines.max_lag,
-        spare=math.ceil(stage.rollouts.oversample * stage.prompts.per_step),
-        first=first,
-        last=stage.optimizer.steps,
-    )
+    async with judging.listening(crew.engines, deadline_s=crew.deadline_s):
+        # Whoever was stopped right after a checkpoint had no time to evaluate it.
+        if first not in (entry.step for entry in read_journal(record.journal.path).evaluations):
+            await stations.evaluate(first)
+        record.restart_clock()
+        await run_loop(
+            stations,
+            per_step=stage.prompts.per_step,
+            max_lag=stage.engines.max_lag,
+            spare=math.ceil(stage.rollouts.oversample * stage.prompts.per_step),
+            first=first,
+            last=stage.optimizer.steps,
+        )
 
 
 def _answer(engine: Actor, deadline_s: float, timeline: Timeline) -> Answer:

@@ -10,17 +10,13 @@ from llmrl.experience.experience import Experience
 from llmrl.experience.offline import contrast, demonstrate, imitate
 from llmrl.experience.selection import selected
 from llmrl.objectives.algorithm import Algorithm, responses_together
-from llmrl.prompts.prompt import Draw, Prompt
+from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
-from llmrl.rewards.judgement import Judgement
-from llmrl.rewards.scoring.aborted import overrule
-from llmrl.rewards.scoring.samples import compares, samples_of
-from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.rollouts.engines import Sampling
-from llmrl.rollouts.pool import EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.evaluate import evaluate
+from llmrl.run.judging import Judging
 from llmrl.run.loop import Judged
 from llmrl.run.step_budget import StepBudget
 from llmrl.run.trainer import Trainer
@@ -35,9 +31,7 @@ class StageStations:
     evaluated: Sequence[Prompt]
     """Held-out prompts; empty means no evaluation."""
     trainer: Trainer
-    pool: EnginePool
-    scorer: Scorer | None
-    """None where nothing is judged."""
+    judging: Judging
     algorithm: Algorithm
 
     def draw(self) -> int:
@@ -60,16 +54,8 @@ class StageStations:
         due = version in (0, self.stage.optimizer.steps) or (every and version % every == 0)
         if self.evaluated and due:
             with self.trainer.record.timeline.span("evaluation", f"version {version}"):
-                entry = await evaluate(self.stage, self.evaluated, self.answer, version=version)
+                entry = await evaluate(self.stage, self.evaluated, self.judging.answer, version=version)
             self.trainer.record.evaluated(entry)
-
-    async def answer(self, draw: Draw, sampling: Sampling) -> tuple[RolloutGroup, tuple[Judgement, ...]]:
-        """Responses to one draw, judged."""
-        assert self.scorer is not None, "a stage that generates has rewards: promised by recipe.checks"
-        group = await self.pool.generate(draw, sampling)
-        samples = samples_of(group, max_tokens=sampling.max_tokens, rivals=compares(self.stage.rewards))
-        with self.trainer.record.timeline.span("rewards", f"{sampling.purpose} {draw.ordinal}"):
-            return group, overrule(group, await self.scorer.judge(samples))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -89,7 +75,7 @@ class Online(StageStations):
             branches=bundle.branches,
             together=self.stage.policy.tokens_per_microbatch // responses_together(self.stage),
         )
-        group, judgements = await self.answer(self.stream.at(ordinal), sampling)
+        group, judgements = await self.judging.answer(self.stream.at(ordinal), sampling)
         self.trainer.ledger.generated(ordinal, version=group.oldest_version)
         return Judged(group=group, judgements=judgements)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Reward as RewardTable
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.reward import Comparing, build_rewards
-from llmrl.rollouts.rollout import Rollout, RolloutGroup
+from llmrl.rollouts.rollout import Response, Rollout, RolloutGroup
 
 
 def compares(tables: Mapping[str, RewardTable]) -> bool:
@@ -22,23 +23,32 @@ def samples_of(group: RolloutGroup, *, max_tokens: int, rivals: bool) -> list[Sa
         max_tokens: the budget that the responses had.
         rivals: whether each sample carries the texts that it is compared with.
     """
-    prompt = group.prompt
     return [
-        Sample(
-            prompt=prompt.text,
-            response=rollout.text,
-            said_last=rollout.last_turn,
-            answer=prompt.answer,
-            tokens=int(rollout.tokens.size),
-            finished=rollout.stop == "stop",
-            source=prompt.source,
+        sample_of(
+            group.prompt,
+            rollout.response,
             max_tokens=max_tokens,
-            outcome=rollout.outcome,
             rivals=_rivals(group, rollout) if rivals else (),
-            messages=tuple({"role": one.role, "content": one.content} for one in prompt.messages),
         )
         for rollout in group.rollouts
     ]
+
+
+def sample_of(prompt: Prompt, response: Response, *, max_tokens: int, rivals: tuple[str, ...] = ()) -> Sample:
+    """The sample of one response to a prompt, which had a budget of ``max_tokens``."""
+    return Sample(
+        prompt=prompt.text,
+        response=response.text,
+        said_last=response.last_turn,
+        answer=prompt.answer,
+        tokens=response.tokens,
+        finished=response.stop == "stop",
+        source=prompt.source,
+        max_tokens=max_tokens,
+        outcome=response.outcome,
+        rivals=rivals,
+        messages=tuple({"role": one.role, "content": one.content} for one in prompt.messages),
+    )
 
 
 def _rivals(group: RolloutGroup, rollout: Rollout) -> tuple[str, ...]:

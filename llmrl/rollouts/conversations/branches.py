@@ -7,7 +7,7 @@ Gao et al. 2024, "Regressing the Relative Future" (REFUEL), arXiv:2410.04612, se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from llmrl.prompts.seeds import derive_seed
 from llmrl.rollouts.conversations.conversation import Conversation
@@ -16,7 +16,12 @@ from llmrl.rollouts.rollout import Rollout
 
 
 async def converse(
-    conversation: Conversation, *, per_prompt: int, branches: int = 1, opponents: int = 0
+    conversation: Conversation,
+    *,
+    per_prompt: int,
+    branches: int = 1,
+    opponents: int = 0,
+    tell: Callable[[int, Rollout], None] = lambda _number, _rollout: None,
 ) -> tuple[Rollout, ...]:
     """The policy's conversations, then the opponent's.
 
@@ -24,12 +29,24 @@ async def converse(
         per_prompt: a multiple of ``branches``.
         branches: rollouts that share all turns before one, drawn uniformly from the turns of the first of
             them, and that are trained on this turn alone; 1 trains whole conversations.
+        tell: called with each rollout and its place in what is returned, as soon as it is known.
     """
     firsts = range(0, per_prompt, branches)
-    grown = (_branched(conversation, first, branches) for first in firsts)
-    others = (_opposed(conversation, sample) for sample in range(per_prompt, per_prompt + opponents))
-    policy, opponent = await asyncio.gather(asyncio.gather(*grown), asyncio.gather(*others))
-    return (*(rollout for group in policy for rollout in group), *opponent)
+
+    async def grown(first: int) -> Sequence[Rollout]:
+        rollouts = await _branched(conversation, first, branches)
+        for number, rollout in enumerate(rollouts, first):
+            tell(number, rollout)
+        return rollouts
+
+    async def opposed(sample: int) -> Sequence[Rollout]:
+        rollout = rollout_of(await conversation.go_on(sample=sample, sampler="opponent"), opponent=True)
+        tell(sample, rollout)
+        return [rollout]
+
+    others = range(per_prompt, per_prompt + opponents)
+    found = await asyncio.gather(*map(grown, firsts), *map(opposed, others))
+    return tuple(rollout for rollouts in found for rollout in rollouts)
 
 
 async def _branched(conversation: Conversation, first: int, branches: int) -> Sequence[Rollout]:
@@ -45,7 +62,3 @@ async def _from(
     conversation: Conversation, before: Sequence[Exchange], samples: Sequence[int]
 ) -> Sequence[tuple[Exchange, ...]]:
     return await asyncio.gather(*(conversation.go_on(before, sample=sample) for sample in samples))
-
-
-async def _opposed(conversation: Conversation, sample: int) -> Rollout:
-    return rollout_of(await conversation.go_on(sample=sample, sampler="opponent"), opponent=True)
