@@ -45,6 +45,24 @@ class SharedMemory:
         return self._block[:size]
 
 
+class Windows:
+    """Other processes' shared memory, each mapped once: to map it costs more than to read what is there."""
+
+    def __init__(self) -> None:
+        self._open: dict[int, NDArray[np.uint8]] = {}
+
+    def on(self, path: Path) -> NDArray[np.uint8]:
+        """All bytes of the memory with this path, read-only; its owner writes every version into them."""
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            # A number is not given again while the memory is mapped here; a block that grew is another one.
+            block = self._open.get(status.st_ino)
+            if block is None or block.size != status.st_size:
+                block = np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), dtype=np.uint8)
+                self._open[status.st_ino] = block
+            return block
+
+
 def mapped(path: Path) -> NDArray[np.uint8]:
     """The bytes of a file; what is written to them stays in this process."""
     with path.open("rb") as file:

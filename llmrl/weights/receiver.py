@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -9,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmrl.weights.bundle import TensorSpec, WeightBundle
+from llmrl.weights.bundle import TensorSpec, WeightBundle, arrays
 from llmrl.weights.device import opened
 from llmrl.weights.group import Group, Seat
 from llmrl.weights.inbox import Inbox
+from llmrl.weights.memory import Windows
 from llmrl.weights.parcel import tensor_of
 
 
@@ -22,6 +24,7 @@ class Receiver:
     def __init__(self, folder: Path, *, dtype: str, device: torch.device) -> None:
         """Of an engine that loaded the model in ``folder``, and computes in ``dtype`` on ``device``."""
         self._inbox = Inbox(folder, dtype=dtype)
+        self._windows = Windows()
         self._device = device
         self._group: Group | None = None
 
@@ -47,8 +50,12 @@ class Receiver:
             for spec in bundle.specs:
                 yield spec.name, tensor_of(spec, blocks[int(spec.file)][spec.start : spec.stop])
             return
-        for spec, data in bundle.arrays():
-            yield spec.name, tensor_of(spec, data)
+        # A folder has other files for every version.
+        blocks = {} if bundle.place.is_dir() else {"": self._windows.on(bundle.place)}
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            # Torch knows no tensors that cannot be written to, and says so; whoever loads weights reads them.
+            listed = [(s.name, tensor_of(s, data)) for s, data in arrays(bundle.place, bundle.specs, blocks)]
+        yield from listed
 
     def _broadcast(self, specs: Iterable[TensorSpec]) -> Iterator[tuple[TensorSpec, Tensor]]:
         assert self._group is not None, "join() comes first"

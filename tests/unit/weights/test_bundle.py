@@ -18,6 +18,7 @@ from llmrl.weights.memory import machine, mapped
 from llmrl.weights.outbox import Outbox
 from llmrl.weights.parcel import tensor_of
 from llmrl.weights.proof import check_names, check_probe, stored_tensors
+from llmrl.weights.receiver import Receiver
 from llmrl.weights.store import MemoryStore
 
 TENSORS = {
@@ -63,6 +64,23 @@ def test_versions_under_way_are_apart_and_a_released_one_gives_its_memory_to_the
 
     assert (third.place == first.place, third.place == second.place) == (True, False)
     assert [data.view(np.float32).tolist() for _, data in second.arrays()] == [[2.0, 2.0, 2.0]]
+
+
+def test_memory_is_mapped_once_and_shows_every_version(outbox: Outbox) -> None:
+    receiver = Receiver(Path(), dtype="float32", device=torch.device("cpu"))
+
+    def received(*values: float) -> tuple[int, list[float]]:
+        bundle = send(outbox, {"w": torch.tensor(values)})
+        ((_, tensor),) = receiver.tensors(bundle)
+        outbox.release(bundle.version)
+        return tensor.data_ptr(), tensor.tolist()
+
+    where, first = received(1.0, 2.0)
+    again, second = received(3.0, 4.0)
+    _, grown = received(*range(9000))
+
+    assert (first, second, grown) == ([1, 2], [3, 4], list(range(9000)))
+    assert where == again
 
 
 def test_another_process_maps_the_very_bytes_and_they_are_gone_with_their_owner() -> None:
