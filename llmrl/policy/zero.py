@@ -21,6 +21,10 @@ from torch.distributed import distributed_c10d as c10d
 from llmrl.policy.scorer import Scorer
 from llmrl.recipe.schema import Optimizer, Stage
 
+BUCKET = {"cpu": 4_000_000, "cuda": 500_000_000}
+"""Most gradients that are reduced together, by device. The second number is DeepSpeed's own; its buffer is
+new in every backward pass, and on a CPU most of a larger one's time would go into fresh pages."""
+
 
 class Meeting:
     """A listening socket for the ranks to meet at: bound to one address, on a port the system chose."""
@@ -106,6 +110,12 @@ class Zero:
         )
         self._optimizer.max_grad_norm = stage.optimizer.max_grad_norm if self._clips_itself else None
         config = _config(stage, clips_itself=self._clips_itself)
+        trained = sum(p.numel() for p in scorer.parameters() if p.requires_grad)
+        config["zero_optimization"]["reduce_bucket_size"] = min(trained, BUCKET[device])
+        if self._level == 3 and stage.model.lora is None:
+            # Layers are fetched and reduced as wholes, with hooks of their own instead of each matrix's. Not
+            # where inputs need no gradient, as after frozen embeddings: such hooks run before the gradients.
+            config["zero_optimization"]["leaf_module"] = {"classes": _layers(scorer)}
         if self._level == 3:
             # One parameter at a time is whole on the device; what is left to move is empty, buffers apart.
             deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
@@ -207,6 +217,11 @@ class Zero:
     def load(self, folder: Path) -> None:
         """Read this rank's shards; all ranks call it."""
         self._engine.load_checkpoint(str(folder), tag="zero")
+
+
+def _layers(scorer: Scorer) -> list[str]:
+    """Classes of the layers that transformers keeps on one device, too."""
+    return sorted(cast("Any", scorer.model)._no_split_modules or ())
 
 
 def _decayed(module: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
