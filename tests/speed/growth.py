@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from llmrl.cluster.actor import share
+from llmrl.cluster.connection import connect
 from llmrl.experience.columns import Columns
 from llmrl.plan.measure import Laboratory, laboratory, made_up
 from llmrl.prompts.prompt import Draw
@@ -106,8 +107,9 @@ async def measured_rows(pairs: int, folder: Path) -> list[Row]:
     scorer = Scorer({"short": Reward(kind="length", options={"max_tokens": max(LENGTHS)})}, stage.scoring, ())
     await scorer.start()
     try:
-        async with laboratory(recipe, stage, clock=cpu_seconds, folder=folder) as room:
-            return await _slopes(Flow(room=room, scorer=scorer), rounds=pairs)
+        with connect(stage.cluster):
+            async with laboratory(recipe, stage, clock=cpu_seconds, folder=folder) as room:
+                return await _slopes(Flow(room=room, scorer=scorer), rounds=pairs)
     finally:
         await scorer.close()
 

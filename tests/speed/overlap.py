@@ -34,16 +34,16 @@ path = "{model}"
 context_tokens = 512
 [prompts]
 sources = [{{ dataset = "{rows}" }}]
-per_step = 3
+per_step = 4
 max_tokens = 16
 [rollouts]
 per_prompt = 4
-max_tokens = 128
+max_tokens = 96
 [engines]
 max_sequences = 32
 [rewards.short]
 kind = "length"
-options = {{ max_tokens = 128 }}
+options = {{ max_tokens = 96 }}
 [report]
 trackers = []
 samples_every_steps = 0
