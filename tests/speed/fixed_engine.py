@@ -28,10 +28,11 @@ class Fixed:
 
 
 class FixedEngine:
-    """Says nonsense of the greatest length, under the version that it was given last."""
+    """Says nonsense of the greatest length, under the version given last, and proves any weights."""
 
     def __init__(self) -> None:
         self._version = 0
+        self._proof = np.empty(0, np.float32)
 
     async def generate(self, request: Request) -> Completion:
         """As long as allowed, at any length."""
@@ -45,15 +46,16 @@ class FixedEngine:
         )
 
     async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Nobody asks."""
-        return np.zeros(tokens.size, np.float32)
+        """What the policy thinks of its probe, which is all that anybody asks for."""
+        assert tokens.size == self._proof.size
+        return self._proof
 
     async def join(self, seat: Seat) -> None:
         """No group."""
 
     async def load(self, bundle: WeightBundle) -> None:
-        """Only the number."""
-        self._version = bundle.version
+        """Only the number, and the proof."""
+        self._version, self._proof = bundle.version, bundle.probe.logp
 
     async def close(self) -> None:
         """Nothing to free."""
