@@ -56,14 +56,11 @@ class Judging:
 
     async def answer(self, draw: Draw, sampling: Sampling) -> tuple[RolloutGroup, tuple[Judgement, ...]]:
         """Responses to one draw, with the judgement of each."""
-        key = sampling.purpose, draw.ordinal
-        self.expected[key] = expected = _Expected(draw=draw, sampling=sampling)
+        expected = _Expected(draw=draw, sampling=sampling)
         try:
-            group = await self.pool.generate(draw, sampling)
+            group = await self._written(expected)
             return group, overrule(group, await self._judged(group, expected))
         finally:
-            if self.expected.get(key) is expected:  # it may have been drawn again
-                del self.expected[key]
             for early in expected.early.values():
                 early.judging.cancel()
 
@@ -78,6 +75,16 @@ class Judging:
             for ear in ears:
                 ear.cancel()
             await asyncio.gather(*ears, return_exceptions=True)
+
+    async def _written(self, expected: _Expected) -> RolloutGroup:
+        """The group; as soon as it is there, nobody begins to judge what is told of it."""
+        key = expected.sampling.purpose, expected.draw.ordinal
+        self.expected[key] = expected
+        try:
+            return await self.pool.generate(expected.draw, expected.sampling)
+        finally:
+            if self.expected.get(key) is expected:  # it may have been drawn again
+                del self.expected[key]
 
     async def _hear(self, engine: Actor, deadline_s: float) -> None:
         while True:
@@ -108,9 +115,10 @@ class Judging:
             if early.response == group.rollouts[number].response
         }
         rest = [number for number in range(len(samples)) if number not in begun]
-        judged = dict(zip(rest, await self._judge([samples[n] for n in rest], expected), strict=True))
-        for number, judging in begun.items():
-            (judged[number],) = await judging
+        late, *early = await asyncio.gather(
+            self._judge([samples[number] for number in rest], expected), *begun.values()
+        )
+        judged = dict(zip(rest, late, strict=True)) | {n: own for n, (own,) in zip(begun, early, strict=True)}
         return [judged[number] for number in range(len(samples))]
 
     async def _judge(self, samples: Sequence[Sample], expected: _Expected) -> tuple[Judgement, ...]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -30,6 +31,7 @@ from llmrl.recipe.schema import (
     Stage,
 )
 from llmrl.report.timeline import Timeline
+from llmrl.rewards.judgement import Judgement, Sample
 from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.environments import Environment, Reply, Turn
@@ -38,6 +40,7 @@ from llmrl.rollouts.pool import EnginePool
 from llmrl.rollouts.rollout import Response, RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker
 from llmrl.run.judging import Judging
+from recipes.claims.here import Here
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -45,16 +48,14 @@ SAMPLING = Sampling(purpose="train", per_prompt=6, temperature=1.0, max_tokens=6
 DEADLINE_S = 120.0
 
 
-class Engine:
-    """A worker of this process, called as an actor is."""
+class Broken:
+    """An engine that tells nothing."""
 
-    def __init__(self, worker: RolloutWorker) -> None:
-        self.worker, self.asked = worker, 0
+    asked = 0
 
     async def call(self, method: str, *args: Any, deadline_s: float) -> Any:
         self.asked += 1
-        async with asyncio.timeout(deadline_s):
-            return await getattr(self.worker, method)(*args)
+        raise EngineError("engine-0.news failed")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,21 @@ def judging_of(worker: RolloutWorker, scorer: Scorer, folder: Path, *, compares:
     return Judging(pool=EnginePool([worker.generate]), scorer=scorer, timeline=timeline, compares=compares)
 
 
+@asynccontextmanager
+async def all_judged_but_one(
+    judging: Judging, worker: RolloutWorker, scorer: Scorer, draw: Draw
+) -> AsyncGenerator[tuple[asyncio.Task[Any], Doorkeeper]]:
+    """A group that waits for its last response, and who lets that one go."""
+    door = Doorkeeper()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worker, "_environment", door)
+        async with judging.listening([cast("Actor", Here(worker, "engine-0"))], deadline_s=DEADLINE_S):
+            answering = asyncio.create_task(judging.answer(draw, SAMPLING))
+            await until(lambda: scorer.judged == SAMPLING.per_prompt - 1)
+            yield answering, door
+        door.held.set()
+
+
 async def until(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not holds():
@@ -137,14 +153,10 @@ async def test_responses_are_told_as_they_are_finished_each_once(worker: Rollout
 
 
 async def test_a_group_is_judged_while_its_last_response_is_written(
-    worker: RolloutWorker, scorer: Scorer, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker: RolloutWorker, scorer: Scorer, draw: Draw, tmp_path: Path
 ) -> None:
-    door = Doorkeeper()
-    monkeypatch.setattr(worker, "_environment", door)
     judging = judging_of(worker, scorer, tmp_path)
-    async with judging.listening([cast("Actor", Engine(worker))], deadline_s=DEADLINE_S):
-        answering = asyncio.create_task(judging.answer(draw, SAMPLING))
-        await until(lambda: scorer.judged == SAMPLING.per_prompt - 1)
+    async with all_judged_but_one(judging, worker, scorer, draw) as (answering, door):
         assert not answering.done()
         door.held.set()
         group, judgements = await answering
@@ -158,7 +170,7 @@ async def test_a_group_is_judged_while_its_last_response_is_written(
 async def test_rewards_that_compare_wait_for_the_whole_group(
     worker: RolloutWorker, scorer: Scorer, draw: Draw, tmp_path: Path
 ) -> None:
-    engine = Engine(worker)
+    engine = Broken()
     judging = judging_of(worker, scorer, tmp_path, compares=True)
     async with judging.listening([cast("Actor", engine)], deadline_s=DEADLINE_S):
         group, judgements = await judging.answer(draw, SAMPLING)
@@ -184,12 +196,7 @@ async def test_what_was_told_of_a_draw_that_was_given_up_is_not_believed_of_the_
 async def test_an_engine_that_tells_nothing_costs_no_judgement(
     worker: RolloutWorker, scorer: Scorer, draw: Draw, tmp_path: Path
 ) -> None:
-    class Broken(Engine):
-        async def call(self, method: str, *args: Any, deadline_s: float) -> Any:
-            self.asked += 1
-            raise EngineError("engine-0.news failed")
-
-    engine = Broken(worker)
+    engine = Broken()
     judging = judging_of(worker, scorer, tmp_path)
     async with judging.listening([cast("Actor", engine)], deadline_s=DEADLINE_S):
         group, judgements = await judging.answer(draw, SAMPLING)
@@ -199,18 +206,32 @@ async def test_an_engine_that_tells_nothing_costs_no_judgement(
 
 
 async def test_a_group_that_fails_takes_the_judgements_that_had_begun_with_it(
-    worker: RolloutWorker, scorer: Scorer, draw: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    worker: RolloutWorker, scorer: Scorer, draw: Draw, tmp_path: Path
 ) -> None:
-    door = Doorkeeper()
-    monkeypatch.setattr(worker, "_environment", door)
     judging = judging_of(worker, scorer, tmp_path)
-    async with judging.listening([cast("Actor", Engine(worker))], deadline_s=DEADLINE_S):
-        answering = asyncio.create_task(judging.answer(draw, SAMPLING))
-        await until(lambda: scorer.judged == SAMPLING.per_prompt - 1)
+    async with all_judged_but_one(judging, worker, scorer, draw) as (answering, _):
         await worker.abandon(draw, SAMPLING)
         with pytest.raises(EngineError, match="abandoned"):
             await answering
 
-    door.held.set()
     assert not judging.expected
     assert await worker.news() == []
+
+
+async def test_what_is_told_of_a_group_that_is_there_is_not_judged_again(
+    worker: RolloutWorker, scorer: Scorer, draw: Draw, tmp_path: Path
+) -> None:
+    judging = judging_of(worker, scorer, tmp_path)
+    judge, asked = scorer.judge, list[int]()
+
+    async def told_late(samples: Sequence[Sample]) -> tuple[Judgement, ...]:
+        asked.append(len(samples))
+        response = Response(text=samples[0].response, last_turn=None, tokens=1, stop="stop", outcome=None)
+        judging._begin(Finished(draw=("train", draw.ordinal), number=0, response=response))
+        return await judge(samples)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorer, "judge", told_late)
+        await judging.answer(draw, SAMPLING)
+
+    assert asked == [SAMPLING.per_prompt]
