@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn, Self
+from itertools import pairwise
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,19 +53,18 @@ class Columns:
             EngineError: a rollout with arrays of unequal length, or a trained token's logprob is not finite.
             TrainingError: credit of another length than its rollout, or not finite.
         """
+        for one in experiences:
+            _refuse_uneven(one)
         rollouts = [rollout for one in experiences for rollout in one.group.rollouts]
-        parts: list[tuple[list[NDArray[Any]], type[np.generic]]] = [
+        starts = _ends(rollout.tokens.size for rollout in rollouts)
+        tokens, logp, turn, advantage, trained = _joined(
+            int(starts[-1]),
             ([rollout.tokens for rollout in rollouts], np.int32),
             ([rollout.logp for rollout in rollouts], np.float32),
             ([rollout.turn for rollout in rollouts], np.int32),
             ([credit for one in experiences for credit in one.advantages], np.float32),
             ([rollout.trained for rollout in rollouts], np.bool_),
-        ]
-        sizes = [rollout.tokens.size for rollout in rollouts]
-        if any([part.size for part in column] != sizes for column, _ in parts):
-            _refuse_uneven(experiences)
-        starts = _ends(sizes)
-        tokens, logp, turn, advantage, trained = _joined(int(starts[-1]), *parts)
+        )
         first = _ends(len(one.group.rollouts) for one in experiences)
         read, segments = _contexts(experiences)
         pairs = [(at + a, at + b) for at, one in zip(first, experiences, strict=False) for a, b in one.pairs]
@@ -75,9 +75,9 @@ class Columns:
             starts=starts,
             tokens=tokens,
             logp=logp,
+            trained=trained,
             turn=turn,
             advantage=advantage,
-            trained=trained,
             reward=np.array([value for one in experiences for value in _rewards(one)], dtype=np.float32),
             opponent=np.array([rollout.opponent for rollout in rollouts], dtype=np.bool_),
             pairs=np.array(pairs, dtype=np.int64).reshape(-1, 2),
@@ -130,20 +130,19 @@ class Columns:
             raise error(f"{self.where(row)}: {what} that is not finite for a trained token.")
 
 
-def _refuse_uneven(experiences: Sequence[Experience]) -> NoReturn:
-    """Name the first rollout whose arrays differ in length; there is one."""
-    for one in experiences:
-        for number, (rollout, advantage) in enumerate(zip(one.group.rollouts, one.advantages, strict=True)):
-            where = f"response {number} to prompt '{one.group.prompt.id}'"
-            size = rollout.tokens.size
-            sizes = {size, rollout.logp.size, rollout.trained.size, rollout.turn.size}
-            if len(sizes) > 1:
-                raise EngineError(
-                    f"{where}: tokens, logp, trained and turn have lengths {sorted(sizes)}, not one."
-                )
-            if size != advantage.size:
-                raise TrainingError(f"{where}: {size} tokens, but {advantage.size} advantages.")
-    raise AssertionError("all arrays of each rollout are as long as each other")
+def _refuse_uneven(experience: Experience) -> None:
+    both = zip(experience.group.rollouts, experience.advantages, strict=True)
+    for number, (rollout, advantage) in enumerate(both):
+        size = rollout.tokens.size
+        if size == rollout.logp.size == rollout.trained.size == rollout.turn.size == advantage.size:
+            continue
+        where = f"response {number} to prompt '{experience.group.prompt.id}'"
+        sizes = {size, rollout.logp.size, rollout.trained.size, rollout.turn.size}
+        if len(sizes) > 1:
+            raise EngineError(
+                f"{where}: tokens, logp, trained and turn have lengths {sorted(sizes)}, not one."
+            )
+        raise TrainingError(f"{where}: {size} tokens, but {advantage.size} advantages.")
 
 
 def _rewards(experience: Experience) -> list[float]:
@@ -155,8 +154,7 @@ def _rewards(experience: Experience) -> list[float]:
 def _contexts(experiences: Sequence[Experience]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """``read`` and ``segments``; the rows of a group share the ids of their prompt."""
     pieces: list[NDArray[np.int32]] = []
-    segments: list[int] = []
-    """Four after four."""
+    segments: list[tuple[int, int, int, int]] = []
     end, row = 0, 0
 
     def put(ids: NDArray[np.int32]) -> tuple[int, int]:
@@ -168,9 +166,8 @@ def _contexts(experiences: Sequence[Experience]) -> tuple[NDArray[np.int32], NDA
     for one in experiences:
         prompt = put(one.group.prompt.tokens)
         for rollout in one.group.rollouts:
-            segments += (row, 0, *prompt)
-            for rewrite in rollout.rewrites:
-                segments += (row, rewrite.at, *put(rewrite.context))
+            segments.append((row, 0, *prompt))
+            segments += [(row, rewrite.at, *put(rewrite.context)) for rewrite in rollout.rewrites]
             row += 1
     (read,) = _joined(end, (pieces, np.int32))
     return read, np.array(segments, dtype=np.int64).reshape(-1, 4)
@@ -185,14 +182,12 @@ def _joined(size: int, *columns: tuple[Sequence[NDArray[Any]], type[np.generic]]
     """Each column's parts end to end, ``size`` values in all.
 
     They lie in one stretch of memory: a fresh page costs more than what is written on it, and the allocator
-    keeps one large stretch for the next step, while it gives several smaller ones back to the system. To join
-    thousands of small parts as bytes takes less than ``np.concatenate`` does.
+    keeps one large stretch for the next step, while it gives several smaller ones back to the system.
     """
-    stretch = b"".join(
-        [np.ascontiguousarray(part, dtype=dtype).data for parts, dtype in columns for part in parts]
-    )
-    starts = _ends(size * np.dtype(dtype).itemsize for _, dtype in columns)
+    ends = _ends(size * np.dtype(dtype).itemsize for _, dtype in columns)
+    stretch = np.empty(ends[-1], dtype=np.uint8)
+    places = [stretch[begin:end] for begin, end in pairwise(ends)]
     return [
-        np.frombuffer(stretch, dtype=dtype, count=size, offset=start)
-        for (_, dtype), start in zip(columns, starts[:-1].tolist(), strict=True)
+        np.concatenate([np.zeros(0, dtype=dtype), *parts], out=place.view(dtype))
+        for (parts, dtype), place in zip(columns, places, strict=True)
     ]
