@@ -109,13 +109,7 @@ class Zero:
             fused=True,
         )
         self._optimizer.max_grad_norm = stage.optimizer.max_grad_norm if self._clips_itself else None
-        config = _config(stage, clips_itself=self._clips_itself)
-        trained = sum(p.numel() for p in scorer.parameters() if p.requires_grad)
-        config["zero_optimization"]["reduce_bucket_size"] = min(trained, BUCKET[device])
-        if self._level == 3 and stage.model.lora is None:
-            # Layers are fetched and reduced as wholes, with hooks of their own instead of each matrix's. Not
-            # where inputs need no gradient, as after frozen embeddings: such hooks run before the gradients.
-            config["zero_optimization"]["leaf_module"] = {"classes": _layers(scorer)}
+        config = _config(scorer, stage, bucket=BUCKET[device], clips_itself=self._clips_itself)
         if self._level == 3:
             # One parameter at a time is whole on the device; what is left to move is empty, buffers apart.
             deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
@@ -219,11 +213,6 @@ class Zero:
         self._engine.load_checkpoint(str(folder), tag="zero")
 
 
-def _layers(scorer: Scorer) -> list[str]:
-    """Classes of the layers that transformers keeps on one device, too."""
-    return sorted(cast("Any", scorer.model)._no_split_modules or ())
-
-
 def _decayed(module: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
     trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
@@ -245,12 +234,18 @@ def _tensors_in(value: object) -> Iterator[Tensor]:
             yield from _tensors_in(one)
 
 
-def _config(stage: Stage, *, clips_itself: bool) -> dict[str, Any]:
+def _config(scorer: Scorer, stage: Stage, *, bucket: int, clips_itself: bool) -> dict[str, Any]:
     policy = stage.policy
+    trained = sum(p.numel() for p in scorer.parameters() if p.requires_grad)
     offload: dict[str, Any] = {"device": policy.offload}
     if policy.nvme_folder is not None:
         offload["nvme_path"] = str(policy.nvme_folder)
-    zero: dict[str, Any] = {"stage": policy.zero_stage}
+    zero: dict[str, Any] = {"stage": policy.zero_stage, "reduce_bucket_size": min(trained, bucket)}
+    if policy.zero_stage == 3 and stage.model.lora is None:
+        # Layers are fetched and reduced as wholes, with hooks of their own instead of each matrix's. Not
+        # where inputs need no gradient, as after frozen embeddings: such hooks run before the gradients.
+        layers = cast("Any", scorer.model)._no_split_modules or ()
+        zero["leaf_module"] = {"classes": sorted(layers)}
     if policy.offload != "none":
         zero["offload_optimizer"] = offload
     if policy.offload != "none" and policy.zero_stage == 3:
