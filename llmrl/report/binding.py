@@ -1,4 +1,4 @@
-"""Which side of a stage the other one waits for, and for how long."""
+"""Which part of a stage the others wait for, and for how long."""
 
 from __future__ import annotations
 
@@ -17,10 +17,31 @@ class Binding:
     """In which the policy waited for groups, a save included."""
     engines_idle: float
     """In which an engine had nothing to do; the mean over engines."""
+    syncing: float
+    """In which weights were on their way."""
+
+    @property
+    def both_idle(self) -> float:
+        """In which policy and engines had nothing to do at once, at least."""
+        return max(0.0, self.policy_idle + self.engines_idle - 1)
+
+    @property
+    def part(self) -> str:
+        """What is at work for the largest share of the time; others can hide behind it."""
+        between = "the weight sync" if 2 * self.syncing > self.both_idle else "judging"
+        shares = {
+            "training": 1 - self.policy_idle,
+            "generation": 1 - self.engines_idle,
+            between: self.both_idle,
+        }
+        return max(shares, key=shares.__getitem__)
 
     def __str__(self) -> str:
-        idle = f"the policy was idle {self.policy_idle:.0%} of the time, the engines {self.engines_idle:.0%}"
-        return f"{'generation' if self.policy_idle > self.engines_idle else 'training'} binds: {idle}"
+        both = f", both at once at least {self.both_idle:.0%}" if self.both_idle else ""
+        return (
+            f"{self.part} binds: the policy was idle {self.policy_idle:.0%} of the time, "
+            f"the engines {self.engines_idle:.0%}{both}"
+        )
 
 
 def binding(steps: Sequence[StepEntry]) -> Binding | None:
@@ -32,4 +53,5 @@ def binding(steps: Sequence[StepEntry]) -> Binding | None:
     return Binding(
         policy_idle=sum(one.metrics["time/wait"] for one in online) / seconds,
         engines_idle=sum(one.metrics["rollout/idle"] * one.metrics["time/step"] for one in online) / seconds,
+        syncing=sum(one.metrics.get("time/sync", 0.0) for one in online) / seconds,
     )

@@ -124,6 +124,7 @@ def _facts(story: Story) -> str:
         "responses": _rounded(sum(stage.responses for stage in story.stages)),
     }
     if bound := next((stage.binding for stage in reversed(story.stages) if stage.binding), None):
+        facts["binds"] = bound.part
         facts["idle: policy, engines"] = f"{bound.policy_idle:.0%}, {bound.engines_idle:.0%}"
     return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
 
