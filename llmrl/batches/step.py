@@ -48,6 +48,16 @@ class Step:
         """N: trained tokens of all rows."""
         return int(self.trained.sum())
 
+    @property
+    def ordinals(self) -> list[int]:
+        """[G] of the groups' draws."""
+        return self._columns.ordinals.tolist()
+
+    def trained_of(self, group: int) -> slice:
+        """Where the trained tokens of a group lie among all N."""
+        first, past = self._columns.first[group : group + 2]
+        return slice(int(self._starts[first]), int(self._starts[past]))
+
     def rows(self, groups: Iterable[int]) -> RowNumbers:
         """The rows of some groups, in their order."""
         return _joined([_range(*self._columns.first[group : group + 2]) for group in groups])

@@ -66,21 +66,27 @@ class Learner:
         """Whether the step is scored before its first update."""
         return self.scope == "step" or self.algorithm.needs_old(updates)
 
-    def know(
-        self, microbatches: Sequence[Collated], everything: Collated | None, *, tokens: int, old: bool
-    ) -> Known:
-        """Score a step before its first update.
+    def scan(self, microbatches: Sequence[Collated], *, tokens: int, old: bool) -> Known:
+        """Score rows of a step before its first update.
 
         Args:
-            microbatches: this rank's share of all rows, each once.
-            everything: all rows; None where no shaping looks at them.
-            tokens: N, trained tokens of the step over all ranks.
+            microbatches: this rank's share of the rows, each once.
+            tokens: N, trained tokens of the step over all ranks; those of other rows get 0.
             old: whether the policy's own scores are wanted.
         """
         reference = self._scan(self.reference, microbatches, tokens) if self.reference else None
-        scores = self._scan(self.forward, microbatches, tokens) if old else None
-        known = Known(old=scores, reference=reference)
-        return known if everything is None else replace(known, advantage=self._shaped(everything, known))
+        return Known(old=self._scan(self.forward, microbatches, tokens) if old else None, reference=reference)
+
+    def shaped(self, everything: Collated, known: Known) -> Known:
+        """With the advantages of all rows after every shaping, the same on every rank."""
+        assert known.old is not None  # promised by needs_old
+        reference = None if known.reference is None else everything.taken(known.reference)
+        batch = everything.batch(old=everything.taken(known.old), reference=reference)
+        for shape in self.algorithm.shaping:
+            batch = replace(batch, advantage=shape(batch))
+        flat = batch.advantage.new_zeros(everything.trained_tokens)
+        flat[everything.at] = batch.advantage.flatten()[everything.slots]
+        return replace(known, advantage=flat)
 
     def step(self, updates: Sequence[Update], known: Known, *, tokens: int, lr: float) -> dict[str, float]:
         """All updates of a step.
@@ -156,17 +162,6 @@ class Learner:
         advantage = batch.advantage if known.advantage is None else rows.spread(known.advantage[rows.at])
         anchor = batch.sampled.logp if correction.anchor == "sampled" else old.logp
         return replace(batch, advantage=advantage * weight, old=replace(old, logp=anchor)), log_ratio, weight
-
-    def _shaped(self, everything: Collated, known: Known) -> Tensor:
-        """[N] advantages after every shaping, the same on every rank."""
-        assert known.old is not None  # promised by needs_old
-        reference = None if known.reference is None else everything.taken(known.reference)
-        batch = everything.batch(old=everything.taken(known.old), reference=reference)
-        for shape in self.algorithm.shaping:
-            batch = replace(batch, advantage=shape(batch))
-        flat = batch.advantage.new_zeros(everything.trained_tokens)
-        flat[everything.at] = batch.advantage.flatten()[everything.slots]
-        return flat
 
     @torch.no_grad()
     def _scan(self, forward: Forward, microbatches: Sequence[Collated], tokens: int) -> TokenScores:

@@ -20,13 +20,14 @@ from llmrl.batches.step import Step
 from llmrl.errors import PlacementError
 from llmrl.experience.columns import Columns
 from llmrl.objectives.algorithm import Algorithm
+from llmrl.policy.ahead import Ahead
 from llmrl.policy.attic import Attic
 from llmrl.policy.gather import gathered
 from llmrl.policy.learning_rate import learning_rate
 from llmrl.policy.model import load_model, prepare_model, save_model
 from llmrl.policy.probe import probe_experience
 from llmrl.policy.scorer import Scorer
-from llmrl.policy.step import Forward, Learner, Update
+from llmrl.policy.step import Forward, Known, Learner, Update
 from llmrl.policy.tensors import Piece, adapter_pieces, pieces
 from llmrl.policy.ulysses import Ulysses
 from llmrl.policy.zero import Meeting, Zero, join_group
@@ -92,6 +93,7 @@ class PolicyWorker:
         self._temperature = stage.rollouts.temperature if self._algorithm.online else 1.0
         self._frozen = self._loaded_again() if "reference" in self._algorithm.reads else None
         self._attic = Attic(self._zero.device)
+        self._ahead = Ahead()
         self._learner = Learner(
             zero=self._zero,
             algorithm=self._algorithm,
@@ -100,6 +102,14 @@ class PolicyWorker:
             reference=self._reference(self._frozen) if self._frozen else None,
             sharers=sharers,
         )
+
+    def score_ahead(self, columns: Columns) -> None:
+        """Score some groups of the next step under the present weights; ``update`` then scores the others."""
+        self._zero.train(True)
+        some, table = Step(columns), self._stage.optimizer
+        old = self._learner.needs_old(table.minibatches * table.epochs)
+        share = self._share_of(some, range(some.groups))
+        self._ahead.keep(some, self._learner.scan(share, tokens=some.tokens, old=old))
 
     def update(self, columns: Columns, step: int) -> dict[str, float]:
         """One step; returns its metrics, reduced over all ranks, and this rank's own tokens."""
@@ -111,15 +121,13 @@ class PolicyWorker:
         )
         parts = self._parts(numbered.groups, step)
         share = self._share_of(numbered, range(numbered.groups))
-        known = self._learner.know(
-            share,
-            self._whole(numbered, range(numbered.groups)) if self._algorithm.shaping else None,
-            tokens=numbered.tokens,
-            old=self._learner.needs_old(len(parts)),
-        )
+        known = self._known(numbered, share, old=self._learner.needs_old(len(parts)))
+        if self._algorithm.shaping:
+            known = self._learner.shaped(self._whole(numbered, range(numbered.groups)), known)
         updates = [self._update(numbered, part, share if len(parts) == 1 else None) for part in parts]
         lr = learning_rate(self._stage.optimizer, step)
         metrics = self._learner.step(updates, known, tokens=numbered.tokens, lr=lr)
+        self._ahead.clear()
         trained = sum(rows.trained_tokens for rows in share) / self._stage.policy.sequence_parallel
         own = {f"policy/rank/{self._rank}": trained}
         return metrics | own | {"policy/tokens": float(numbered.tokens)} | self._memory()
@@ -267,6 +275,14 @@ class PolicyWorker:
             order = sorted(range(groups), key=lambda group: shuffled(group, size=groups, seed=seed))
             parts += [sorted(order[part::count]) for part in range(count)]
         return parts
+
+    def _known(self, step: Step, share: list[Collated], *, old: bool) -> Known:
+        """The scores of all groups, of which some may have been scored ahead."""
+        missing = self._ahead.missing(step)
+        rows = share if len(missing) == step.groups else self._share_of(step, missing)
+        known = self._learner.scan(rows, tokens=step.tokens, old=old)
+        self._ahead.fill(step, known)
+        return known
 
     def _update(self, step: Step, groups: Sequence[int], share: list[Collated] | None) -> Update:
         looks_at_all = self._learner.scope == "step"

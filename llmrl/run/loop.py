@@ -1,12 +1,12 @@
 """The training loop: one page, synchronous and asynchronous alike.
 
     produce:  room -> draw -> obtain (generate, judge) -> done
-    train:    done -> window -> keep? -> step -> publish -> room
+    train:    done -> window -> keep? -> (score ahead) -> step -> publish -> room
 
 A group counts as under way from its draw until the weights that it made are served by every engine, and
 no more are under way than the steps within the lag bound can train on. A step takes the groups that are
-done first, as far as the :class:`Window` allows it; with ``max_lag = 0`` the same lines are synchronous
-training.
+done first, as far as the :class:`Window` allows it, and while it must wait for others those are scored that
+it has; with ``max_lag = 0`` the same lines are synchronous training.
 """
 
 from __future__ import annotations
@@ -51,6 +51,10 @@ class Stations(Protocol):
 
     def exhausted(self) -> bool:
         """Whether the step has refused so many groups that it looks for no others in their place."""
+        ...
+
+    async def score_ahead(self, judged: Sequence[Judged], /) -> None:
+        """Do now what the step does with its groups one by one; ``judged`` grows while this goes on."""
         ...
 
     def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
@@ -102,6 +106,8 @@ class _Loop:
     """A group is done."""
     fresh: asyncio.Event = field(default_factory=asyncio.Event)
     """A version is served."""
+    ahead: asyncio.Task[None] | None = None
+    """What the policy does while a step waits for its last groups."""
 
     async def run(self, first: int, last: int) -> None:
         self.admit(self.window.room)
@@ -141,21 +147,25 @@ class _Loop:
         kept: list[Judged] = []
         given_up = 0
         while left := self.window.per_step - len(kept) - given_up:
-            judged = await self.take(step, left)
+            judged = await self.take(step, left, kept)
             if not self.stations.refuse(judged):
                 kept.append(judged)
             elif self.stations.exhausted():
                 given_up += 1  # its room stays taken until the step is published, as if it were trained
             else:
                 self.room.release()
+        if self.ahead is not None:
+            await self.ahead  # it is of this step's weights
         self.step = step + 1
         self.give_up(self.window.late(step=step))
         # In the order of the draws, so that a step does not depend on who was done first.
         return sorted(kept, key=lambda judged: judged.group.ordinal)
 
-    async def take(self, step: int, left: int) -> Judged:
+    async def take(self, step: int, left: int, kept: Sequence[Judged]) -> Judged:
         while (ordinal := self.window.choose(self.done, step=step, left=left)) is None:
             self.news.clear()
+            if kept and (self.ahead is None or self.ahead.done()):
+                self.ahead = self.tasks.create_task(self.stations.score_ahead(kept))
             await self.news.wait()
         judged = self.done[ordinal]
         self.leave(ordinal)

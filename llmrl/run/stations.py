@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llmrl.errors import WeightSyncError
 from llmrl.experience.experience import Experience
 from llmrl.experience.offline import contrast, demonstrate, imitate
@@ -40,6 +43,9 @@ class StageStations:
     def late(self, ordinal: int, /) -> None:
         self.trainer.ledger.late(ordinal)
         self.trainer.record.late()
+
+    async def score_ahead(self, judged: Sequence[Judged], /) -> None:
+        """Nothing: whoever generates nothing waits for nobody."""
 
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
         await self.trainer.step(experiences, step=step)
@@ -92,23 +98,37 @@ class Online(StageStations):
     def exhausted(self) -> bool:
         return self.budget.exhausted
 
+    async def score_ahead(self, judged: Sequence[Judged], /) -> None:
+        """Not without lag, so that a step's numbers do not depend on who was done first."""
+        if self.stage.engines.max_lag and self._scores_first:
+            while new := [one for one in judged if one.group.ordinal not in self.trainer.scored]:
+                await self.trainer.score_ahead(
+                    [self._selected(one, imitate(one.group).advantages, lag=0) for one in new]
+                )
+
     def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
         self.budget.step_done()
         rows = self.algorithm.credit(
             [one.group for one in judged], [one.judgements for one in judged], self.trainer.memory
         )
         return [
-            selected(
-                Experience(
-                    group=one.group,
-                    judgements=one.judgements,
-                    advantages=tuple(advantages),
-                    lag=_lag(one.group, step, limit=self.stage.engines.max_lag),
-                ),
-                self.algorithm.pairing(one.group, one.judgements),
-            )
+            self._selected(one, advantages, lag=_lag(one.group, step, limit=self.stage.engines.max_lag))
             for one, advantages in zip(judged, rows, strict=True)
         ]
+
+    @property
+    def _scores_first(self) -> bool:
+        """Whether steps score their responses before the first update, and can while engines generate."""
+        table, apart = self.stage.optimizer, self.stage.cluster.placement == "split"
+        old = self.algorithm.needs_old(table.minibatches * table.epochs)
+        return apart and (old or "reference" in self.algorithm.reads)
+
+    def _selected(self, judged: Judged, advantages: Sequence[NDArray[np.float32]], *, lag: int) -> Experience:
+        """Less the responses that are not trained on."""
+        whole = Experience(
+            group=judged.group, judgements=judged.judgements, advantages=tuple(advantages), lag=lag
+        )
+        return selected(whole, self.algorithm.pairing(judged.group, judged.judgements))
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

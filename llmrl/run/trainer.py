@@ -39,6 +39,8 @@ class Trainer:
     """Weights under way, by version."""
     memory: Memory = field(default_factory=Memory)
     """What the credit remembers from step to step."""
+    scored: set[int] = field(default_factory=set[int])
+    """Draws of the next step that the ranks have scored."""
     bad_steps: int = 0
     taken: int = 0
     """Steps of the stage so far, those of earlier runs included."""
@@ -49,6 +51,12 @@ class Trainer:
     publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while engines take weights, which nothing may interrupt either."""
 
+    async def score_ahead(self, experiences: Sequence[Experience]) -> None:
+        """Have some of the next step's groups scored by every rank, whatever their credit will be."""
+        self.scored |= {one.group.ordinal for one in experiences}
+        with self.record.timeline.span("policy", f"score {len(experiences)} groups ahead"):
+            await self.crew.policy("score_ahead", share(Columns.of(experiences)))
+
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
         """One optimizer step on every rank; what is due after it (snapshot, checkpoint) is done or queued."""
         async with self.stepping:
@@ -58,6 +66,7 @@ class Trainer:
                     "update", share(Columns.of(experiences)), step
                 )
             metrics = {name: value for outcome in outcomes for name, value in outcome.items()}
+            self.scored.clear()
             self.snapshot(step + 1)
             self.ledger.trained((e.group.ordinal for e in experiences), step=step)
             self.record.stepped(step, experiences, metrics, train_s=time.monotonic() - began)

@@ -45,6 +45,8 @@ def main(rank: int, ranks: int, folder: Path) -> None:
         worker = PolicyWorker(Stage.model_validate(cell["stage"]), "cpu", rank)
         worker.load()
         worker._learner = replace(worker._learner, scope=cell.get("scope", worker._learner.scope))
+        for some in cell.get("ahead", []):
+            worker.score_ahead(Columns.of([experiences[number] for number in some]))
         metrics = worker.update(Columns.of(experiences), 0)
         worker.open_outbox(False)
         bundle = worker.weights(1)

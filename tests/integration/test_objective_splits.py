@@ -36,6 +36,12 @@ FEW = ("grpo", "gspo", "clip_cov", "dpo")
 """Whose loss is of tokens, of responses, of the whole step, and of pairs and the reference model."""
 
 
+AHEAD = {"ahead, ZeRO 2": (2, 2, 192, [[5, 1], [6]]), "ahead, ZeRO 3": (2, 3, 192, [[*range(7, -1, -1)]])}
+"""Ranks, ZeRO stage, tokens per micro-batch, and groups that are scored before the others are there."""
+EARLY = (*FEW, "reinforce_pp")
+"""One has shaping, which looks at the scores of the whole step."""
+
+
 def rollout(rng: np.random.Generator, size: int) -> Rollout:
     trained = rng.random(size) < 0.9
     # Every third response has its past rewritten halfway.
@@ -78,8 +84,8 @@ def make_experiences() -> list[Experience]:
 
 
 def cell(name: str, layout: str, model: Path) -> dict[str, object]:
-    shared = SHARED | BY_FOUR
-    ranks, zero, budget, scope = LAYOUTS.get(layout) or (*shared[layout][:3], None)
+    shared, ahead = SHARED | BY_FOUR, AHEAD.get(layout)
+    ranks, zero, budget, scope = LAYOUTS.get(layout) or (*(ahead or shared[layout])[:3], None)
     sharers = shared[layout][3] if layout in shared else 1
     stage = Stage(
         model=Model(path=str(model), context_tokens=64, gradient_checkpointing=sharers > 1),
@@ -95,6 +101,7 @@ def cell(name: str, layout: str, model: Path) -> dict[str, object]:
         ),
     )
     forced = {} if scope is None else {"scope": scope}
+    forced |= {"ahead": ahead[3]} if ahead else {}
     return {"name": f"{name}-{layout}", "stage": stage.model_dump(mode="json"), **forced}
 
 
@@ -117,7 +124,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     (folder / "experiences.pickle").write_bytes(pickle.dumps(make_experiences()))
     for ranks in (1, 2):
         names = {layout: NAMES for layout, (of_ranks, *_) in LAYOUTS.items() if of_ranks == ranks}
-        names |= dict.fromkeys(SHARED, FEW) if ranks == 2 else {}
+        names |= dict.fromkeys(SHARED, FEW) | dict.fromkeys(AHEAD, EARLY) if ranks == 2 else {}
         train(folder, [cell(name, layout, tiny_model) for layout in names for name in names[layout]], ranks)
     return folder
 
@@ -142,6 +149,14 @@ def test_a_step_is_the_same_in_any_split_and_in_two_passes(
 @pytest.mark.parametrize("layout", SHARED)
 @pytest.mark.parametrize("name", FEW)
 def test_a_step_is_the_same_where_ranks_share_sequences(
+    trained: Path, before: np.ndarray, name: str, layout: str
+) -> None:
+    assert_same_step(trained, before, name, layout)
+
+
+@pytest.mark.parametrize("layout", AHEAD)
+@pytest.mark.parametrize("name", EARLY)
+def test_a_step_is_the_same_where_some_of_its_groups_were_scored_ahead(
     trained: Path, before: np.ndarray, name: str, layout: str
 ) -> None:
     assert_same_step(trained, before, name, layout)

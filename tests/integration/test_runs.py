@@ -173,6 +173,8 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_very_same_weights(tmp_pa
     subprocess.run(command(killed, "--resume"), check=True, timeout=200, cwd=ROOT)
 
     runs = tmp_path / "runs"
+    # Whoever is scored with whom would depend on who was done first.
+    assert "ahead" not in (runs / "whole" / "0-train" / "timeline.json").read_text()
     first, second = weights(runs / "whole"), weights(runs / "killed")
     assert all(np.array_equal(first[name], second[name]) for name in first)
     memories = [
@@ -189,6 +191,53 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_very_same_weights(tmp_pa
     assert sorted(o for ordinals in [*trained[:kept], *trained[-(6 - kept) :]] for o in ordinals) == list(
         range(48)
     )
+
+
+UNHURRIED = """
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from llmrl.rewards import Sample, reward
+
+
+@reward("unhurried")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unhurried:
+    reads_answer: ClassVar[bool] = False
+
+    def __call__(self, sample: Sample) -> float:
+        time.sleep(0.05)
+        return float(sample.tokens)
+"""
+
+
+def test_while_a_step_waits_for_its_last_groups_the_policy_scores_the_others(tmp_path: Path) -> None:
+    (tmp_path / "unhurried.py").write_text(UNHURRIED)
+    more = (
+        'minibatches = 2\n[engines]\nkind = "torch"\nmax_lag = 1\n[policy]\nranks = 2\nzero_stage = 2\n'
+        '[scoring]\nprocesses = 1\ncheck_answers = false\n[rewards.unhurried]\nkind = "unhurried"\n'
+    )
+    asked = recipe(tmp_path, "early", steps=4, more=more)
+    env = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    flags = ('plugins=["unhurried"]', "report.timeline_steps=4")
+    subprocess.run(command(asked, *flags), check=True, timeout=200, cwd=ROOT, env=env)
+
+    stage = tmp_path / "runs" / "early" / "0-train"
+    text = (stage / "timeline.json").read_text().rstrip()
+    spans = [one for one in json.loads(text.removesuffix(",") + "]") if one["ph"] == "X"]
+    steps = [one for one in spans if one["name"].startswith("step ")]
+    early = [one for one in spans if one["name"].endswith("groups ahead")]
+    assert len(steps) == 4
+    assert len({step["ts"] for step in steps for one in early if one["ts"] < step["ts"]}) == 4
+    # Never while a step is taken, which changes what scores are.
+    assert not any(
+        s["ts"] < one["ts"] + one["dur"] and one["ts"] < s["ts"] + s["dur"] for s in steps for one in early
+    )
+    ledger = [json.loads(line) for line in (stage / "ledger.jsonl").read_text().splitlines()]
+    trained = [ordinal for one in ledger if one["event"] == "trained" for ordinal in one["ordinals"]]
+    assert len(trained) == len(set(trained)) == 4 * 8
+    assert {m["policy/skipped"] for m in metrics_of(stage.parent)} == {0}
 
 
 STALLING = """

@@ -127,6 +127,9 @@ class Rehearsal:
     def exhausted(self) -> bool:
         return False
 
+    async def score_ahead(self, judged: Sequence[Judged], /) -> None:
+        """One update needs no scores from before it."""
+
     def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
         return [made_up(one.group) for one in judged]
 

@@ -59,6 +59,7 @@ class Simulated:
         fail_at: int | None = None,
         patience: float = float("inf"),
         straggler_rate: float = 0.0,
+        fail_ahead: bool = False,
     ) -> None:
         self.clock = random.Random(seed)
         self.drop_rate, self.fail_at = drop_rate, fail_at
@@ -74,6 +75,10 @@ class Simulated:
         self.straggler_rate = straggler_rate
         self.given_up: list[int] = []
         self.again: list[int] = []
+        self.fail_ahead = fail_ahead
+        self.ahead: list[int] = []
+        self.ahead_of: dict[int, list[int]] = {}
+        self.at_work = False
 
     def draw(self) -> int:
         if self.again:
@@ -106,14 +111,29 @@ class Simulated:
     def exhausted(self) -> bool:
         return len(self.refused) - self.refused_before > self.patience
 
+    async def score_ahead(self, judged: Sequence[Judged], /) -> None:
+        if self.fail_ahead:
+            raise RewardError("a rank died")
+        while new := [one.group.ordinal for one in judged if one.group.ordinal not in self.ahead]:
+            assert not self.at_work, "the policy does one thing at a time"
+            self.at_work = True
+            await asyncio.sleep(self.clock.expovariate(4000))
+            self.at_work = False
+            self.ahead += new
+
     def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
+        self.ahead_of[step], self.ahead = self.ahead, []
         self.refused_before = len(self.refused)
         self.sizes.append(len(judged))
         self.lags += [step - self.dispatched_at[one.group.ordinal] for one in judged]
         return [imitate(one.group) for one in judged]
 
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
+        assert not self.at_work, "scores are those before the step"
+        self.at_work = True
         await asyncio.sleep(self.clock.expovariate(1000))
+        self.at_work = False
+        assert set(self.ahead_of[step]) <= {e.group.ordinal for e in experiences}
         self.trained += [e.group.ordinal for e in experiences]
 
     async def publish(self, version: int) -> None:
@@ -200,6 +220,24 @@ def test_the_first_failure_ends_the_loop_with_its_own_error() -> None:
 
     assert isinstance(caught.value.__cause__, OSError)
     assert 30 not in stations.trained
+
+
+def test_a_step_that_waits_for_stragglers_scores_what_it_has() -> None:
+    stations = Simulated(0, straggler_rate=0.2, drop_rate=0.2)
+
+    run(stations, max_lag=1, last=100)
+
+    early = [len(ahead) for ahead in stations.ahead_of.values()]
+    assert len(early) == 100
+    assert sum(early) > 100
+    assert max(early) == 4  # the last one too, if it comes while others are being scored
+
+
+def test_what_goes_wrong_ahead_of_a_step_ends_the_loop_at_once() -> None:
+    stations = Simulated(0, straggler_rate=0.2, fail_ahead=True)
+
+    with pytest.raises(RewardError, match="a rank died"):
+        run(stations, max_lag=1, last=100)
 
 
 def test_a_resumed_loop_starts_at_its_first_step() -> None:
