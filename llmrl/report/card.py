@@ -9,12 +9,19 @@ from llmrl import __version__
 from llmrl.recipe.schema import Recipe, Stage
 from llmrl.report.journal import EvaluationEntry
 
+FILE = "README.md"
+
+
+def has_card(folder: Path) -> bool:
+    """Whether the model in this folder is whole: its card is written last."""
+    return (folder / FILE).exists()
+
 
 def write_card(
     folder: Path, recipe: Recipe, stage: Stage, before: EvaluationEntry | None, after: EvaluationEntry | None
 ) -> Path:
     """Write ``README.md`` into the model's folder, in the form that model hubs read."""
-    path = folder / "README.md"
+    path = folder / FILE
     tables = json.dumps(stage.model_dump(mode="json", exclude_defaults=True), indent=1)
     lines = [
         "---",

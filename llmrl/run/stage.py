@@ -13,7 +13,7 @@ from llmrl.experience.credit import Memory
 from llmrl.prompts.prompt import Draw
 from llmrl.recipe.schema import Recipe
 from llmrl.report.binding import binding
-from llmrl.report.card import write_card
+from llmrl.report.card import has_card, write_card
 from llmrl.report.console import ConsoleReport
 from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import EvaluationEntry, Journal, read_journal
@@ -56,11 +56,17 @@ async def run_stage(
     stop: StopRequest,
     switchboard: Switchboard,
 ) -> StageResult:
-    """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export."""
+    """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export.
+
+    Of a stage that was done before, nothing but the result is asked for.
+    """
     stage, folder = plan.stage, plan.folder
     stop.heed(f"before stage '{stage.name}'")
     state = newest.state if newest else None
     first = state.step if state else 0
+    if first == stage.optimizer.steps and _is_done(plan):
+        console.note(f"stage {stage.name}: done before, {first} steps")
+        return _result(folder)
     console.stage(stage.name, steps=stage.optimizer.steps, done=first)
     async with hired(
         stage,
@@ -109,13 +115,24 @@ async def run_stage(
                 await trainer.save()
                 stop.heed(f"after step {trainer.taken}")
         await crew.policy("export", folder / "model")
-    written = read_journal(folder / JOURNAL)
-    if bound := binding(written.steps):
+    if bound := binding(read_journal(folder / JOURNAL).steps):
         console.note(str(bound))
-    evaluations = written.evaluations
+    result = _result(folder)
+    write_card(result.model, recipe, stage, result.before, result.after)
+    return result
+
+
+def _result(folder: Path) -> StageResult:
+    evaluations = read_journal(folder / JOURNAL).evaluations
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
-    write_card(folder / "model", recipe, stage, before, after)
     return StageResult(model=folder / "model", before=before, after=after)
+
+
+def _is_done(plan: StagePlan) -> bool:
+    """Whether everything after the last step was done too; the card is written last."""
+    after = _result(plan.folder).after
+    evaluated = after is not None and after.step == plan.stage.optimizer.steps
+    return has_card(plan.folder / "model") and (evaluated or not plan.evaluated)
 
 
 async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool, *, first: int) -> None:
