@@ -494,10 +494,13 @@ def turn_of(rollout: Rollout) -> int:
     return turn
 
 
-def branched(tokenizer: Tokenizer, seed: int, **options: int) -> tuple[Conversation, tuple[Rollout, ...]]:
+def branched(
+    tokenizer: Tokenizer, seed: int, *, per_prompt: int, branches: int = 1, opponents: int = 0
+) -> tuple[Conversation, tuple[Rollout, ...]]:
     engine = Speaker(say=babble, stop_ids=tokenizer.stop_ids)
     conversation = talk(engine, tokenizer, Script(lines=["what", "is", "two"]), "hello", seeds=(seed,))
-    return conversation, asyncio.run(converse(conversation, **options))
+    made = converse(conversation, per_prompt=per_prompt, branches=branches, opponents=opponents)
+    return conversation, asyncio.run(made)
 
 
 @pytest.mark.parametrize("seed", range(10))
