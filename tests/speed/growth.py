@@ -5,7 +5,8 @@
 Groups go the way they go in a run: through the pool to engines in processes of their own and back, through
 the rewards, into columns and the object store. The engines take a fixed time that costs no CPU, so the CPU
 time of all processes is what is left; of a sync it includes the policy's, which gathers and writes once. A
-row is the slope of the logarithm of that time against that of the size: 1 is linear.
+row is the slope of the logarithm of that time against that of the size: 1 is linear. The last row is what one
+more engine adds to a sync over what it adds to a round of calls that do nothing: Ray's own price of a call.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from llmrl.cluster.actor import share
+from llmrl.cluster.actor import gathered, share
 from llmrl.cluster.connection import connect
 from llmrl.experience.columns import Columns
 from llmrl.plan.measure import Laboratory, laboratory, made_up
@@ -30,12 +31,14 @@ from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.pool import Answer, EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
-from tests.speed.compare import Row, cpu_seconds
+from tests.speed.compare import Row, WrongResultError, cpu_seconds
 from tests.speed.model import build_model, stage_for
 
 PROMPTS, LENGTHS, ENGINES = (64, 128, 256, 512, 1024), (31, 62, 124, 248, 496), (1, 2, 4, 8)
 FEW, SHORT, PER_PROMPT, PROMPT_TOKENS = 128, 31, 4, 16
 """What holds still while another size grows."""
+IN_A_ROW, CALLS = 5, 50
+"""Syncs, and rounds of empty calls, that are measured together: CPU time comes in hundredths of a second."""
 
 
 def recipe_for(model: Path) -> Recipe:
@@ -65,10 +68,18 @@ class Flow:
         share(Columns.of([made_up(group) for group in groups]))
 
     async def sync(self, *, engines: int) -> None:
-        """New weights for some of the engines."""
+        """New weights for some of the engines, and more of them, and more."""
         crew = replace(self.room.crew, engines=self.room.crew.engines[:engines])
-        self.room.version += 1
-        await crew.publish(crew.post(self.room.version))
+        for _ in range(IN_A_ROW):
+            self.room.version += 1
+            await crew.publish(crew.post(self.room.version))
+
+    async def call(self, *, engines: int) -> None:
+        """Rounds of calls to some of the engines that do nothing."""
+        crew = self.room.crew
+        for _ in range(CALLS):
+            asked = [engine.send("machine") for engine in crew.engines[:engines]]
+            await gathered(asked, deadline_s=crew.deadline_s)
 
     async def _judged(self, pool: EnginePool, draw: Draw, sampling: Sampling) -> RolloutGroup:
         group = await pool.generate(draw, sampling)
@@ -84,10 +95,10 @@ class Flow:
         return answer
 
 
-async def slope(
-    sizes: Sequence[int], work: Callable[[int], Awaitable[None]], *, rounds: int, unit: float = 1.0
-) -> tuple[float, float]:
-    """Of log CPU seconds against log size, and the milliseconds of the largest size per ``unit``."""
+async def seconds_of(
+    sizes: Sequence[int], work: Callable[[int], Awaitable[None]], *, rounds: int
+) -> list[float]:
+    """Median CPU seconds of the work in each size."""
     seconds: dict[int, list[float]] = {size: [] for size in sizes}
     for size in sizes:
         await work(size)
@@ -96,8 +107,17 @@ async def slope(
             before = cpu_seconds()
             await work(size)
             seconds[size].append(cpu_seconds() - before)
-    medians = [statistics.median(seconds[size]) for size in sizes]
-    return float(np.polyfit(np.log(sizes), np.log(medians), 1)[0]), 1e3 * medians[-1] / unit
+    return [statistics.median(seconds[size]) for size in sizes]
+
+
+def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
+    """Of log seconds against log size."""
+    return float(np.polyfit(np.log(sizes), np.log(seconds), 1)[0])
+
+
+def each(sizes: Sequence[int], seconds: Sequence[float]) -> float:
+    """Seconds that one more adds."""
+    return float(np.polyfit(sizes, seconds, 1)[0])
 
 
 async def measured_rows(pairs: int, folder: Path) -> list[Row]:
@@ -115,44 +135,39 @@ async def measured_rows(pairs: int, folder: Path) -> list[Row]:
 
 
 async def _slopes(flow: Flow, *, rounds: int) -> list[Row]:
-    many, few = max(PROMPTS) * PER_PROMPT, FEW * PER_PROMPT
-    wanted: list[tuple[str, Sequence[int], Callable[[int], Awaitable[None]], float, float]] = [
+    few = FEW * PER_PROMPT
+    wanted: list[tuple[str, Sequence[int], Callable[[int], Awaitable[None]], int]] = [
         (
-            f"prompts {PROMPTS[0]}-{PROMPTS[-1]}",
+            "prompts",
             PROMPTS,
             lambda size: flow.step(prompts=size, tokens=SHORT, engines=1),
-            many,
-            1.05,
+            max(PROMPTS) * PER_PROMPT,
         ),
-        (
-            f"tokens {LENGTHS[0]}-{LENGTHS[-1]}",
-            LENGTHS,
-            lambda size: flow.step(prompts=FEW, tokens=size, engines=1),
-            few,
-            1.05,
-        ),
-        (
-            f"engines {ENGINES[0]}-{ENGINES[-1]}",
-            ENGINES,
-            lambda size: flow.step(prompts=FEW, tokens=SHORT, engines=size),
-            few,
-            1.05,
-        ),
-        (
-            f"sync to engines {ENGINES[0]}-{ENGINES[-1]}",
-            ENGINES,
-            lambda size: flow.sync(engines=size),
-            1,
-            0.1,
-        ),
+        ("tokens", LENGTHS, lambda size: flow.step(prompts=FEW, tokens=size, engines=1), few),
+        ("engines", ENGINES, lambda size: flow.step(prompts=FEW, tokens=SHORT, engines=size), few),
     ]
     made: list[Row] = []
-    for name, sizes, work, unit, target in wanted:
-        found, each = await slope(sizes, work, rounds=rounds, unit=unit)
-        of = "a response" if unit > 1 else "a sync"
-        what = f"log-log slope, CPU time against {name} ({each:.2f} ms for {of} at the largest)"
-        made.append(Row(what=what, ratios=[found], target=target, at_most=True))
-    return made
+    for name, sizes, work, responses in wanted:
+        found = await seconds_of(sizes, work, rounds=rounds)
+        largest = f"{1e3 * found[-1] / responses:.2f} ms for a response at the largest"
+        made.append(_row(f"{name} {sizes[0]}-{sizes[-1]} ({largest})", slope(sizes, found), target=1.05))
+    syncs = await seconds_of(ENGINES, lambda size: flow.sync(engines=size), rounds=rounds)
+    calls = await seconds_of(ENGINES, lambda size: flow.call(engines=size), rounds=rounds)
+    largest = f"{1e3 * syncs[-1] / IN_A_ROW:.0f} ms for a sync at the largest"
+    sync_ms, call_ms = 1e3 * each(ENGINES, syncs) / IN_A_ROW, 1e3 * each(ENGINES, calls) / CALLS
+    if min(sync_ms, call_ms) <= 0:
+        raise WrongResultError("one more engine cost no time: repeat this on an idle machine")
+    empty = f"CPU time of one more engine in a sync over an empty call to it ({call_ms:.1f} ms)"
+    return [
+        *made,
+        _row(f"sync to engines {ENGINES[0]}-{ENGINES[-1]} ({largest})", slope(ENGINES, syncs), target=0.1),
+        Row(what=empty, ratios=[sync_ms / call_ms], target=1.25, at_most=True),
+    ]
+
+
+def _row(against: str, found: float, *, target: float) -> Row:
+    what = f"log-log slope, CPU time against {against}"
+    return Row(what=what, ratios=[found], target=target, at_most=True)
 
 
 def rows(pairs: int) -> list[Row]:
