@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from llmrl.batches.step import Step
+from llmrl.errors import TrainingError
 from llmrl.policy.step import Known
 
 Slices = tuple[Tensor, ...]
@@ -18,7 +19,7 @@ class Ahead:
         self._scores: dict[int, Slices] = {}
 
     def keep(self, step: Step, known: Known) -> None:
-        """Remember what is known of every group of ``step``, of which there will be more."""
+        """Remember what is known of these groups; others of the same step may come."""
         for group, ordinal in enumerate(step.ordinals):
             here = step.trained_of(group)
             self._scores[ordinal] = tuple(column[here] for column in _columns(known))
@@ -28,12 +29,22 @@ class Ahead:
         return [group for group, ordinal in enumerate(step.ordinals) if ordinal not in self._scores]
 
     def fill(self, step: Step, known: Known) -> None:
-        """Write into what is known of the others."""
+        """Write into what is known of the others.
+
+        Raises:
+            TrainingError: a group has other tokens now.
+        """
         for group, ordinal in enumerate(step.ordinals):
-            if (scores := self._scores.get(ordinal)) is not None:
-                here = step.trained_of(group)
-                for column, part in zip(_columns(known), scores, strict=False):
-                    column[here] = part
+            if (scores := self._scores.get(ordinal)) is None:
+                continue
+            here = step.trained_of(group)
+            for column, part in zip(_columns(known), scores, strict=False):
+                if column[here].shape != part.shape:
+                    raise TrainingError(
+                        f"draw {ordinal}: {part.numel()} tokens were scored ahead of the step, which has "
+                        f"{column[here].numel()} of it; its pairing must choose the same ones every time."
+                    )
+                column[here] = part
 
     def clear(self) -> None:
         """The weights are others now."""

@@ -22,7 +22,9 @@ from llmrl.experience.columns import Columns
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.policy.ahead import Ahead
 from llmrl.policy.attic import Attic
+from llmrl.policy.cut import Cut
 from llmrl.policy.gather import gathered
+from llmrl.policy.heap import keep_freed_memory
 from llmrl.policy.learning_rate import learning_rate
 from llmrl.policy.model import load_model, prepare_model, save_model
 from llmrl.policy.probe import probe_experience
@@ -31,7 +33,7 @@ from llmrl.policy.step import Forward, Known, Learner, Update
 from llmrl.policy.tensors import Piece, adapter_pieces, pieces
 from llmrl.policy.ulysses import Ulysses
 from llmrl.policy.zero import Meeting, Zero, join_group
-from llmrl.prompts.seeds import derive_seed, shuffled
+from llmrl.prompts.seeds import derive_seed
 from llmrl.recipe.schema import Model, Stage
 from llmrl.registry import load_plugins
 from llmrl.weights.broadcast import BroadcastStore
@@ -70,6 +72,8 @@ class PolicyWorker:
     def start(self, address: str) -> None:
         """Meet the other ranks, then load and shard the model."""
         load_plugins(self._plugins)
+        if self._device == "cpu":
+            keep_freed_memory()
         join_group(
             address,
             rank=self._rank,
@@ -87,8 +91,16 @@ class PolicyWorker:
         sharers = stage.policy.sequence_parallel
         self._ulysses = Ulysses(sharers) if sharers > 1 else None
         scorer = Scorer(load_model(Path(str(stage.model.path)), stage.model), self._ulysses)
-        self._vocabulary, self._work = scorer.vocabulary, scorer.work
+        self._vocabulary, work = scorer.vocabulary, scorer.work
         self._zero = Zero(scorer, stage, device=self._device)
+        self._cut = Cut(
+            policy=stage.policy,
+            optimizer=stage.optimizer,
+            rank=self._rank,
+            seed=self._seed,
+            work=work,
+            device=self._zero.device,
+        )
         # What the dataset wrote has no sampling temperature.
         self._temperature = stage.rollouts.temperature if self._algorithm.online else 1.0
         self._frozen = self._loaded_again() if "reference" in self._algorithm.reads else None
@@ -108,7 +120,7 @@ class PolicyWorker:
         self._zero.train(True)
         some, table = Step(columns), self._stage.optimizer
         old = self._learner.needs_old(table.minibatches * table.epochs)
-        share = self._share_of(some, range(some.groups))
+        share = self._cut.share(some, range(some.groups))
         self._ahead.keep(some, self._learner.scan(share, tokens=some.tokens, old=old))
 
     def update(self, columns: Columns, step: int) -> dict[str, float]:
@@ -119,11 +131,11 @@ class PolicyWorker:
             budget=self._stage.rollouts.max_tokens,
             noise_seed=derive_seed(self._seed, "noise", step) if "noise" in self._algorithm.reads else None,
         )
-        parts = self._parts(numbered.groups, step)
-        share = self._share_of(numbered, range(numbered.groups))
+        parts = self._cut.parts(numbered.groups, step=step)
+        share = self._cut.share(numbered, range(numbered.groups))
         known = self._known(numbered, share, old=self._learner.needs_old(len(parts)))
         if self._algorithm.shaping:
-            known = self._learner.shaped(self._whole(numbered, range(numbered.groups)), known)
+            known = self._learner.shaped(self._cut.whole(numbered, range(numbered.groups)), known)
         updates = [self._update(numbered, part, share if len(parts) == 1 else None) for part in parts]
         lr = learning_rate(self._stage.optimizer, step)
         metrics = self._learner.step(updates, known, tokens=numbered.tokens, lr=lr)
@@ -263,23 +275,10 @@ class PolicyWorker:
         """Adapters alone where there are some: the engines have all that is under them."""
         return adapter_pieces(self._zero.module.model) if self._stage.model.lora else self._pieces()
 
-    def _parts(self, groups: int, step: int) -> list[list[int]]:
-        """The groups of each update: every one once an epoch, in parts drawn from (run, step, epoch)."""
-        table = self._stage.optimizer
-        count = min(table.minibatches, max(1, groups))
-        if count == 1:
-            return [list(range(groups))] * table.epochs
-        parts: list[list[int]] = []
-        for epoch in range(table.epochs):
-            seed = derive_seed(self._seed, "minibatches", step, epoch)
-            order = sorted(range(groups), key=lambda group: shuffled(group, size=groups, seed=seed))
-            parts += [sorted(order[part::count]) for part in range(count)]
-        return parts
-
     def _known(self, step: Step, share: list[Collated], *, old: bool) -> Known:
         """The scores of all groups, of which some may have been scored ahead."""
         missing = self._ahead.missing(step)
-        rows = share if len(missing) == step.groups else self._share_of(step, missing)
+        rows = share if len(missing) == step.groups else self._cut.share(step, missing)
         known = self._learner.scan(rows, tokens=step.tokens, old=old)
         self._ahead.fill(step, known)
         return known
@@ -287,24 +286,10 @@ class PolicyWorker:
     def _update(self, step: Step, groups: Sequence[int], share: list[Collated] | None) -> Update:
         looks_at_all = self._learner.scope == "step"
         return Update(
-            microbatches=self._share_of(step, groups) if share is None else share,
-            whole=self._whole(step, groups) if looks_at_all else None,
+            microbatches=self._cut.share(step, groups) if share is None else share,
+            whole=self._cut.whole(step, groups) if looks_at_all else None,
             totals=step.totals(groups),
         )
-
-    def _whole(self, step: Step, groups: Sequence[int]) -> Collated:
-        return step.collate(step.rows(groups)).to(self._zero.device)
-
-    def _share_of(self, step: Step, groups: Sequence[int]) -> list[Collated]:
-        table = self._stage.policy
-        made = step.microbatches(
-            groups,
-            ranks=table.ranks // table.sequence_parallel,
-            rank=self._rank // table.sequence_parallel,
-            tokens_per_microbatch=table.tokens_per_microbatch,
-            work=self._work,
-        )
-        return [rows.to(self._zero.device) for rows in made]
 
     def _forward(self, temperature: float) -> Forward:
         def forward(rows: Collated) -> TokenScores:

@@ -46,7 +46,7 @@ def worker(model: Path, what: str) -> Generator[Run]:
     data = experiences()
     made._learner = replace(made._learner, scope="step" if what == "two passes" else "token")
     numbered = Step(Columns.of(data))
-    share = made._share_of(numbered, range(numbered.groups))
+    share = made._cut.share(numbered, range(numbered.groups))
 
     def run() -> Callable[[], Outcome]:
         if what == "forward":

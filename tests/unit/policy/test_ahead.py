@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from llmrl.batches.batch import TokenScores
 from llmrl.batches.step import Step
+from llmrl.errors import TrainingError
 from llmrl.experience.columns import Columns
 from llmrl.experience.offline import demonstrate, imitate
 from llmrl.policy.ahead import Ahead
@@ -72,6 +74,21 @@ def test_a_step_that_asks_for_the_reference_alone_gets_it_alone() -> None:
     assert found.old is None
     assert found.reference is not None
     assert torch.allclose(found.reference.logp, torch.tensor([0.0, -0.01, -7.0]))
+
+
+def test_a_group_that_has_other_tokens_when_it_is_trained_on_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ahead, whole = Ahead(), step_of(0, 1)
+    with monkeypatch.context() as before:
+        before.setitem(SIZES, 1, 2)
+        longer = step_of(1)
+    ahead.keep(longer, known(7.0, longer))
+
+    with pytest.raises(
+        TrainingError, match="draw 1: 2 tokens were scored ahead of the step, which has 1 of it"
+    ):
+        ahead.fill(whole, known(0.0, whole))
 
 
 def test_scores_do_not_outlive_their_weights() -> None:
