@@ -24,7 +24,8 @@ class Pairing(Protocol):
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement], /) -> Pairs | None:
         """Pairs of rollout numbers, the preferred one first.
 
-        Responses in no pair are not trained on, and a group without any pair is dropped. None: this
+        It is asked more than once, and equal arguments give equal pairs. Responses in no pair are not
+        trained on, and a group without any pair is dropped. None: this
         objective does not compare, and every response that the policy wrote is trained on. A judgement
         without a reward is never in a pair.
         """

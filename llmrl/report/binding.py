@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 from llmrl.report.journal import StepEntry
 
+BETWEEN = "judging or the weight sync"
+"""What there is besides policy and engines."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
@@ -17,8 +20,6 @@ class Binding:
     """In which the policy waited for groups, a save included."""
     engines_idle: float
     """In which an engine had nothing to do; the mean over engines."""
-    syncing: float
-    """In which weights were on their way."""
 
     @property
     def both_idle(self) -> float:
@@ -28,11 +29,10 @@ class Binding:
     @property
     def part(self) -> str:
         """What is at work for the largest share of the time; others can hide behind it."""
-        between = "the weight sync" if 2 * self.syncing > self.both_idle else "judging"
         shares = {
             "training": 1 - self.policy_idle,
             "generation": 1 - self.engines_idle,
-            between: self.both_idle,
+            BETWEEN: self.both_idle,
         }
         return max(shares, key=shares.__getitem__)
 
@@ -53,5 +53,4 @@ def binding(steps: Sequence[StepEntry]) -> Binding | None:
     return Binding(
         policy_idle=sum(one.metrics["time/wait"] for one in online) / seconds,
         engines_idle=sum(one.metrics["rollout/idle"] * one.metrics["time/step"] for one in online) / seconds,
-        syncing=sum(one.metrics.get("time/sync", 0.0) for one in online) / seconds,
     )

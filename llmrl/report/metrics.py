@@ -74,7 +74,7 @@ _TABLE: tuple[tuple[str, str, Better, str], ...] = (
     ("objective/", "1", None, "a metric of the objective itself"),
     ("time/step", "s", "down", "one whole step"),
     ("time/wait", "s", "down", "waiting for judged groups"),
-    ("time/train", "s", "down", "forward, backward and update"),
+    ("time/train", "s", "down", "forward, backward and update; what was scored ahead of the step too"),
     ("time/sync", "s", "down", "sending the weights to the engines until all of them confirm"),
     ("sync/bytes", "B", "down", "weights sent since the last step, once for all engines of a machine"),
     ("sync/changed", "fraction", None, "share of the weights' values that differ from the last version's"),

@@ -154,10 +154,10 @@ class _Loop:
                 given_up += 1  # its room stays taken until the step is published, as if it were trained
             else:
                 self.room.release()
-        if self.ahead is not None:
-            await self.ahead  # it is of this step's weights
         self.step = step + 1
         self.give_up(self.window.late(step=step))
+        if self.ahead is not None:
+            await self.ahead  # it is of this step's weights
         # In the order of the draws, so that a step does not depend on who was done first.
         return sorted(kept, key=lambda judged: judged.group.ordinal)
 

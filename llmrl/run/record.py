@@ -36,6 +36,8 @@ class _Window:
     tokens: int = 0
     dropped: int = 0
     late: int = 0
+    ahead_s: float = 0.0
+    """In which the policy scored groups before the step had all of them."""
     kept: list[Judged] = field(default_factory=list[Judged])
     """The groups of the step with all their responses, those that are not trained on included."""
     pass_rates: list[PassRate] = field(default_factory=list[PassRate])
@@ -88,6 +90,10 @@ class Record:
         if kept:
             self.window.kept.append(judged)
 
+    def scored_ahead(self, seconds: float) -> None:
+        """The policy was at work for the next step."""
+        self.window.ahead_s += seconds
+
     def late(self) -> None:
         """A group was given up, as it would have come too late."""
         self.window.late += 1
@@ -105,15 +111,15 @@ class Record:
         """One optimizer step is done; ``metrics`` is what the policy says of it."""
         now = time.monotonic()
         window, self.window = self.window, _Window(began=now)
-        whole_s = now - window.began
+        whole_s, busy_s = now - window.began, train_s + window.ahead_s
         numbers = metrics | _rewards(window.kept) | _rollouts(window.kept or experiences) | _lags(experiences)
         numbers |= {
             "groups/trained": len(experiences),
             "groups/dropped": window.dropped,
-            "policy/tokens_per_second": metrics["policy/tokens"] / train_s,
+            "policy/tokens_per_second": metrics["policy/tokens"] / busy_s,
             "time/step": whole_s,
-            "time/wait": whole_s - train_s,
-            "time/train": train_s,
+            "time/wait": whole_s - busy_s,
+            "time/train": busy_s,
             "time/sync": window.sync_s,
             "sync/bytes": window.sync_bytes,
             "memory/driver_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

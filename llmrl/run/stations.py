@@ -101,7 +101,8 @@ class Online(StageStations):
     async def score_ahead(self, judged: Sequence[Judged], /) -> None:
         """Not without lag, so that a step's numbers do not depend on who was done first."""
         if self.stage.engines.max_lag and self._scores_first:
-            while new := [one for one in judged if one.group.ordinal not in self.trainer.scored]:
+            while new := self._unscored(judged):
+                # Their credit is not known yet, and no score depends on it.
                 await self.trainer.score_ahead(
                     [self._selected(one, imitate(one.group).advantages, lag=0) for one in new]
                 )
@@ -118,10 +119,16 @@ class Online(StageStations):
 
     @property
     def _scores_first(self) -> bool:
-        """Whether steps score their responses before the first update, and can while engines generate."""
-        table, apart = self.stage.optimizer, self.stage.cluster.placement == "split"
+        """Whether steps score their responses before the first update."""
+        table = self.stage.optimizer
         old = self.algorithm.needs_old(table.minibatches * table.epochs)
-        return apart and (old or "reference" in self.algorithm.reads)
+        return old or "reference" in self.algorithm.reads
+
+    def _unscored(self, judged: Sequence[Judged]) -> list[Judged]:
+        """None once the step has all its groups, which then scores the last ones itself."""
+        if len(judged) == self.stage.prompts.per_step:
+            return []
+        return [one for one in judged if one.group.ordinal not in self.trainer.scored]
 
     def _selected(self, judged: Judged, advantages: Sequence[NDArray[np.float32]], *, lag: int) -> Experience:
         """Less the responses that are not trained on."""

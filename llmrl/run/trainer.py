@@ -54,8 +54,10 @@ class Trainer:
     async def score_ahead(self, experiences: Sequence[Experience]) -> None:
         """Have some of the next step's groups scored by every rank, whatever their credit will be."""
         self.scored |= {one.group.ordinal for one in experiences}
+        began = time.monotonic()
         with self.record.timeline.span("policy", f"score {len(experiences)} groups ahead"):
             await self.crew.policy("score_ahead", share(Columns.of(experiences)))
+        self.record.scored_ahead(time.monotonic() - began)
 
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
         """One optimizer step on every rank; what is due after it (snapshot, checkpoint) is done or queued."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llmrl.batches.step import Step
 from llmrl.experience.columns import Columns
 from llmrl.policy.worker import PolicyWorker
 from llmrl.policy.zero import join_group
@@ -48,6 +49,7 @@ def main(rank: int, ranks: int, folder: Path) -> None:
         for some in cell.get("ahead", []):
             worker.score_ahead(Columns.of([experiences[number] for number in some]))
         metrics = worker.update(Columns.of(experiences), 0)
+        assert worker._ahead.missing(Step(Columns.of(experiences))) == list(range(len(experiences)))
         worker.open_outbox(False)
         bundle = worker.weights(1)
         if bundle is not None:

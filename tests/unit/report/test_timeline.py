@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from llmrl.report.binding import binding
 from llmrl.report.journal import StepEntry
 from llmrl.report.timeline import FILE, Timeline
@@ -66,15 +64,12 @@ def test_the_side_that_the_other_waits_for_binds() -> None:
     assert str(found) == "generation binds: the policy was idle 20% of the time, the engines 2%"
 
 
-@pytest.mark.parametrize(("sync_s", "part"), [(0.1, "judging"), (1.4, "the weight sync")])
-def test_what_policy_and_engines_both_wait_for_binds(sync_s: float, part: str) -> None:
-    step = {"time/step": 4.0, "time/wait": 3.2, "rollout/idle": 0.7, "time/sync": sync_s}
+def test_what_policy_and_engines_both_wait_for_binds() -> None:
+    said = str(binding([entry(**{"time/step": 4.0, "time/wait": 3.2, "rollout/idle": 0.7})]))
 
-    said = str(binding([entry(**step)]))
-
-    assert (
-        said
-        == f"{part} binds: the policy was idle 80% of the time, the engines 70%, both at once at least 50%"
+    assert said == (
+        "judging or the weight sync binds: the policy was idle 80% of the time, the engines 70%, "
+        "both at once at least 50%"
     )
 
 

@@ -239,6 +239,8 @@ def test_what_goes_wrong_ahead_of_a_step_ends_the_loop_at_once() -> None:
     with pytest.raises(RewardError, match="a rank died"):
         run(stations, max_lag=1, last=100)
 
+    assert stations.trained == []
+
 
 def test_a_resumed_loop_starts_at_its_first_step() -> None:
     stations = Simulated(2)

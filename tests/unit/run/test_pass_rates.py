@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,6 @@ from llmrl.experience.experience import Experience
 from llmrl.prompts.pass_rates import read_pass_rates
 from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Choice, Evaluation, Optimizer, Prompts, Report, Reward, Source, Stage
-from llmrl.report.console import ConsoleReport
-from llmrl.report.journal import Journal
-from llmrl.report.timeline import Timeline
-from llmrl.report.trackers import Trackers
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.run.loop import Judged
@@ -52,7 +49,7 @@ def judged(row: int, *scores: float | None, opponents: int = 0) -> Judged:
 
 @pytest.mark.parametrize(("reward", "rates"), [(None, [0.5, 1.0, 0.0]), ("short", [1.0, 1.0, 1.0])])
 def test_every_group_leaves_its_share_of_solved_responses(
-    tmp_path: Path, reward: str | None, rates: list[float]
+    tmp_path: Path, make_record: Callable[..., Record], reward: str | None, rates: list[float]
 ) -> None:
     stage = Stage(
         prompts=Prompts(sources=(Source(task="digit_sum", rows=3),)),
@@ -69,24 +66,10 @@ def test_every_group_leaves_its_share_of_solved_responses(
         advantages=(np.zeros(2, np.float32),) * 3,
         lag=0,
     )
-    with (
-        ConsoleReport() as console,
-        Journal(tmp_path) as journal,
-        Trackers((), run_name="r", folder=tmp_path, options={}) as trackers,
-    ):
-        record = Record(
-            stage=stage,
-            folder=tmp_path,
-            journal=journal,
-            console=console,
-            trackers=trackers,
-            timeline=Timeline(tmp_path, steps=0),
-            decode=str,
-            pool=None,
-        )
-        for number, group in enumerate(groups):
-            record.judged(group, kept=number == 0)  # what is dropped counts like the rest
-        record.stepped(0, [experience], {"policy/tokens": 6.0}, train_s=1.0)
+    record = make_record(stage)
+    for number, group in enumerate(groups):
+        record.judged(group, kept=number == 0)  # what is dropped counts like the rest
+    record.stepped(0, [experience], {"policy/tokens": 6.0}, train_s=1.0)
 
     found = read_pass_rates(tmp_path / "pass_rates.jsonl", key="s")
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from llmrl.experience.experience import Experience
 from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Report, Reward, Scoring, Source, Stage
-from llmrl.report.console import ConsoleReport
-from llmrl.report.journal import Journal, read_journal
-from llmrl.report.timeline import Timeline
-from llmrl.report.trackers import Trackers
+from llmrl.report.journal import read_journal
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
@@ -47,33 +46,18 @@ def imitated() -> Experience:
     return Experience(group=group, judgements=(), advantages=(np.zeros(2, np.float32),), lag=0)
 
 
-async def test_a_step_has_the_rates_of_what_was_judged_since_the_last_one(tmp_path: Path) -> None:
+async def test_a_step_has_the_rates_of_what_was_judged_since_the_last_one(
+    tmp_path: Path, make_record: Callable[..., Record]
+) -> None:
     scorer = Scorer(STAGE.rewards, Scoring(), ())
-    with (
-        ConsoleReport() as console,
-        Journal(tmp_path) as journal,
-        Trackers((), run_name="r", folder=tmp_path, options={}) as trackers,
-    ):
-        record = Record(
-            stage=STAGE,
-            folder=tmp_path,
-            journal=journal,
-            console=console,
-            trackers=trackers,
-            timeline=Timeline(tmp_path, steps=0),
-            decode=str,
-            pool=None,
-            scorer=scorer,
-        )
-        try:
-            await scorer.start()
-            await scorer.judge(
-                [sample("# 5", "5"), sample("# 6", "5"), sample("# 5", None), sample("# 1", None)]
-            )
-            record.stepped(0, [imitated()], {"policy/tokens": 2.0}, train_s=1.0)
-            record.stepped(1, [imitated()], {"policy/tokens": 2.0}, train_s=1.0)
-        finally:
-            await scorer.close()
+    record = make_record(STAGE, scorer)
+    try:
+        await scorer.start()
+        await scorer.judge([sample("# 5", "5"), sample("# 6", "5"), sample("# 5", None), sample("# 1", None)])
+        record.stepped(0, [imitated()], {"policy/tokens": 2.0}, train_s=1.0)
+        record.stepped(1, [imitated()], {"policy/tokens": 2.0}, train_s=1.0)
+    finally:
+        await scorer.close()
 
     first, second = (entry.metrics for entry in read_journal(tmp_path / "metrics.jsonl").steps)
 
@@ -82,3 +66,19 @@ async def test_a_step_has_the_rates_of_what_was_judged_since_the_last_one(tmp_pa
     assert first["judgement/seconds_p50/right"] <= first["judgement/seconds_max/right"] < 10
     assert first["judgement/restarts"] == 0
     assert not [name for name in second if name.startswith("judgement/")]
+
+
+def test_what_is_scored_ahead_of_a_step_is_work_of_that_step_alone(
+    tmp_path: Path, make_record: Callable[..., Record]
+) -> None:
+    record = make_record(STAGE)
+    record.scored_ahead(1.5)
+    record.scored_ahead(1.0)
+    record.stepped(0, [imitated()], {"policy/tokens": 6.0}, train_s=0.5)
+    record.stepped(1, [imitated()], {"policy/tokens": 6.0}, train_s=0.5)
+
+    first, second = (entry.metrics for entry in read_journal(tmp_path / "metrics.jsonl").steps)
+
+    assert (first["time/train"], second["time/train"]) == (3.0, 0.5)
+    assert (first["policy/tokens_per_second"], second["policy/tokens_per_second"]) == (2.0, 12.0)
+    assert first["time/wait"] == pytest.approx(first["time/step"] - 3.0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import cast
 
@@ -12,10 +12,6 @@ import pytest
 
 from llmrl.cluster.actor import Actor
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
-from llmrl.report.console import ConsoleReport
-from llmrl.report.journal import Journal
-from llmrl.report.timeline import Timeline
-from llmrl.report.trackers import Trackers
 from llmrl.run.checkpoint import Checkpoints, RunState, read_state
 from llmrl.run.crew import Crew
 from llmrl.run.ledger import Ledger
@@ -51,28 +47,13 @@ class SlowDisk(Checkpoints):
 
 
 @pytest.fixture
-def trainer(tmp_path: Path) -> Generator[Trainer]:
-    with (
-        ConsoleReport() as console,
-        Journal(tmp_path) as journal,
-        Ledger(tmp_path / "ledger.jsonl") as ledger,
-        Trackers((), run_name="r", folder=tmp_path, options={}) as trackers,
-    ):
-        record = Record(
-            stage=STAGE,
-            folder=tmp_path,
-            journal=journal,
-            console=console,
-            trackers=trackers,
-            timeline=Timeline(tmp_path, steps=0),
-            decode=str,
-            pool=None,
-        )
+def trainer(tmp_path: Path, make_record: Callable[..., Record]) -> Generator[Trainer]:
+    with Ledger(tmp_path / "ledger.jsonl") as ledger:
         yield Trainer(
             stage=STAGE,
             crew=Crew(engines=(), ranks=[cast("Actor", Rank())], roles={}, turns=Apart(), deadline_s=5),
             ledger=ledger,
-            record=record,
+            record=make_record(STAGE),
             checkpoints=SlowDisk(tmp_path / "checkpoints", keep=2, ranks=1),
             fingerprint="d1",
             tables={},
