@@ -143,18 +143,34 @@ class Architecture:
         """KV cache of one token, with ``width`` bytes a number."""
         return 2 * self.layers * self.kv_heads * self.head_size * width
 
+    def kv_bytes_on(self, devices: int, width: int) -> float:
+        """The part of it on each of the devices that share an engine: a KV head is copied, never cut."""
+        return self.kv_bytes(width) * max(1, self.kv_heads / devices) / self.kv_heads
+
     def forward_flops(self, tokens: float, squares: float) -> float:
         """Of one pass over sequences with so many tokens in all, and so large a sum of squared lengths."""
         attention = 2 * self.layers * self.heads * self.head_size * squares
         return 2 * self.matrices * tokens + attention
 
     def adapter_parameters(self, lora: Lora) -> int:
-        """Weights of low-rank adapters on the named projections, or on all linear layers but the head."""
+        """Weights of low-rank adapters on the named projections, or on all linear layers but the head.
+
+        Raises:
+            ModelError: a target that is no projection of a layer.
+        """
         d, q, kv, f = self.hidden, self.heads * self.head_size, self.kv_heads * self.head_size, self.inner
         shapes = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d)}
         shapes |= {"gate_proj": (d, f), "up_proj": (d, f), "down_proj": (f, d)}
-        named = shapes if lora.targets == ("all-linear",) else lora.targets
-        return self.layers * sum(lora.rank * sum(shapes[name]) for name in named if name in shapes)
+        fused = {"qkv_proj": (d, q + 2 * kv), "gate_up_proj": (d, 2 * f)}
+        every = lora.targets == ("all-linear",)
+        named = shapes if every else {target.rpartition(".")[2] for target in lora.targets}
+        shapes |= fused
+        if unknown := sorted(set(named) - shapes.keys()):
+            raise ModelError(
+                f"model.lora.targets: the plan cannot count the adapters of {shown(unknown[0])}; "
+                f"it knows {', '.join(shapes)}."
+            )
+        return self.layers * sum(lora.rank * sum(shapes[name]) for name in named)
 
 
 def read_architecture(model: Model, *, config: Path | None = None) -> Architecture:

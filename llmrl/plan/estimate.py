@@ -76,7 +76,7 @@ def estimate(job: Job, placement: Placement) -> Estimate:
     swap = swap_of(workload, placement, rates)
     return Estimate(
         placement=placement,
-        placed=machines.hold(placement.widths(generates=bool(workload.generated))),
+        placed=machines.hold(placement.widths()),
         needs=tuple(needs),
         cache=cache,
         slots=held,

@@ -260,7 +260,7 @@ def _decode_rates(job: Job, place: Placement, decode: NDArray[np.float64]) -> di
         "decode": rates.decode * max(1.0, products / t1),
         "step_s": max(0.0, t0 - weights),
         "sequence_s": max(0.0, t1 - products),
-        "cache": shape.kv_bytes(job.workload.width) / (tp * t2),
+        "cache": shape.kv_bytes_on(tp, job.workload.width) / t2,
         "prefill": 2 * shape.matrices / (tp * prefill),
     }
 

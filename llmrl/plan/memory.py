@@ -113,16 +113,17 @@ def _backward(workload: Workload, placement: Placement, held: float, *, gpu: boo
 def _updating(workload: Workload, placement: Placement, owned: float) -> dict[str, Figure]:
     """The same while it updates so many parameters: ZeRO flattens gradients, then copies them to float32.
 
-    ZeRO 3, and 2 in bfloat16, have them flat and in float32 already.
+    ZeRO 3, and 2 in bfloat16, have them flat and in float32 already; without ZeRO they are copied only.
     """
     w, trained = workload.width, workload.adapters or workload.architecture.parameters
     flattens = placement.zero_stage == 1 or (placement.zero_stage == 2 and w == 4)
-    if not flattens or placement.offload != "none":
+    copies = w < 4 and placement.zero_stage < 2
+    if not (flattens or copies) or placement.offload != "none":
         return {}
     return {
         "gradients": _bytes("w P / W", w * owned, w=w, P=trained),
-        "flat gradients": _bytes("w P / W", w * owned, w=w, P=trained),
-        "float32 gradients": _bytes("4 P / W", 4 * owned if w < 4 else 0, P=trained),
+        "flat gradients": _bytes("w P / W", w * owned if flattens else 0, w=w, P=trained),
+        "float32 gradients": _bytes("4 P / W", 4 * owned if copies else 0, P=trained),
     }
 
 
@@ -184,14 +185,18 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
             sequences=placement.max_sequences,
             V=shape.vocabulary,
         ),
+        "opponent": _bytes(
+            "w P, not shared", w * shape.parameters if workload.opposed else 0, w=w, P=shape.parameters
+        ),
         "one response": _bytes(
             "context kv / tp",
-            context * _kv_per_gpu(workload, tp),
+            context * shape.kv_bytes_on(tp, w),
             context=context,
             kv=shape.kv_bytes(w),
             tp=tp,
         ),
     }
+    parts = {name: part for name, part in parts.items() if part.value}
     limit = _limit(placement, machines)
     if gpu:
         left = RESIDUE + _copies(workload, placement, gpu=gpu).value if placement.shared else 0
@@ -213,19 +218,14 @@ def slots(cache: Figure, workload: Workload, placement: Placement) -> Figure:
     """B, responses that one engine can generate at once."""
     lengths, p = workload.lengths, workload.prompt_tokens
     context = p + lengths.square / (2 * lengths.mean)
-    held = cache.value / _kv_per_gpu(workload, placement.tensor_parallel) / context
+    token = workload.architecture.kv_bytes_on(placement.tensor_parallel, workload.width)
+    held = cache.value / token / context
     return Figure(
         value=min(placement.max_sequences, held),
         unit="responses",
         formula="min(engines.max_sequences, cache / (kv c / tp)), c = p + r2 / (2 r)",
         inputs={"max": placement.max_sequences, "cache": cache.value, "c": context},
     )
-
-
-def _kv_per_gpu(workload: Workload, tp: int) -> float:
-    """Bytes of one token; a KV head is never cut in two."""
-    shape = workload.architecture
-    return shape.kv_bytes(workload.width) * max(1, shape.kv_heads / tp) / shape.kv_heads
 
 
 def _limit(placement: Placement, machines: Machines) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llmrl.objectives.algorithm import Algorithm
+from llmrl.recipe.roles import asked_roles
 from llmrl.recipe.schema import Stage
 
 
@@ -13,6 +15,7 @@ class Placement:
     """What a stage says about processes, apart from what they compute."""
 
     engines: int
+    """0 where nothing is generated, neither to train on nor to evaluate."""
     tensor_parallel: int
     ranks: int
     zero_stage: int
@@ -45,9 +48,9 @@ class Placement:
         generating = self.engines * self.tensor_parallel
         return self.roles + (max(generating, self.ranks) if self.shared else generating + self.ranks)
 
-    def widths(self, *, generates: bool) -> list[int]:
+    def widths(self) -> list[int]:
         """Devices that must be on one node together: of an engine, of a role, or one of a rank alone."""
-        engines = [self.tensor_parallel] * (self.engines if generates else 0)
+        engines = [self.tensor_parallel] * self.engines
         alone = max(0, self.ranks - sum(engines)) if self.shared else self.ranks
         return [*engines, *self.role_widths, *[1] * alone]
 
@@ -81,10 +84,12 @@ class Placement:
 
 
 def placement_of(stage: Stage) -> Placement:
-    """What a recipe's stage says."""
+    """What a recipe's stage says; its plugins must have been imported."""
     engines, policy = stage.engines, stage.policy
+    generates = Algorithm.of(stage).online or bool(stage.evaluation.sources)
+    asked = asked_roles(stage).values()
     return Placement(
-        engines=engines.count,
+        engines=engines.count if generates else 0,
         tensor_parallel=engines.tensor_parallel,
         ranks=policy.ranks,
         zero_stage=policy.zero_stage,
@@ -99,5 +104,5 @@ def placement_of(stage: Stage) -> Placement:
         bucket_mib=stage.weights.bucket_mib,
         shared=stage.cluster.placement == "shared",
         broadcast=stage.weights.transport == "broadcast",
-        role_widths=tuple(role.tensor_parallel for role in stage.roles.values() for _ in range(role.count)),
+        role_widths=tuple(role.tensor_parallel for role in asked for _ in range(role.count)),
     )

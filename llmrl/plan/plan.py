@@ -181,6 +181,8 @@ def _counted(place: Placement) -> str:
     others = f" + {place.roles} of roles" if place.roles else ""
     if place.shared:
         return f"policy.ranks = {place.ranks}{others} = {place.devices}"
+    if not place.engines:
+        return f"policy.ranks = {place.ranks}{others} = {place.devices}"
     return (
         f"engines.count x engines.tensor_parallel + policy.ranks = {place.engines} x "
         f"{place.tensor_parallel} + {place.ranks}{others} = {place.devices}"
@@ -190,6 +192,8 @@ def _counted(place: Placement) -> str:
 def _fewer(place: Placement) -> str:
     if place.shared:
         return "lower policy.ranks and engines.count, or add GPUs"
+    if not place.engines:
+        return "lower policy.ranks, or add GPUs"
     return "lower one of them, share them with cluster.placement = 'shared', or add GPUs"
 
 

@@ -106,7 +106,7 @@ def generation_of(
         + rates.step_s
         + reduces * rates.reduce_s * (1 if within else 3),
         t1=products / (chosen * rates.decode) + rates.sequence_s + reduces * moved,
-        t2=shape.kv_bytes(workload.width) / (tp * rates.cache),
+        t2=shape.kv_bytes_on(tp, workload.width) / rates.cache,
         prefill=prompts * workload.prompt_tokens * products / (chosen * rates.prefill),
     )
 

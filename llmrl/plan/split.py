@@ -76,7 +76,8 @@ def _widths(job: Job) -> list[int]:
 
 
 def _lowest_stage(job: Job, placement: Placement) -> Estimate | None:
-    for stage in range(min(1, placement.zero_stage), 4):
+    lowest = {"none": min(1, placement.zero_stage), "cpu": 1, "nvme": 3}[placement.offload]
+    for stage in range(lowest, 4):
         made = estimate(job, replace(placement, zero_stage=stage))
         if made.fits:
             return made
@@ -95,7 +96,7 @@ def _ways(job: Job, start: Placement) -> dict[str, list[Way]]:
         ],
         "share": [({"gpu_share": 0.95}, "engines.gpu_memory_utilization = 0.95")],
         "width": [_widened(start, width) for width in wider],
-        "offload": [({"offload": "cpu"}, 'policy.offload = "cpu"')],
+        "offload": [_offloaded(start)],
         "sequences": [
             ({"sequence_parallel": ranks}, f"policy.sequence_parallel = {ranks}")
             for ranks in _sharers(job, start)
@@ -110,6 +111,12 @@ def _sharers(job: Job, start: Placement) -> Iterator[int]:
     for ranks in job.workload.architecture.shares:
         if start.sequence_parallel < ranks <= most and start.ranks % ranks == 0:
             yield ranks
+
+
+def _offloaded(start: Placement) -> Way:
+    if start.zero_stage:
+        return {"offload": "cpu"}, 'policy.offload = "cpu"'
+    return {"offload": "cpu", "zero_stage": 1}, 'policy.offload = "cpu" (with policy.zero_stage = 1)'
 
 
 def _widened(start: Placement, width: int) -> Way:

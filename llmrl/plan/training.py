@@ -111,20 +111,27 @@ def _update(workload: Workload, placement: Placement, rates: Rates) -> Figure:
 
 def _talk(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Figure:
     ranks, passes = placement.ranks, microbatches(workload, placement)
-    moved = {0: 2, 1: 2, 2: passes + 1, 3: 3 * passes}[placement.zero_stage]
     speed = rates.link if ranks <= machines.per_node else rates.network
-    size = workload.width * trained_parameters(workload)
+    trained = workload.width * trained_parameters(workload)
+    # ZeRO 3 gathers every weight for each forward and each backward pass, frozen ones too.
+    gathers = {0: 1, 1: 1, 2: 1, 3: 2 * passes}[placement.zero_stage]
+    gathered = workload.width * workload.architecture.parameters if placement.zero_stage == 3 else trained
+    reductions = passes if placement.zero_stage >= 2 else 1
     exchanged = _exchanged(workload, placement)
     near = rates.link if placement.sequence_parallel <= machines.per_node else rates.network
     return Figure(
-        value=workload.updates * moved * size * (ranks - 1) / ranks / speed + exchanged / near,
+        value=workload.updates * (gathers * gathered + reductions * trained) * (ranks - 1) / ranks / speed
+        + exchanged / near,
         unit="s",
-        formula="updates times w P (W - 1) / W / speed" + (" + exchanged / near" if exchanged else ""),
+        formula="updates (gathers w P + reductions w trained) (W - 1) / W / speed"
+        + (" + exchanged / near" if exchanged else ""),
         inputs={
             "updates": workload.updates,
-            "times": moved,
+            "gathers": gathers,
+            "reductions": reductions,
             "A": passes,
-            "w P": size,
+            "w P": gathered,
+            "w trained": trained,
             "W": ranks,
             "speed": speed,
         }

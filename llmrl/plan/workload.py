@@ -36,6 +36,8 @@ class Workload:
     """Optimizer updates of a step."""
     scores_old: bool = False
     scores_reference: bool = False
+    opposed: bool = False
+    """Whether an engine has the frozen reference beside the policy, for an opponent."""
     scans: float = 0.0
     """Further forward passes over the step, for an objective of scope ``step``."""
     recomputes: bool = False
@@ -82,6 +84,7 @@ def workload_of(
 
     Raises:
         RecipeError: an unknown objective, or an option that it refuses.
+        ModelError: adapters that the plan cannot count.
     """
     algorithm, optimizer = Algorithm.of(stage), stage.optimizer
     numbers, opponent = stage_arithmetic(stage), algorithm.bundle.opponent
@@ -102,6 +105,7 @@ def workload_of(
         updates=updates,
         scores_old=algorithm.needs_old(updates),
         scores_reference="reference" in algorithm.reads,
+        opposed=opponent.kind in ("reference", "mixture"),
         scans=scans,
         recomputes=stage.model.gradient_checkpointing,
         adapters=architecture.adapter_parameters(stage.model.lora) if stage.model.lora else 0,

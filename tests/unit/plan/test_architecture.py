@@ -97,6 +97,23 @@ def test_adapters_are_two_thin_matrices_beside_each_target() -> None:
     assert shape.adapter_parameters(Lora(rank=4, targets=("down_proj",))) == 24 * 4 * (4864 + 896)
 
 
+def test_targets_are_known_by_their_last_name_and_no_other_is_left_out() -> None:
+    shape = qwen("0.5B")
+    plain = shape.adapter_parameters(Lora(rank=4, targets=("q_proj",)))
+    fused = shape.adapter_parameters(Lora(rank=4, targets=("qkv_proj",)))
+
+    assert shape.adapter_parameters(Lora(rank=4, targets=("self_attn.q_proj",))) == plain
+    assert fused == 24 * 4 * (896 + 896 + 2 * 128)
+    with pytest.raises(ModelError, match=r"^model\.lora\.targets: .* of .lm_head.; it knows q_proj"):
+        shape.adapter_parameters(Lora(rank=4, targets=("q_proj", "lm_head")))
+
+
+def test_a_key_head_is_copied_where_it_cannot_be_shared() -> None:
+    shape = qwen("7B")  # four key heads
+
+    assert [shape.kv_bytes(2) / shape.kv_bytes_on(n, 2) for n in (1, 2, 4, 8)] == [1, 2, 4, 4]
+
+
 def test_an_inline_model_has_a_row_for_each_character_and_three_more() -> None:
     model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789")
 

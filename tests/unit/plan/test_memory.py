@@ -49,6 +49,18 @@ def test_in_float32_a_sharded_optimizer_keeps_a_copy_of_the_weights(
     assert sharded == 12 * work.architecture.parameters
 
 
+def test_an_update_without_zero_copies_all_gradients_to_float32(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    alone = replace(place, zero_stage=0, ranks=1, tokens_per_microbatch=64)
+    half, single = (
+        rank_needs(replace(work, dtype=dtype), alone, machines).parts for dtype in ("bfloat16", "float32")
+    )
+
+    assert half["float32 gradients"].value == 4 * work.architecture.parameters
+    assert "float32 gradients" not in single
+
+
 def test_adapters_need_states_and_the_frozen_rest_needs_none(
     work: Workload, place: Placement, machines: Machines
 ) -> None:

@@ -18,10 +18,12 @@ from llmrl.recipe.load import load_recipe
 from .conftest import QWEN
 
 ROOT = Path(__file__).resolve().parents[3]
+LARGE = ROOT / "recipes" / "gsm8k" / "qwen2.5-7b.toml"
+"""For eight GPUs, and a model that is not here."""
 SHIPPED = [
     path
     for path in sorted((ROOT / "recipes").rglob("*.toml"))
-    if "plugins = [" not in path.read_text("utf-8")
+    if "plugins = [" not in path.read_text("utf-8") and path != LARGE
 ]
 """Those with plugins register names that other tests do not expect."""
 
@@ -89,6 +91,38 @@ def test_every_shipped_recipe_is_planned(path: Path, monkeypatch: pytest.MonkeyP
 
     assert [plan.stage for plan in plans] == [stage.name for stage in recipe.stages]
     assert all(0 < plan.recipe.step_s < 60 for plan in plans)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "overrides"),
+    [(1, []), (4, ["engines.count=16", "policy.ranks=16", "prompts.per_step=256"])],
+)
+def test_the_large_recipe_fits_the_machines_that_it_is_for(
+    nodes: int, overrides: list[str], tmp_path: Path
+) -> None:
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"model_type": "qwen2", **QWEN["7B"]}))
+
+    plan = planned(LARGE, *overrides, nodes=nodes, config=config)
+
+    assert plan.recipe.placement.devices == 8 * nodes
+    assert plan.recipe.placed
+    assert 25 < plan.recipe.step_s < 70
+    rank = next(needs for needs in plan.recipe.needs if needs.role == "rank")
+    assert rank.total < 48e9
+
+
+def test_a_stage_that_generates_nothing_has_no_engines(tmp_path: Path) -> None:
+    text = RECIPE.format(model=tmp_path).replace('"grpo"', '"sft"')
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", **QWEN["1.5B"]}))
+    path = tmp_path / "sft.toml"
+    path.write_text(text)
+
+    plan = planned(path, "policy.ranks=8")
+
+    assert plan.recipe.placement.devices == 8
+    with pytest.raises(PlacementError, match=r"^policy\.ranks = 9 = 9 GPUs, and --gpus says 8; lower policy"):
+        planned(path, "policy.ranks=9")
 
 
 def test_the_workload_is_that_of_the_recipe(recipe: Path) -> None:
@@ -236,7 +270,8 @@ def test_what_no_node_or_no_head_can_hold_is_refused(
 
 def test_the_gpus_of_roles_are_not_dealt_out(recipe: Path) -> None:
     judge = 'roles.judge={ path = "judge", kind = "generate", count = 1, tensor_parallel = 2 }'
-    loaded = load_recipe(recipe, ["engines.count=2", "policy.ranks=4", judge])
+    asks = 'rewards.judge={ kind = "judge", options = { role = "judge", template = "{response}" } }'
+    loaded = load_recipe(recipe, ["engines.count=2", "policy.ranks=4", judge, asks])
 
     (plan,) = make_plan(loaded.recipe, Assumptions(gpus="8xH100"))
     with pytest.raises(PlacementError, match=r"= 2 x 1 \+ 4 \+ 2 of roles = 8 GPUs, and --gpus says 4; "):
@@ -245,6 +280,37 @@ def test_the_gpus_of_roles_are_not_dealt_out(recipe: Path) -> None:
     assert plan.best is not None
     place = plan.best.placement
     assert place.engines * place.tensor_parallel + place.ranks == 6
+
+
+def test_a_role_that_nobody_asks_has_no_gpus(recipe: Path) -> None:
+    judge = 'roles.judge={ path = "judge", kind = "generate", count = 1, tensor_parallel = 2 }'
+    loaded = load_recipe(recipe, ["engines.count=2", "policy.ranks=4", judge])
+
+    (plan,) = make_plan(loaded.recipe, Assumptions(gpus="8xH100"))
+
+    assert plan.recipe.placement.devices == 6
+
+
+def test_what_would_fit_is_what_the_recipe_may_say(recipe: Path) -> None:
+    small = ["engines.count=1", "policy.ranks=1", "policy.zero_stage=0", "policy.tokens_per_microbatch=4608"]
+
+    with pytest.raises(PlacementError) as refused:
+        planned(recipe, *small, gpus="2xL40S")
+
+    assert 'policy.offload = "cpu" (with policy.zero_stage = 1)' in str(refused.value)
+    cured = planned(recipe, *small, "policy.zero_stage=1", 'policy.offload="cpu"', gpus="2xL40S")
+    assert cured.recipe.placement.offload == "cpu"
+
+
+def test_an_opponent_takes_the_room_of_a_model_beside_the_engines(recipe: Path) -> None:
+    alone = planned(recipe)
+    opposed = planned(recipe, 'opponent={ kind = "reference" }')
+
+    assert alone.recipe.cache is not None
+    assert opposed.recipe.cache is not None
+    weights = opposed.recipe.needs[0].parts["opponent"].value
+    assert weights == opposed.job.workload.width * opposed.job.workload.architecture.parameters
+    assert alone.recipe.cache.value - opposed.recipe.cache.value == pytest.approx(weights)
 
 
 def test_a_cache_without_room_for_one_response_is_refused(recipe: Path) -> None:
