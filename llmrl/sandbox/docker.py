@@ -17,6 +17,8 @@ from llmrl.sandbox.contract import Ending, Limits, Run, try_out
 
 LONGEST_PROGRAM = 2**17 - 1
 """Bytes of an argument that Linux passes on."""
+NOT_STARTED = 125
+"""Exit status of docker where it could start no container."""
 _CLIENT_S = 30.0
 """For what docker says about itself."""
 _CHUNK = 2**16
@@ -39,6 +41,10 @@ class Docker:
         Raises:
             RewardError: one of them is missing, or runs no Python.
         """
+        self._look()
+        try_out(self, Limits(seconds=_CLIENT_S))
+
+    def _look(self) -> None:
         if shutil.which("docker") is None:
             raise RewardError("sandbox: isolation 'docker' needs docker; install it, or use 'kernel'.")
         asked = ["docker", "image", "inspect", self.image]
@@ -53,13 +59,16 @@ class Docker:
                 f"sandbox: docker has no image '{self.image}' ({found.stderr.strip()}); "
                 f"run docker pull {self.image}, or name another with the option image."
             )
-        try_out(self, Limits(seconds=_CLIENT_S))
 
     def close(self) -> None:
         """Nothing runs between two programs."""
 
     def run(self, program: str, *, stdin: str, limits: Limits) -> Run:
-        """Run a program in a container of its own; it is gone afterwards."""
+        """Run a program in a container of its own; it is gone afterwards.
+
+        Raises:
+            RewardError: docker or the image went away meanwhile.
+        """
         if len(program.encode()) > LONGEST_PROGRAM:
             return Run(ending="failed", output="", errors=f"a program longer than {LONGEST_PROGRAM} bytes")
         name = f"llmrl-{secrets.token_hex(8)}"
@@ -71,7 +80,10 @@ class Docker:
             subprocess.Popen(command, stdin=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process,
         ):
             try:
-                return _watch(process, limits)
+                run = _watch(process, limits)
+                if process.poll() == NOT_STARTED:
+                    self._look()  # a program may end with this status, too
+                return run
             finally:
                 _remove(name)
                 process.kill()

@@ -91,6 +91,8 @@ class Numeral:
     end: int
     signed: bool = False
     """It has a sign of its own."""
+    comma: bool = False
+    """Its decimals follow a comma."""
 
     def equals(self, other: Numeral) -> bool:
         """Whether the values are the same, exactly; if only one knows another unit, in that one too."""
@@ -135,7 +137,8 @@ def _single(text: str, found: re.Match[str]) -> Numeral:
     if _UNKNOWN.match(text, end):
         value = None
     signed = (found["sign"] or found["inner"]) is not None
-    return Numeral(value=value, others=others, start=found.start(), end=end, signed=signed)
+    comma = found["comma"] is not None
+    return Numeral(value=value, others=others, start=found.start(), end=end, signed=signed, comma=comma)
 
 
 def _scaled(value: Fraction, suffix: re.Match[str], *, money: bool) -> tuple[Fraction, frozenset[Fraction]]:

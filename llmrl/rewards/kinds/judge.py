@@ -14,7 +14,8 @@ from llmrl.rewards.judgement import Sample
 from llmrl.rewards.reward import Score, gold_of, reward
 from llmrl.roles.asker import Asker, chat, filled
 
-NUMBER = r"(?<![\w.])(-?\d+(?:\.\d+)?)(?!\w)"
+NUMBER = r"(?<![\w.])(?<!/)(?<!/ )(?<!out of )(-?\d+(?:\.\d+)?)(?!\w)"
+"""The 8 of 8/10 and of "8 out of 10"."""
 THOUGHTS = "</think>"
 _SHOWN = 120
 """Characters of what the judge said that a note quotes, from its end."""
@@ -31,7 +32,8 @@ class Verdict(Asker):
     pattern: str | None = None
     """What is read: the last match of its first group. By default a number, or one of ``choices``."""
     choices: Mapping[str, float] = field(default_factory=dict[str, float])
-    """What each word that can be read is worth, in any case of letters; by default a number is its worth."""
+    """What each word that can be read is worth, in any case of letters (a single letter in its own: "a" is a
+    word of English); by default a number is its worth."""
     range: tuple[float, float] | None = None
     """Numbers outside cannot be read; the score is where a number lies between the two, from 0 to 1."""
     max_tokens: int = 64
@@ -72,7 +74,7 @@ class Verdict(Asker):
 
     def read(self, said: str) -> float | None:
         """The worth of what the judge said, its thoughts apart; None if it cannot be read."""
-        found = list(re.finditer(self._pattern, said.rpartition(THOUGHTS)[2], re.IGNORECASE))
+        found = list(re.finditer(self._pattern, said.rpartition(THOUGHTS)[2], self._flags))
         word = (found[-1][1] or "").strip() if found else ""
         if self.choices:
             return {name.lower(): worth for name, worth in self.choices.items()}.get(word.lower())
@@ -82,9 +84,13 @@ class Verdict(Asker):
             return None
 
     @property
+    def _flags(self) -> re.RegexFlag:
+        return re.NOFLAG if self.choices and self.pattern is None else re.IGNORECASE
+
+    @property
     def _pattern(self) -> str:
         longest = sorted(self.choices, key=len, reverse=True)
-        words = "|".join(re.escape(name) for name in longest)
+        words = "|".join(re.escape(name) if len(name) == 1 else f"(?i:{re.escape(name)})" for name in longest)
         return self.pattern or (rf"(?<!\w)({words})(?!\w)" if words else NUMBER)
 
     def _scaled(self, number: float) -> float | None:

@@ -18,6 +18,7 @@ from llmrl.rewards.reward import Reward, Score, gold_of, reward
 _GROUPED = re.compile(r"(?<![0-9.,/])([1-9][0-9]{0,2})((?: [0-9]{3})+)(?![0-9.,]?[0-9])")
 _SYMBOL = re.compile(r"[\\^_+*!<>]")
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
+_OPENING, _CLOSING = re.compile(r"[(\[{]\s*\Z"), re.compile(r"\s*[)\]}]")
 
 
 @reward("number")
@@ -110,9 +111,14 @@ def claimed_numeral(claim: Claim) -> Numeral | None:
 
 
 def boxed_numeral(text: str) -> Numeral | None:
-    """The one number that an expression is, with its units; None if it is more."""
+    """The one number that an expression is, with its units; None if it is more.
+
+    In mathematics a comma lists: 1,2 are two numbers, whatever they are in the shops of Europe.
+    """
     found = _in_box(plain(text))
-    return None if found is None or found.numeral is None or found.numeral.value is None else found.numeral
+    if found is None or found.numeral is None or found.numeral.value is None or found.numeral.comma:
+        return None
+    return found.numeral
 
 
 def plain_number(text: str) -> Fraction | None:
@@ -128,8 +134,10 @@ def _in_box(text: str) -> Result | None:
     found = results(text, words=True)
     if not found or any(not _same(each, found[0]) for each in found[1:]):
         return None
-    around = text[: found[0].start].rpartition("=")[2] + text[found[-1].end :]
-    return None if _SYMBOL.search(around) else found[0]
+    before, after = text[: found[0].start].rpartition("=")[2], text[found[-1].end :]
+    if "," in text[found[0].start : found[0].end] and (_OPENING.search(before) or _CLOSING.match(after)):
+        return None  # a point or an interval: (5,100)
+    return None if _SYMBOL.search(before + after) else found[0]
 
 
 def _same(first: Result, second: Result) -> bool:

@@ -25,6 +25,9 @@ def judge(**options: Any) -> Judge:
         ("-2", -2.0),
         ("<think>9, or 10?</think> It is a 4.", 4.0),
         ("<think>9, or 10?", 10.0),
+        ("Score: 8/10", 8.0),
+        ("8 / 10.", 8.0),
+        ("I give it 8 out of 10.", 8.0),
         ("7th", None),
         ("v2.1", None),
         ("good", None),
@@ -54,6 +57,13 @@ def test_a_number_counts_within_its_range_only(said: str, worth: float | None) -
 )
 def test_a_word_counts_as_a_whole_and_the_last_one_wins(said: str, worth: float | None) -> None:
     assert judge(choices={"good": 1.0, "bad": 0.0, "very good": 2.0}).read(said) == worth
+
+
+@pytest.mark.parametrize(
+    ("said", "worth"), [("B is a better answer.", 0.0), ("A", 1.0), ("[[B]]", 0.0), ("a or b", None)]
+)
+def test_a_single_letter_is_none_that_stands_in_a_sentence(said: str, worth: float | None) -> None:
+    assert judge(choices={"A": 1.0, "B": 0.0}).read(said) == worth
 
 
 def test_a_pattern_says_where_the_verdict_stands() -> None:
