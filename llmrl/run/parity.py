@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llmrl.errors import ParityError
 
-LIMITS = {"float32": (1e-4, 1e-2), "bfloat16": (0.03, 0.5)}
+LIMITS = {"float32": (1e-4, 1e-2), "bfloat16": (0.1, 3.0)}
 """Mean and largest absolute difference in nats that rounding explains, by dtype of the engines."""
 
 Logp = NDArray[np.float32]

@@ -64,7 +64,8 @@ def opened(handle: Handle, device: torch.device) -> Tensor:
             f"weights were left on GPU {handle.device}, but the engine computes on {here}; "
             "set weights.transport = 'broadcast', or give both one GPU."
         )
-    whole = (torch.Tensor, (handle.size,), (1,), 0, torch.storage.TypedStorage, torch.uint8, device.index)
+    index = torch.cuda.current_device() if device == torch.device("cuda") else device.index
+    whole = (torch.Tensor, (handle.size,), (1,), 0, torch.storage.TypedStorage, torch.uint8, index)
     return TORCH.rebuild_cuda_tensor(*whole, *handle.storage, False, *handle.event)
 
 

@@ -5,6 +5,7 @@ It is apart from any default group, and lives until a member fails: then all of 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from llmrl.weights.seat import ABANDONED, Seat
 
 COLLECTIVE = timedelta(seconds=120)
 """Longest time for one broadcast, once all members are there."""
+
+ERRORS = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
 THERE, REASON = "there", "reason"
 """Keys of the store: how often members have met, and why they never will again."""
@@ -75,7 +78,8 @@ class Group:
             wait = _Wait(deadline_s, what=f"{bucket.nbytes} bytes were not sent within {deadline_s:g} s")
             while not work.is_completed():
                 self._rest(wait)
-            work.wait()
+            # Given a time it raises what went wrong; without one NCCL's would only let the stream wait.
+            work.wait(COLLECTIVE)
 
     def _rest(self, wait: _Wait) -> None:
         if self._store.check([REASON]):
@@ -138,6 +142,13 @@ def _collectives(store: Store, seat: Seat, device: torch.device) -> Any:
     if device.type == "cpu":
         return dist.ProcessGroupGloo(store, seat.rank, seat.size, COLLECTIVE)
     options = dist.ProcessGroupNCCL.Options()
-    # Its watchdog ends the process; our own deadline comes first and only ends the group.
     options._timeout = 2 * COLLECTIVE
-    return dist.ProcessGroupNCCL(store, seat.rank, seat.size, options)
+    # Its watchdog would end the process for what only ends this group; read when a group is made.
+    before = os.environ.get(ERRORS)
+    os.environ[ERRORS] = "0"
+    try:
+        return dist.ProcessGroupNCCL(store, seat.rank, seat.size, options)
+    finally:
+        os.environ.pop(ERRORS)
+        if before is not None:
+            os.environ[ERRORS] = before

@@ -19,8 +19,9 @@ from llmrl.weights.header import read_headers
 
 Stored = Mapping[str, tuple[int, ...]]
 
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.25}
-"""Largest difference in nats that rounding explains, by dtype; stale weights are off by much more."""
+TOLERANCE = {"float32": 3e-4, "bfloat16": 0.25}
+"""Mean difference in nats that rounding explains, by dtype: single tokens are off by more in bfloat16, above
+all such improbable ones as a probe has. Weights that were mixed up or cut are off by whole nats."""
 
 
 def stored_tensors(folder: Path) -> Stored:
@@ -65,10 +66,10 @@ def check_probe(bundle: WeightBundle, logp: NDArray[np.float32], *, dtype: str) 
     Raises:
         WeightSyncError: they differ by more than rounding explains.
     """
-    difference = float(np.abs(logp - bundle.probe.logp).max(initial=0.0))
+    difference = float(np.abs(logp - bundle.probe.logp)[1:].mean())
     if not math.isfinite(difference) or difference > TOLERANCE[dtype]:
         raise WeightSyncError(
             f"weights {bundle.version}: after the sync the engine's logprobs of the probe differ from the "
-            f"policy's by {difference:.3g} nats (limit {TOLERANCE[dtype]:g} for {dtype}), "
+            f"policy's by {difference:.3g} nats on average (limit {TOLERANCE[dtype]:g} for {dtype}), "
             "so it does not serve these weights."
         )

@@ -15,6 +15,11 @@ CPU_ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TORCH_COMPILE_DISABLE": "1",
 }
+CUDA_ENVIRONMENT = {
+    # In float32 vLLM's attention is a Triton kernel, which would multiply with mantissas of 10 bits, and
+    # disagree with the policy about every token.
+    "TRITON_F32_DEFAULT": "ieee",
+}
 OPPONENT_ENVIRONMENT = {
     # The opponent is a logits processor of the kind that only vLLM's first model runner takes, which is
     # everybody's on CPU; on a GPU vLLM would choose the second, and refuse to start.
@@ -41,7 +46,7 @@ class Vllm:
 def _environment(stage: Stage, device: str) -> dict[str, str]:
     cpu, alone = device == "cpu", stage.opponent is None or stage.opponent.kind == "none"
     return {
-        **(CPU_ENVIRONMENT if cpu else {}),
+        **(CPU_ENVIRONMENT if cpu else CUDA_ENVIRONMENT),
         **({} if alone else OPPONENT_ENVIRONMENT),
         **QUIET_ENVIRONMENT,
     }
