@@ -15,6 +15,7 @@
     +-- TrainingError    (RuntimeError)  the optimizer cannot go on (non-finite loss or gradient)
     +-- CheckpointError  (RuntimeError)  a checkpoint is missing, incomplete or of another run
     +-- DeadlineError    (TimeoutError)  something did not answer in time; the message names it
+    +-- DeadProcessError (RuntimeError)  a process of the run died; the message names it
     +-- Stopped                          no error: the run was asked to end, saved, and can be resumed
 
 Each takes exactly one message, because an exception with any other constructor does not survive
@@ -88,6 +89,10 @@ class CheckpointError(LlmrlError, RuntimeError):
 
 class DeadlineError(LlmrlError, TimeoutError):
     """Something did not answer in time; the message names it."""
+
+
+class DeadProcessError(LlmrlError, RuntimeError):
+    """A process of the run died, or the machine that it was on."""
 
 
 class Stopped(LlmrlError):

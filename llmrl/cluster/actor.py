@@ -14,12 +14,15 @@ from ray import exceptions
 from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from llmrl.errors import DeadlineError, EngineError, LlmrlError, WeightSyncError
+from llmrl.errors import DeadlineError, DeadProcessError, EngineError, LlmrlError, WeightSyncError
 
 LOG_LINES = 25
 """Lines of a process's log that an error quotes."""
 
 DEADLINES = "cluster.call_deadline_s, or cluster.start_deadline_s while processes start"
+
+ECHO_S = 5.0
+"""After a process has failed, for another one to be found dead."""
 
 MAX_OVERLAP = 10_000
 """Calls to one asynchronous process that may be under way at once."""
@@ -36,7 +39,8 @@ class Pending:
 
         Raises:
             DeadlineError: no answer in time; the message names the process and the call.
-            LlmrlError: what the call itself raised, or that its process died.
+            DeadProcessError: its process died, or its machine did.
+            LlmrlError: what the call itself raised.
         """
         try:
             async with asyncio.timeout(deadline_s):
@@ -46,9 +50,9 @@ class Pending:
         except TimeoutError:
             late = f"{self._what} did not answer within {deadline_s:g} s ({DEADLINES}); is its process stuck?"
             raise DeadlineError(f"{late}{self._last_words()}") from None
-        except exceptions.RayActorError as error:
+        except exceptions.RayError as error:  # also of memory that ran out, and of machines that went away
             dead = f"{self._what} failed because its process died: {error}"
-            raise LlmrlError(f"{dead}{self._last_words()}") from error
+            raise DeadProcessError(f"{dead}{self._last_words()}") from error
 
     def _last_words(self) -> str:
         """The end of the process's log, where the cause of what Ray only reports is likely to be."""
@@ -79,8 +83,24 @@ class Actor:
 
 
 async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any]:
-    """All results; the first failure is raised as soon as it is known."""
-    return list(await asyncio.gather(*(p.result(deadline_s=deadline_s) for p in pending)))
+    """All results, or the first failure.
+
+    Where one process dies, those that compute with it fail too, and may be heard first: so whoever failed
+    is not told of before the others had ``ECHO_S`` to die.
+    """
+    results = [asyncio.ensure_future(one.result(deadline_s=deadline_s)) for one in pending]
+    try:
+        done, left = await asyncio.wait(results, return_when=asyncio.FIRST_EXCEPTION) if results else ((), ())
+        failed = [error for one in results if one in done and (error := one.exception())]
+        if failed and left and not isinstance(failed[0], DeadProcessError):
+            await asyncio.wait(left, timeout=ECHO_S, return_when=asyncio.FIRST_EXCEPTION)
+            failed += [error for one in left if one.done() and (error := one.exception())]
+        for error in sorted(failed, key=lambda error: not isinstance(error, DeadProcessError)):
+            raise error
+        return [one.result() for one in results]
+    finally:
+        for one in results:
+            one.cancel()
 
 
 def share(value: Any) -> Pending:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,10 +92,10 @@ def collect(
     return tuple(found)
 
 
-def fingerprint(collections: Sequence[Collection]) -> str:
+def fingerprint(prompts: Iterable[Prompt]) -> str:
     """sha256 over ids, tokens, answers and responses: equal if and only if the rows are."""
     digest = hashlib.sha256()
-    for prompt in (prompt for collection in collections for prompt in collection.prompts):
+    for prompt in prompts:
         answer = b"-" if prompt.answer is None else b"+" + prompt.answer.encode()
         shown_to = map(_bytes, (prompt.demonstration, prompt.demonstrated_turn, prompt.rejected))
         rewritten = (_bytes(rewrite.context) for rewrite in prompt.demonstrated_rewrites)

@@ -12,7 +12,7 @@ from fractions import Fraction
 from itertools import accumulate
 from math import gcd, lcm
 
-from llmrl.prompts.collection import Collection, collect, fingerprint
+from llmrl.prompts.collection import Collection, collect
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.reads import EVERYTHING, Reads
 from llmrl.prompts.seeds import derive_seed, shuffled
@@ -63,8 +63,6 @@ class PromptStream:
         """Every prompt once, source by source."""
         self.left_out: int = sum(part.left_out for part in self._collections)
         """Rows that are too long, or whose pass rate is not asked for."""
-        self.fingerprint: str = fingerprint(self._collections)
-        """sha256 of the rows; a checkpoint of other rows is refused."""
 
     def __len__(self) -> int:
         """Rows of all sources together."""

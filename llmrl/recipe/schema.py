@@ -83,8 +83,8 @@ class Source(Table):
     skip: Count = 0
     """Leave out the first so many rows; with ``rows`` this separates training rows from held-out ones."""
     fields: dict[str, str] = {}
-    """Maps prompt, answer, response or messages to the dataset's own column names; ``answer = "*"`` is the
-    whole row as JSON."""
+    """Maps prompt, answer, response, rejected or messages to the dataset's own column names;
+    ``answer = "*"`` is the whole row as JSON."""
     template: str = "{prompt}"
     """Text around the prompt field."""
     weight: AboveZero = 1.0
@@ -346,7 +346,8 @@ class Cluster(Table):
     start_deadline_s: AboveZero = 600.0
     """Longest time for every process to come up."""
     call_deadline_s: AboveZero = 1800.0
-    """Longest time for one step, sync or save before the run ends and names who did not answer."""
+    """Longest time for one step, sync or save, and in which an engine gives no group, before the run ends and
+    names who did not answer."""
     environment: dict[str, str] = {}
     """Environment variables of every process, on every node."""
 

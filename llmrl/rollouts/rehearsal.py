@@ -12,7 +12,6 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 
 from llmrl.errors import DataError, DeadlineError, LlmrlError, PluginError, RecipeError, RewardError
 from llmrl.recipe.schema import Choice
@@ -100,6 +99,9 @@ def _rehearsed() -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    with redirect_stdout(sys.stderr):  # where an environment may print
-        refusal = _rehearsed()
-    json.dump(refusal, sys.stdout)
+    # An environment, and whatever it starts, may print: that goes where errors go.
+    verdict = os.dup(1)
+    os.dup2(2, 1)
+    refusal = _rehearsed()
+    with os.fdopen(verdict, "w", encoding="utf-8") as told:
+        json.dump(refusal, told)

@@ -60,11 +60,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int, ranks: int) -> None:
         self._folder, self._keep, self._ranks = folder, keep, ranks
-        for leftover in [*folder.glob(".tmp-*"), *folder.glob(".del-*")]:
-            shutil.rmtree(leftover)
 
     def begin(self, step: int) -> Path:
         """An empty folder for the ranks to write into; it is nothing until ``commit``."""
+        for leftover in [*self._folder.glob(".tmp-*"), *self._folder.glob(".del-*")]:
+            shutil.rmtree(leftover)
         path = self._folder / f".tmp-step-{step:06d}"
         path.mkdir(parents=True)
         return path
@@ -93,12 +93,15 @@ class Checkpoints:
         entries = {str(file.relative_to(path)): _entry(file) for file in _files(path)}
         (path / MANIFEST).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
         _sync(path / MANIFEST)
-        _sync(path)
+        for folder in (*(one for one in path.rglob("*") if one.is_dir()), path):
+            _sync(folder)
         final = self._folder / path.name.removeprefix(".tmp-")
         self._remove(final)
         path.rename(final)
         _sync(self._folder)
-        for old in self._all()[: -self._keep]:
+        # Whatever is newer was damaged, or this would have gone on from there.
+        newer = [one for one in self._all() if one > final]
+        for old in [*self._all()[: -self._keep - len(newer)], *newer]:
             self._remove(old)
         return final
 

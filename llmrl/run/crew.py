@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from llmrl.recipe.schema import Model, Stage
 from llmrl.run.turns import Apart, InTurn, Turns
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.seat import Seat
+
+_log = logging.getLogger(__name__)
 
 ENGINE = "llmrl.rollouts.worker:RolloutWorker"
 RANK = "llmrl.policy.worker:PolicyWorker"
@@ -76,17 +79,20 @@ class Crew:
     async def publish(self, letter: Letter) -> WeightBundle:
         """Give the engines weights that are still on their way from the policy; returns what was sent.
 
-        One that fails or dies is named when all others have taken them.
+        One that fails or dies is named when all others have taken them; before it, a rank that sent nothing.
         """
         await self.turns.engines()
         loading = [self._load(engine, letter) for engine in self.engines]
         taken = await asyncio.gather(*loading, return_exceptions=True)
         self.ranks[0].send("release", letter.version)
         failed = [outcome for outcome in taken if outcome is not None]
+        bundle = await letter.bundle.result(deadline_s=self.deadline_s)
+        if letter.copy is not None and failed:
+            await letter.copy.result(deadline_s=self.deadline_s)
         # Whoever was left alone in a broadcast is not the one who failed.
         for outcome in sorted(failed, key=lambda error: isinstance(error, DisconnectedError)):
             raise outcome
-        return await letter.bundle.result(deadline_s=self.deadline_s)
+        return bundle
 
     async def _load(self, engine: Actor, letter: Letter) -> None:
         copy = letter.copy if engine.name in self.remote else None
@@ -194,10 +200,13 @@ def _crew(stage: Stage, actors: Sequence[Actor], *, engines: bool) -> Crew:
 
 
 async def _dismiss(crew: Crew) -> None:
-    """End in order; a role that has died has been told of by those who asked it."""
-    closing = [role.send("close") for members in crew.roles.values() for role in members]
-    await asyncio.gather(*(one.result(deadline_s=crew.deadline_s) for one in closing), return_exceptions=True)
-    await gathered([engine.send("close") for engine in crew.engines], deadline_s=crew.deadline_s)
+    """End in order. All work is done: who cannot close is ended all the same, and said to be so."""
+    roles = [role for members in crew.roles.values() for role in members]
+    for closing in (roles, crew.engines):
+        ends = [one.call("close", deadline_s=crew.deadline_s) for one in closing]
+        for outcome in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                _log.warning("%s", outcome)
 
 
 async def _join(crew: Crew, stage: Stage, *, head: str) -> None:

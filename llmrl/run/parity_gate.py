@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from llmrl.cluster.actor import share
+from llmrl.errors import EngineError
 from llmrl.experience.columns import Columns
 from llmrl.experience.offline import imitate
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.pool import EnginePool
+from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.crew import Crew
 from llmrl.run.parity import Comparison, Parity, check_parity
 
@@ -22,6 +25,7 @@ async def pass_gate(stage: Stage, stream: PromptStream, crew: Crew, pool: Engine
 
     Raises:
         ParityError: engines and policy disagree.
+        EngineError: the policy was not asked for one token.
     """
     temperature = stage.rollouts.temperature
     sampling = Sampling(
@@ -29,6 +33,7 @@ async def pass_gate(stage: Stage, stream: PromptStream, crew: Crew, pool: Engine
     )
     draws = [stream.at(ordinal) for ordinal in range(PROMPTS_PER_ENGINE * len(crew.engines))]
     groups = await asyncio.gather(*(pool.generate(draw, sampling) for draw in draws))
+    _refuse_silence(groups)
     responses = share(Columns.of([imitate(group) for group in groups]))
     scored, *_ = await crew.policy("score", responses, temperature)
     plain, *_ = await crew.policy("score", responses, 1.0)
@@ -42,3 +47,10 @@ async def pass_gate(stage: Stage, stream: PromptStream, crew: Crew, pool: Engine
         dtype=stage.model.dtype,
         temperature=temperature,
     )
+
+
+def _refuse_silence(groups: Sequence[RolloutGroup]) -> None:
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    if not any(rollout.trained.any() for rollout in rollouts):
+        reason = next((rollout.abort for rollout in rollouts if rollout.abort), "all of them are empty")
+        raise EngineError(f"the policy wrote no token for the first {len(groups)} prompts: {reason}")

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrl.cluster.actor import Actor
 from llmrl.experience.credit import Memory
-from llmrl.prompts.prompt import Draw
 from llmrl.recipe.schema import Recipe
 from llmrl.report.binding import binding
 from llmrl.report.card import has_card, write_card
@@ -21,9 +18,8 @@ from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.scoring.samples import compares
 from llmrl.roles.switchboard import Switchboard
-from llmrl.rollouts.engines import Sampling
-from llmrl.rollouts.pool import Answer, EnginePool
-from llmrl.rollouts.rollout import RolloutGroup
+from llmrl.rollouts.pool import EnginePool
+from llmrl.run.answers import EngineAnswers
 from llmrl.run.checkpoint import Checkpoint
 from llmrl.run.crew import Crew, hired
 from llmrl.run.judging import Judging
@@ -86,7 +82,7 @@ async def run_stage(
             _trackers(recipe, plan) as trackers,
             Timeline(folder, steps=stage.report.timeline_steps) as timeline,
         ):
-            pool = EnginePool([_answer(engine, crew.deadline_s, timeline) for engine in crew.engines])
+            pool = EnginePool([EngineAnswers(e, crew.deadline_s, timeline) for e in crew.engines])
             record = Record(
                 stage=stage,
                 folder=folder,
@@ -105,7 +101,7 @@ async def run_stage(
                 ledger=ledger,
                 record=record,
                 checkpoints=plan.checkpoints,
-                fingerprint=plan.stream.fingerprint,
+                fingerprint=plan.fingerprint,
                 tables=plan.tables,
                 memory=state.memory if state else Memory(),
                 taken=first,
@@ -177,18 +173,6 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
             first=first,
             last=stage.optimizer.steps,
         )
-
-
-def _answer(engine: Actor, deadline_s: float, timeline: Timeline) -> Answer:
-    async def answer(draw: Draw, sampling: Sampling) -> RolloutGroup:
-        try:
-            with timeline.span(engine.name, f"{sampling.purpose} {draw.ordinal}"):
-                return await engine.call("generate", draw, sampling, deadline_s=deadline_s)
-        except asyncio.CancelledError:
-            engine.send("abandon", draw, sampling)
-            raise
-
-    return answer
 
 
 def _trackers(recipe: Recipe, plan: StagePlan) -> Trackers:

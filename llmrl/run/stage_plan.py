@@ -10,6 +10,7 @@ from typing import TypeVar
 from llmrl.errors import ModelError
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.policy.folder import check_folder, check_heads, check_length, find_folder, load_config
+from llmrl.prompts.collection import fingerprint
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.reads import Reads
 from llmrl.prompts.stream import PromptStream, held_out
@@ -42,6 +43,8 @@ class StagePlan:
     scorer: Scorer | None
     """None where nothing is judged."""
     folder: Path
+    seed: int
+    """Of the run."""
 
     @property
     def online(self) -> bool:
@@ -56,7 +59,13 @@ class StagePlan:
     @property
     def tables(self) -> Tree:
         """Those that decide what is computed, with paths as they were written: a run may be moved."""
-        return self.written.model_dump(mode="json", exclude={"cluster", "report", "checkpoints", "weights"})
+        own = self.written.model_dump(mode="json", exclude={"cluster", "report", "checkpoints", "weights"})
+        return {"run": {"seed": self.seed}, **own}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all rows, to train on and held out."""
+        return fingerprint([*self.stream.rows, *self.evaluated])
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -72,7 +81,7 @@ class StagePlan:
         """
         newest = self.checkpoints.newest()
         if newest:
-            check_same_run(newest, data=self.stream.fingerprint, tables=self.tables)
+            check_same_run(newest, data=self.fingerprint, tables=self.tables)
         return newest
 
 
@@ -133,6 +142,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
         algorithm=algorithm,
         scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,
         folder=recipe.stage_folder(index),
+        seed=seed,
     )
 
 

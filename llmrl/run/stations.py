@@ -48,7 +48,7 @@ class StageStations:
         """Nothing: whoever generates nothing waits for nobody."""
 
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
-        await self.trainer.step(experiences, step=step)
+        await self.trainer.step(experiences, step=step, posts=self.serves(step + 1))
 
     async def publish(self, version: int) -> None:
         await self.trainer.publish(version)
@@ -56,12 +56,19 @@ class StageStations:
 
     async def evaluate(self, version: int) -> None:
         """Score the held-out prompts where that is due; nothing newer is published until this returns."""
-        every = self.stage.evaluation.every_steps
-        due = version in (0, self.stage.optimizer.steps) or (every and version % every == 0)
-        if self.evaluated and due:
+        if self.evaluated and self.evaluates(version):
             with self.trainer.record.timeline.span("evaluation", f"version {version}"):
                 entry = await evaluate(self.stage, self.evaluated, self.judging.answer, version=version)
             self.trainer.record.evaluated(entry)
+
+    def evaluates(self, version: int) -> bool:
+        """Whether held-out prompts are due at a version."""
+        every = self.stage.evaluation.every_steps
+        return version in (0, self.stage.optimizer.steps) or bool(every and version % every == 0)
+
+    def serves(self, _version: int) -> bool:
+        """Whether somebody generates with a version."""
+        return True
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -145,6 +152,10 @@ class Offline(StageStations):
     async def obtain(self, ordinal: int) -> Judged:
         make = demonstrate if self.algorithm.bundle.trains_on == "demonstrations" else contrast
         return Judged(group=make(self.stream.at(ordinal)), judgements=())
+
+    def serves(self, version: int) -> bool:
+        """Only to evaluate it: nothing else is generated, and a sync costs as much as several steps."""
+        return self.evaluates(version)
 
     def refuse(self, _judged: Judged, /) -> bool:
         return False

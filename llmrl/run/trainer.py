@@ -59,8 +59,12 @@ class Trainer:
             await self.crew.policy("score_ahead", share(Columns.of(experiences)))
         self.record.scored_ahead(time.monotonic() - began)
 
-    async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
-        """One optimizer step on every rank; what is due after it (snapshot, checkpoint) is done or queued."""
+    async def step(self, experiences: Sequence[Experience], *, step: int, posts: bool = True) -> None:
+        """One optimizer step on every rank; what is due after it (snapshot, checkpoint) is done or queued.
+
+        Args:
+            posts: whether the engines are to have the new weights.
+        """
         async with self.stepping:
             began = time.monotonic()
             with self.record.timeline.span("policy", f"step {step + 1}"):
@@ -69,7 +73,8 @@ class Trainer:
                 )
             metrics = {name: value for outcome in outcomes for name, value in outcome.items()}
             self.scored.clear()
-            self.snapshot(step + 1)
+            if posts:
+                self.snapshot(step + 1)
             self.ledger.trained((e.group.ordinal for e in experiences), step=step)
             self.record.stepped(step, experiences, metrics, train_s=time.monotonic() - began)
             self._judge_health(metrics, step, experiences)
@@ -84,8 +89,8 @@ class Trainer:
             self.letters[version] = self.crew.post(version)
 
     async def publish(self, version: int) -> None:
-        """Every engine serves ``version``, and has proven it, when this returns."""
-        if self.crew.engines:
+        """Every engine serves ``version``, and has proven it, when this returns; if it was posted."""
+        if version in self.letters:
             async with self.publishing:
                 began = time.monotonic()
                 with self.record.timeline.span("weights", f"version {version}"):

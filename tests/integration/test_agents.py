@@ -346,15 +346,16 @@ async def test_an_agent_that_forgets_is_trained_on_every_answer_after_what_it_as
             np.testing.assert_allclose(rollout.logp[here], scored[context.size :], atol=1e-5)
 
 
-async def test_an_agent_that_never_calls_ends_the_run_with_its_own_words(
+async def test_an_agent_that_never_calls_gives_empty_rollouts_with_its_own_words(
     asked: RolloutWorker, draws: Sequence[Draw]
 ) -> None:
-    with pytest.raises(
-        EngineError,
-        match=r"environment Silent had no answer of the policy in any of 4 rollouts of prompt '.*': "
-        r"OSError: no docker here\.",
-    ):
-        await asked._agents(Silent(), draws[0], sampling()).run()
+    group = await asked._agents(Silent(), draws[0], sampling()).run()
+
+    assert group.prompt.tokens is draws[0].prompt.tokens
+    assert [(one.stop, one.abort, one.tokens.size) for one in group.rollouts] == [
+        ("abort", "OSError: no docker here", 0)
+    ] * 4
+    assert group.oldest_version is None
 
 
 async def test_an_agent_cannot_be_branched(asked: RolloutWorker, draws: Sequence[Draw]) -> None:

@@ -51,7 +51,7 @@ class AgentGroup:
         is the beginning of its rollout, which nobody trains.
 
         Raises:
-            EngineError: the engine failed, no agent made a call, or their calls have no token in common.
+            EngineError: the engine failed, or the first calls have no token in common.
         """
         if self.sampling.branches > 1:
             raise EngineError(
@@ -105,10 +105,7 @@ class AgentGroup:
     def _shared(self, runs: Sequence[tuple[AgentCalls, Ended]]) -> NDArray[np.int32]:
         firsts = [calls.first for calls, _ in runs if calls.exchanges]
         if not firsts:
-            raise EngineError(
-                f"{self._name} had no answer of the policy in any of {len(runs)} rollouts of prompt "
-                f"{shown(self.draw.prompt.id)}: {runs[0][1].reason}."
-            )
+            return self.draw.prompt.tokens  # nobody asked anything, and each rollout says why
         shared = _common_beginning(firsts)
         if not shared.size:
             raise EngineError(
@@ -126,7 +123,7 @@ def _judged(calls: AgentCalls, ended: Ended) -> Ended:
     """How it ended, with what the agent cannot know."""
     if calls.gave_up:
         return Ended(reason="the engine gave up on a call")
-    if calls.full and ended.reason:
+    if calls.full and calls.exchanges and ended.reason:
         return Ended()  # the budget ended it, whatever the agent made of that
     if not calls.exchanges and not ended.reason:
         return Ended(reason="it ended without an answer of the policy")

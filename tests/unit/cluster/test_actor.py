@@ -6,10 +6,11 @@ import asyncio
 from concurrent.futures import Future
 
 import pytest
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from llmrl.cluster.actor import Pending
-from llmrl.errors import DeadlineError, LlmrlError
+from llmrl.cluster import actor
+from llmrl.cluster.actor import Pending, gathered
+from llmrl.errors import DeadlineError, DeadProcessError, LlmrlError, TrainingError
 
 
 class Reference:
@@ -21,6 +22,11 @@ class Reference:
     def failed(self, cause: Exception) -> Reference:
         """It has ended with what a call of the process raised, as Ray hands that over."""
         self.value.set_exception(RayTaskError("call", "the remote traceback", cause).as_instanceof_cause())
+        return self
+
+    def died(self, error: RayError) -> Reference:
+        """Ray has given up on its process."""
+        self.value.set_exception(error)
         return self
 
     def future(self) -> Future[int]:
@@ -62,3 +68,33 @@ async def test_a_cancelled_call_returns_nothing_even_if_its_value_is_just_arrivi
     ended = await asyncio.gather(waiting, return_exceptions=True)
 
     assert isinstance(ended[0], asyncio.CancelledError) if cancelled else ended == [1]
+
+
+async def test_a_process_that_the_system_killed_for_memory_is_named() -> None:
+    killed = Reference().died(OutOfMemoryError("the node ran out of memory"))
+    with pytest.raises(DeadProcessError, match=r"policy-1\.update failed because its process died: .*memory"):
+        await Pending(killed, "policy-1.update").result(deadline_s=5)  # type: ignore[arg-type]
+
+
+async def test_who_died_is_told_of_rather_than_who_noticed_first() -> None:
+    noticed = Reference().failed(TrainingError("connection closed by peer"))
+    dead = Reference()
+    asyncio.get_running_loop().call_later(0.05, dead.died, OutOfMemoryError("killed"))
+    hangs = Reference()
+    pending = [Pending(one, f"policy-{n}.update") for n, one in enumerate((noticed, dead, hangs))]  # type: ignore[arg-type]
+
+    with pytest.raises(DeadProcessError, match=r"policy-1\.update failed because its process died"):
+        await gathered(pending, deadline_s=60)
+
+
+async def test_who_fails_alone_is_told_of_while_others_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actor, "ECHO_S", 0.05)
+    pending = [
+        Pending(Reference(), "policy-0.update"),  # type: ignore[arg-type]
+        Pending(Reference().failed(TrainingError("the loss is not finite")), "policy-1.update"),  # type: ignore[arg-type]
+    ]
+
+    with pytest.raises(TrainingError, match=r"policy-1\.update: the loss is not finite"):
+        await gathered(pending, deadline_s=60)

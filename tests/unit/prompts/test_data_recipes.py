@@ -32,6 +32,12 @@ def recipe(name: str, *overrides: str) -> Recipe:
     return load_recipe(ROOT / "recipes" / name, overrides).recipe
 
 
+def humaneval(shared: Path, table: str) -> list[str]:
+    """The hub's rows from a file."""
+    path = shared / "data" / "humaneval" / "HumanEval.jsonl.gz"
+    return [f"{table}.sources.0.dataset={path}", f"{table}.sources.0.split=train"]
+
+
 def streams(found: Recipe) -> list[PromptStream]:
     """What each stage draws from, as a run reads it."""
     tokenizer = load_tokenizer(found.stages[0].model)
@@ -47,9 +53,7 @@ def streams(found: Recipe) -> list[PromptStream]:
 
 
 def test_humaneval_needs_no_conversion(shared: Path) -> None:
-    assert (shared / "data" / "humaneval").is_dir()
-
-    (stream,) = streams(recipe("code/humaneval-tiny.toml"))
+    (stream,) = streams(recipe("code/humaneval-tiny.toml", *humaneval(shared, "prompts")))
 
     assert (len(stream), stream.left_out) == (136, 28)
     for prompt in stream.rows:
@@ -61,7 +65,7 @@ def test_humaneval_needs_no_conversion(shared: Path) -> None:
 
 def test_the_pairs_of_hh_that_fit_are_drawn_and_no_other(shared: Path) -> None:
     path = shared / "data" / "hh" / "harmless-base-test.jsonl.gz"
-    found = recipe("hh/tiny-dpo.toml")
+    found = recipe("hh/tiny-dpo.toml", f"prompts.sources.0.dataset={path}")
     with gzip.open(path, "rt", encoding="utf-8") as file:
         text = "".join(row["chosen"] + row["rejected"] for row in map(json.loads, file))
 
@@ -77,9 +81,10 @@ def test_the_pairs_of_hh_that_fit_are_drawn_and_no_other(shared: Path) -> None:
 
 
 def test_a_blank_response_of_hh_is_one_that_ends_at_once(shared: Path) -> None:
-    assert (shared / "data" / "hh").is_dir()
+    path = shared / "data" / "hh" / "harmless-base-test.jsonl.gz"
+    changes = [f"prompts.sources.0.dataset={path}", "prompts.sources.0.rows=2312", "prompts.max_tokens=1024"]
 
-    (stream,) = streams(recipe("hh/tiny-dpo.toml", "prompts.sources.0.rows=2312", "prompts.max_tokens=1024"))
+    (stream,) = streams(recipe("hh/tiny-dpo.toml", *changes))
 
     # The space after "Assistant:", and the end.
     blank = [p for p in stream.rows if p.demonstration is not None and p.demonstration.size == 2]
@@ -117,8 +122,8 @@ def test_the_answer_of_a_row_of_math_is_in_its_solution() -> None:
 
 
 def test_stages_change_data_rewards_budget_and_objective(shared: Path) -> None:
-    assert (shared / "data" / "humaneval").is_dir()
-    found = recipe("stages/math-then-code.toml")
+    coded = [change for name in ("code", "longer") for change in humaneval(shared, f"stages.{name}.prompts")]
+    found = recipe("stages/math-then-code.toml", *coded)
 
     drawn = streams(found)
 

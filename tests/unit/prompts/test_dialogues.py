@@ -147,8 +147,8 @@ def test_who_says_what_is_part_of_the_fingerprint(digits: Tokenizer) -> None:
         [source.model_copy(update={"options": {"turns": 2}})], digits, key="s", max_tokens=99, seed=0
     )
 
-    assert fingerprint([whole]) == fingerprint([same])
-    assert fingerprint([whole]) != fingerprint([other])
+    assert fingerprint(whole.prompts) == fingerprint(same.prompts)
+    assert fingerprint(whole.prompts) != fingerprint(other.prompts)
     assert whole.prompts[0].messages == (Message(role="user", content=whole.prompts[0].text),)
 
 

@@ -161,7 +161,7 @@ def test_pairs_are_tokenized_and_part_of_the_fingerprint(tmp_path: Path, digits:
     for wrong in ("3", "4"):
         path.write_text(json.dumps({"prompt": "1+1=", "chosen": "2", "rejected": wrong}))
         (found,) = collect([Source(dataset=str(path))], digits, key="s", max_tokens=16, seed=0)
-        seen.append((fingerprint([found]), found.prompts[0].rejected))
+        seen.append((fingerprint(found.prompts), found.prompts[0].rejected))
 
     assert digits.decode(seen[0][1]) == "3"
     assert seen[0][1].tolist()[-1] == digits.stop_ids[0]

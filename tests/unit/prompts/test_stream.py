@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llmrl.errors import DataError, RecipeError
+from llmrl.prompts.collection import fingerprint
 from llmrl.prompts.stream import PromptStream, held_out, shares
 from llmrl.prompts.tokenizer import Tokenizer
 from llmrl.recipe.schema import Evaluation, Prompts, Source
@@ -184,20 +185,20 @@ def test_there_is_nothing_before_the_beginning(digits: Tokenizer) -> None:
 def test_the_fingerprint_changes_with_every_part_of_a_row(digits: Tokenizer, tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
 
-    def fingerprint(**row: str) -> str:
+    def fingerprinted(**row: str) -> str:
         file.write_text(json.dumps(row) + "\n")
-        return stream_of(digits, Source(dataset=str(file))).fingerprint
+        return fingerprint(stream_of(digits, Source(dataset=str(file))).rows)
 
-    same = fingerprint(prompt="1+1=", answer="2", response="#2")
+    same = fingerprinted(prompt="1+1=", answer="2", response="#2")
     changed = [
-        fingerprint(prompt="1+2=", answer="2", response="#2"),
-        fingerprint(prompt="1+1=", answer="3", response="#2"),
-        fingerprint(prompt="1+1=", response="#2"),
-        fingerprint(prompt="1+1=", answer="2", response="#3"),
-        fingerprint(prompt="1+1=", answer="2"),
+        fingerprinted(prompt="1+2=", answer="2", response="#2"),
+        fingerprinted(prompt="1+1=", answer="3", response="#2"),
+        fingerprinted(prompt="1+1=", response="#2"),
+        fingerprinted(prompt="1+1=", answer="2", response="#3"),
+        fingerprinted(prompt="1+1=", answer="2"),
     ]
 
-    assert fingerprint(prompt="1+1=", answer="2", response="#2") == same
+    assert fingerprinted(prompt="1+1=", answer="2", response="#2") == same
     assert len({same, *changed}) == 6
 
 

@@ -38,6 +38,12 @@ def tried(chosen: Choice, folder: Path, *, deadline_s: float = 60) -> None:
     rehearse(chosen, ["hard_world"], door="http://x", variables=variables, deadline_s=deadline_s)
 
 
+def test_what_a_warm_up_starts_may_print(tmp_path: Path) -> None:
+    tried(Choice(name="hard", options={"does": "os.system('echo pulled')"}), tmp_path)
+
+    assert (tmp_path / "closed").exists()
+
+
 @pytest.mark.parametrize(
     ("chosen", "kind", "sentence"),
     [

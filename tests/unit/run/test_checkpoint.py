@@ -42,13 +42,30 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000002", "step-000003"]
 
 
-def test_a_save_that_did_not_finish_is_swept_away_at_the_next_start(tmp_path: Path) -> None:
+def test_a_save_that_did_not_finish_is_swept_away_by_the_next_one(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=2, ranks=1)
     good = saved(checkpoints, 1)
     (checkpoints.begin(2) / "half").write_text("x")
 
-    assert Checkpoints(tmp_path, keep=2, ranks=1).newest() == Checkpoint(path=good, state=read_state(good))
+    again = Checkpoints(tmp_path, keep=2, ranks=1)
+    assert again.newest() == Checkpoint(path=good, state=read_state(good))
+    assert [path.name for path in tmp_path.glob(".tmp-*")] == [".tmp-step-000002"]  # looking changes nothing
+
+    saved(again, 2)
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_what_was_passed_over_takes_no_place_of_what_follows(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, ranks=1)
+    good = saved(checkpoints, 2)
+    kept = good.rename(tmp_path / "aside")
+    (saved(checkpoints, 9) / "rng-0.npz").write_bytes(b"damaged")
+    kept.rename(good)
+
+    assert checkpoints.newest() == Checkpoint(path=good, state=read_state(good))
+    later = saved(checkpoints, 4)
+
+    assert [path.name for path in sorted(tmp_path.glob("step-*"))] == [later.name]
 
 
 def test_what_a_rank_wrote_elsewhere_is_no_checkpoint_and_replaces_none(tmp_path: Path) -> None:

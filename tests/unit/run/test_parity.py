@@ -5,8 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from llmrl.errors import ParityError
+from llmrl.errors import EngineError, ParityError
+from llmrl.prompts.prompt import Prompt
+from llmrl.rollouts.agents.group import _silence
+from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.parity import Comparison, check_parity
+from llmrl.run.parity_gate import _refuse_silence
 
 RNG = np.random.default_rng(0)
 
@@ -65,3 +69,12 @@ def test_responses_of_one_token_are_diagnosed_too() -> None:
         check_parity(
             [Comparison(sampled=one + 1, trainer=one, trainer_plain=one)], dtype="float32", temperature=1.0
         )
+
+
+def test_a_policy_that_nobody_asks_anything_ends_the_run_with_the_reason() -> None:
+    prompt = Prompt(id="p/0", tokens=np.zeros(1, np.int32), text="", answer=None, source="p")
+    silent = _silence("OSError: no docker here", opponent=False)
+    groups = [RolloutGroup(ordinal=n, prompt=prompt, rollouts=(silent,)) for n in range(4)]
+
+    with pytest.raises(EngineError, match=r"no token for the first 4 prompts: OSError: no docker here$"):
+        _refuse_silence(groups)

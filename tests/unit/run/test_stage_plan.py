@@ -6,11 +6,26 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.errors import ModelError, PlacementError
+from llmrl.errors import CheckpointError, ModelError, PlacementError, RecipeError
 from llmrl.policy.folder import find_folder
 from llmrl.policy.worker import PolicyWorker
-from llmrl.recipe.schema import Choice, Model, Optimizer, Prompts, Recipe, Role, Run, Source, Stage
-from llmrl.run.stage_plan import _found, _found_role
+from llmrl.recipe.schema import (
+    Choice,
+    Evaluation,
+    Model,
+    Optimizer,
+    Prompts,
+    Recipe,
+    Reward,
+    Role,
+    Run,
+    Source,
+    Stage,
+)
+from llmrl.run.checkpoint import Checkpoint, RunState, check_same_run
+from llmrl.run.ledger import Snapshot
+from llmrl.run.stage_plan import _found, _found_role, plan_stage
+from llmrl.run.start import alone_in
 
 FOLDER = Path("/snapshots/abc")
 STAGE = Stage(
@@ -58,6 +73,51 @@ def test_a_role_cannot_read_more_tokens_than_its_model_has_positions_for(tmp_pat
     with pytest.raises(ModelError, match=r"roles\.judge\.context_tokens is 9, .* at most 8 tokens; lower it"):
         _found_role(recipe, "judge", role)
     assert _found_role(recipe, "judge", role.model_copy(update={"context_tokens": 8})).path == str(tmp_path)
+
+
+def test_another_seed_or_other_held_out_rows_are_another_run(tmp_path: Path) -> None:
+    model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
+    rows = Evaluation(sources=(Source(task="digit_sum", skip=9, rows=4),))
+    stage = STAGE.model_copy(
+        update={
+            "model": model,
+            "prompts": Prompts(sources=(Source(task="digit_sum", rows=9),)),
+            "evaluation": rows,
+            "rewards": {"exact": Reward(kind="exact")},
+        }
+    )
+    other = rows.model_copy(update={"prompts": 3})
+    recipe = Recipe(run=Run(name="a", folder=tmp_path), stages=(stage,))
+    plan = plan_stage(recipe, 0)
+    again = plan_stage(recipe.model_copy(update={"run": Run(name="a", folder=tmp_path, seed=1)}), 0)
+    fewer = plan_stage(
+        recipe.model_copy(update={"stages": (stage.model_copy(update={"evaluation": other}),)}), 0
+    )
+    before = RunState(
+        step=1,
+        ledger=Snapshot(cursor=1, unfinished=()),
+        memory={},
+        data=plan.fingerprint,
+        tables=plan.tables,
+    )
+    checkpoint = Checkpoint(path=tmp_path, state=before)
+
+    check_same_run(checkpoint, data=plan.fingerprint, tables=plan.tables)
+    with pytest.raises(CheckpointError, match=r"^run\.seed: 1 in the recipe, but .* was made with 0"):
+        check_same_run(checkpoint, data=again.fingerprint, tables=again.tables)
+    with pytest.raises(CheckpointError, match="the prompts differ"):
+        check_same_run(checkpoint, data=fewer.fingerprint, tables=plan.tables)
+
+
+def test_one_run_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with (
+        alone_in(tmp_path),
+        pytest.raises(RecipeError, match=rf"^run\.name: another llmrl is at work in {tmp_path}"),
+        alone_in(tmp_path),
+    ):
+        pass
+    with alone_in(tmp_path):
+        pass
 
 
 def test_a_rank_that_does_not_share_the_run_folder_says_so(tmp_path: Path) -> None:

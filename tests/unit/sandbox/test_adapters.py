@@ -202,3 +202,20 @@ def test_a_container_is_watched_and_its_output_bounded(box: Docker) -> None:
     assert box.run("while True: print('x' * 999)", stdin="", limits=LIMITS).ending == "overflow"
     assert box.run("while True: pass", stdin="", limits=Limits(seconds=0.5)).ending == "late"
     assert box.run("#" * 200_000, stdin="", limits=LIMITS).errors == "a program longer than 131071 bytes"
+
+
+def test_a_container_that_could_not_start_is_no_program_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = tmp_path / "docker"
+    # It answers as docker does: `run` with the status in RUN, `image inspect` with that in INSPECT.
+    script.write_text('#!/bin/sh\ncase "$1" in run) exit $RUN ;; image) exit $INSPECT ;; esac\n')
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.setenv("RUN", "125")
+    monkeypatch.setenv("INSPECT", "1")
+
+    with pytest.raises(RewardError, match=r"docker has no image 'python:3\.11-slim'"):
+        Docker().run("print(1)", stdin="", limits=LIMITS)
+    monkeypatch.setenv("INSPECT", "0")  # the program itself ended with this status
+    assert Docker().run("print(1)", stdin="", limits=LIMITS).ending == "failed"

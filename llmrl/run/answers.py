@@ -1,0 +1,53 @@
+"""What one engine answers: calls that may wait for their turn as long as others get on."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from llmrl.cluster.actor import Actor, Pending
+from llmrl.errors import DeadlineError
+from llmrl.prompts.prompt import Draw
+from llmrl.report.timeline import Timeline
+from llmrl.rollouts.engines import Sampling
+from llmrl.rollouts.rollout import RolloutGroup
+
+
+@dataclass(slots=True, eq=False)
+class EngineAnswers:
+    """Groups of one engine.
+
+    A group that waits behind a thousand others is no reason to end a run, and an engine that gives none at
+    all is one: so the deadline is of the engine, not of a group.
+    """
+
+    engine: Actor
+    deadline_s: float
+    """Longest time in which it gives no group while some are asked of it."""
+    timeline: Timeline
+    given: int = 0
+
+    async def __call__(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
+        """All responses to one draw.
+
+        Raises:
+            DeadlineError: the engine has given no group for so long; the message names it.
+            LlmrlError: what the engine itself raised, or that its process died.
+        """
+        try:
+            with self.timeline.span(self.engine.name, f"{sampling.purpose} {draw.ordinal}"):
+                group = await self._waited(self.engine.send("generate", draw, sampling))
+        except asyncio.CancelledError:
+            self.engine.send("abandon", draw, sampling)
+            raise
+        self.given += 1
+        return group
+
+    async def _waited(self, pending: Pending) -> RolloutGroup:
+        while True:
+            given = self.given
+            try:
+                return await pending.result(deadline_s=self.deadline_s)
+            except DeadlineError:
+                if given == self.given:
+                    raise

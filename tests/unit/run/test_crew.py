@@ -1,0 +1,79 @@
+"""Whose fault it is: a rank that sends nothing is not its engines', and a door that sticks is nobody's."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, cast
+
+import pytest
+
+from llmrl.cluster.actor import Actor, Pending
+from llmrl.errors import LlmrlError, TrainingError
+from llmrl.run.crew import Crew, Letter, _dismiss
+from llmrl.run.turns import Apart
+
+
+class Ended:
+    """A call that has ended, well or badly."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    async def result(self, *, deadline_s: float) -> Any:
+        if self._error:
+            raise self._error
+
+
+class Process:
+    """Does what it is told but for the calls that it fails."""
+
+    def __init__(self, name: str, **failing: Exception) -> None:
+        self.name, self._failing = name, failing
+        self.told: list[str] = []
+
+    def send(self, method: str, *_args: Any) -> Ended:
+        self.told.append(method)
+        return Ended(self._failing.get(method))
+
+    async def call(self, method: str, *args: Any, deadline_s: float) -> Any:
+        return await self.send(method, *args).result(deadline_s=deadline_s)
+
+
+def crew_of(engines: list[Process], rank: Process) -> Crew:
+    return Crew(
+        engines=cast("list[Actor]", engines),
+        ranks=[cast("Actor", rank)],
+        roles={},
+        turns=Apart(),
+        deadline_s=5,
+    )
+
+
+async def test_weights_that_were_never_sent_are_the_fault_of_the_rank() -> None:
+    # Ray fails the engine's call with what its argument failed with.
+    engine, rank = Process("engine-0", load=LlmrlError("engine-0.load: out of memory")), Process("policy-0")
+    lost = cast("Pending", Ended(TrainingError("policy-0.weights: out of memory")))
+
+    with pytest.raises(TrainingError, match=r"policy-0\.weights"):
+        await crew_of([engine], rank).publish(Letter(version=1, bundle=lost, copy=None))
+    assert rank.told == ["release"]
+
+
+async def test_an_engine_that_does_not_take_weights_is_named_after_all_others_have_them() -> None:
+    bad, good = Process("engine-0", load=LlmrlError("engine-0.load: no room")), Process("engine-1")
+
+    with pytest.raises(LlmrlError, match=r"engine-0\.load: no room"):
+        await crew_of([bad, good], Process("policy-0")).publish(
+            Letter(version=1, bundle=cast("Pending", Ended()), copy=None)
+        )
+    assert sorted(good.told) == ["hang_up", "load"]
+
+
+async def test_a_stage_that_is_done_does_not_fail_at_its_doors(caplog: pytest.LogCaptureFixture) -> None:
+    stuck, other = Process("engine-0", close=LlmrlError("engine-0.close: stuck")), Process("engine-1")
+
+    with caplog.at_level(logging.WARNING):
+        await _dismiss(crew_of([stuck, other], Process("policy-0")))
+
+    assert other.told == ["close"]
+    assert "engine-0.close: stuck" in caplog.text
