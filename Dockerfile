@@ -2,12 +2,14 @@
 #
 #   docker build -t llmrl:0.1.0 .
 #   docker build -t llmrl:0.1.0-cpu --build-arg ACCELERATOR=cpu .
-#   docker run --gpus all --shm-size=16g -v $PWD/runs:/llmrl/runs llmrl:0.1.0 llmrl train RECIPE
+#   docker run --gpus all --shm-size=16g -v $PWD/runs:/llmrl/runs -v $PWD/mine:/llmrl/mine llmrl:0.1.0 \
+#       llmrl train mine/recipe.toml
 FROM python:3.11-slim-bookworm
 
-# Triton and vLLM compile kernels at run time and need a C++ compiler; launch/node.sh asks `ip` for an interface.
+# Triton and vLLM compile kernels at run time and need a C++ compiler; launch/node.sh asks `ip` for an interface, and
+# KubeRay's probes of a pod call wget.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ iproute2 \
+    && apt-get install --yes --no-install-recommends g++ iproute2 wget \
     && rm -rf /var/lib/apt/lists/*
 
 ARG ACCELERATOR=cuda

@@ -5,7 +5,8 @@
 #   launch/node.sh head HOST:PORT [OPTION]   the head; OPTIONs are those of `ray start`
 #   launch/node.sh worker HOST:PORT [OPTION] one more node of the head at HOST:PORT
 #
-# LLMRL_NIC=ib0     the network interface of Ray, Gloo and NCCL; by default the one that routes to the head
+# LLMRL_NIC=ib0     the network interface of Ray, Gloo and NCCL; by default a worker's Ray takes the one that routes to
+#                   the head, the head that of the default route, and Gloo and NCCL choose for themselves
 # LLMRL_NODE_IP=... the address itself
 set -euo pipefail
 # shellcheck source=launch/venv.sh
@@ -20,7 +21,10 @@ own_address() {
         # Nothing is sent: connecting a datagram socket only looks up the route.
         python -c 'import socket, sys
 probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-probe.connect((sys.argv[1], 1))
+try:
+    probe.connect((sys.argv[1], 1))
+except OSError:
+    sys.exit(f"llmrl: this machine has no route to {sys.argv[1]}; name its interface with LLMRL_NIC.")
 print(probe.getsockname()[0])' "${1:-192.0.2.1}"
     fi
 }

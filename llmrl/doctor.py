@@ -9,6 +9,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,7 +68,7 @@ def diagnose(folder: Path) -> list[Finding]:
         _memory,
         _shared_memory,
         lambda: _disk(folder),
-        _compiler,
+        _compilers,
         _extension_locks,
         _ray_cluster,
         _sandboxes,
@@ -211,7 +212,7 @@ def _read_number(path: Path) -> int | None:
 
 
 def _shared_memory() -> Iterator[Finding]:
-    advice = "Ray and the weights pass through /dev/shm; start the container with --shm-size=2g or more"
+    advice = "Ray's objects and NCCL pass through /dev/shm; start the container with --shm-size=2g or more"
     yield _enough("/dev/shm", shutil.disk_usage("/dev/shm").free, NEEDED_SHM, advice)
 
 
@@ -230,15 +231,28 @@ def _enough(subject: str, free: float, needed: int, advice: str) -> Finding:
     return Finding(subject=subject, found=found)
 
 
-def _compiler() -> Iterator[Finding]:
-    path = shutil.which("g++") or shutil.which("c++")
-    advice = "only needed for torch.compile and DeepSpeed's own kernels; apt-get install g++"
-    yield Finding(
-        subject="C++ compiler",
-        found=path or "none",
-        status="ok" if path else "note",
-        advice="" if path else advice,
-    )
+def _compilers() -> Iterator[Finding]:
+    headers = Path(sysconfig.get_path("include")) / "Python.h"
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}-dev"
+    for_gpu = _version("vllm") is not None
+    yield judge_tool("C compiler", shutil.which("gcc") or shutil.which("clang"), "gcc", for_gpu=for_gpu)
+    yield judge_tool("C++ compiler", shutil.which("g++") or shutil.which("c++"), "g++", for_gpu=for_gpu)
+    yield judge_tool("Python.h", str(headers) if headers.is_file() else None, python, for_gpu=for_gpu)
+
+
+def judge_tool(subject: str, found: str | None, package: str, *, for_gpu: bool) -> Finding:
+    """Whether something is there that kernels are built with while a run goes on.
+
+    Args:
+        found: where it is.
+        package: what brings it on Debian and Ubuntu.
+        for_gpu: whether llmrl is installed for GPUs, where Triton builds the kernels of vLLM and of llmrl.
+    """
+    if found:
+        return Finding(subject=subject, found=found)
+    use = "Triton builds kernels with it" if for_gpu else "only torch.compile would need it here"
+    status: Status = "wrong" if for_gpu else "note"
+    return Finding(subject=subject, found="none", status=status, advice=f"{use}; apt install {package}")
 
 
 def _extension_locks() -> Iterator[Finding]:

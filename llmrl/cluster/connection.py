@@ -17,7 +17,8 @@ LOCAL_CPUS = 64
 """What a local cluster offers its scheduler: a laptop shares its few cores among more processes than that."""
 
 SHIPPED = ("NCCL_", "GLOO_", "HF_", "VLLM_", "RAY_AUTH_", "LLMRL_", "CUDA_LAUNCH_", "TORCH_")
-"""Prefixes of the driver's environment variables that reach every process on every node."""
+"""Prefixes of the driver's environment variables that reach every process on every node, but for tokens:
+whoever sees Ray's dashboard sees them, so the nodes of a cluster are given theirs."""
 
 
 @contextmanager
@@ -49,7 +50,7 @@ def connect(cluster: Cluster) -> Generator[None]:
 
 def process_environment(cluster: Cluster, *, device: str) -> dict[str, str]:
     """Environment variables of every process: what the driver has by prefix, then what the recipe says."""
-    env = {key: value for key, value in os.environ.items() if key.startswith(SHIPPED)}
+    env = {key: value for key, value in os.environ.items() if key.startswith(SHIPPED) and "TOKEN" not in key}
     # Plugins are imported by name in every process, also those that lie where the run was started.
     env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

@@ -16,8 +16,8 @@ A recipe is a TOML file. It states what differs from the defaults below; a key t
 - The tables of a stage may stand at the top of the file, where all stages share them, and in `[[stages]]`,
   where one stage says otherwise: tables merge, arrays and single values replace. Without `[[stages]]` there
   is one stage, `train`.
-- A stage that chooses another `name` in `[objective]`, `[credit]`, `[keep]` or `[correction]`, or another
-  `kind` of a reward, leaves the shared `options` behind.
+- A stage that chooses another `name` in `[environment]`, `[objective]`, `[credit]`, `[keep]`, `[pairing]` or
+  `[correction]`, or another `kind` of a reward or role, leaves the shared `options` behind.
 - Each stage after the first goes on from the model of the one before.
 - `llmrl train recipe.toml optimizer.lr=1e-4` overrides a key in every stage,
   `stages.<name>.optimizer.lr=1e-4` in one stage, and `prompts.sources.0.rows=10` in an element of an array.

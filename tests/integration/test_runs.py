@@ -339,6 +339,7 @@ def test_gsm8k_runs_three_steps_from_its_own_files(tmp_path: Path, shared: Path)
         f"run.folder={tmp_path}",
         f"prompts.sources.0.dataset={data / 'train.jsonl'}",
         f"evaluation.sources.0.dataset={data / 'test.jsonl'}",
+        "evaluation.sources.0.split=train",
     ]
     train_recipe(load_recipe(ROOT / "recipes" / "gsm8k" / "tiny.toml", changes))
 

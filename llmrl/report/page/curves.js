@@ -16,7 +16,7 @@ const PANELS = [
   { title: 'Engine against trainer', of: ['policy/kl_sampled'] },
   {
     title: 'Responses with a problem', zero: true,
-    of: ['rollout/truncated_rate', 'judgement/abstain_rate', 'judgement/error_rate', 'correction/capped_rate'],
+    of: ['rollout/truncated_rate', 'judgement/abstain_rate', 'judgement/error_rate', 'correction/masked_rate'],
   },
 ];
 

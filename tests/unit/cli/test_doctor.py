@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmrl import doctor
-from llmrl.doctor import Finding, diagnose, judge_gpu
+from llmrl.doctor import Finding, diagnose, judge_gpu, judge_tool
 from llmrl.sandbox import survey
 
 
@@ -164,3 +164,11 @@ def test_a_driver_below_cuda_13_is_wrong_where_it_is_used(driver: str, for_cpu: 
 
     assert finding.status == status
     assert finding.advice.startswith("CUDA 13 needs driver 580 or newer") == driver.startswith("570")
+
+
+@pytest.mark.parametrize(("for_gpu", "status"), [(True, "wrong"), (False, "note")])
+def test_what_kernels_are_built_with_must_be_there_for_a_gpu(for_gpu: bool, status: str) -> None:
+    missing = judge_tool("C compiler", None, "gcc", for_gpu=for_gpu)
+
+    assert (missing.status, missing.advice.endswith("apt install gcc")) == (status, True)
+    assert judge_tool("C compiler", "/usr/bin/gcc", "gcc", for_gpu=for_gpu).status == "ok"

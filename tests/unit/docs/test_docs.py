@@ -323,13 +323,21 @@ def test_every_metric_that_a_page_names_is_in_the_dictionary(page: Page) -> None
             metric(code)
 
 
+def test_the_tables_of_a_recipe_are_all_named_in_their_order() -> None:
+    (page,) = (page for page in PAGES if str(page) == "docs/recipes.md")
+    paragraph = page.prose[page.prose.index("The tables stand in the order") :].partition("At the top")[0]
+
+    assert re.findall(r"`\[+(\w+)", paragraph) == list(STAGE_TABLES)
+
+
 def test_the_table_of_metrics_has_their_units() -> None:
     (page,) = (page for page in PAGES if str(page) == "docs/runs.md")
     rows = re.findall(r"^\| (`.+`) \| ([^|]+) \| [^|]+ \|$", page.prose, re.MULTILINE)
     named = {code: unit for codes, unit in rows for code in re.findall(r"`([^`]+)`", codes)}
 
-    assert len(named) > 30
     assert named == {code: metric(code).unit for code in named}
+    described = {code.partition("<")[0] for code in named}
+    assert [name for name in METRICS if name not in described] == []
 
 
 @pytest.mark.parametrize(("page", "registries"), REGISTRIES.items())
