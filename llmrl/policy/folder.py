@@ -25,6 +25,9 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 INDEX = "model.safetensors.index.json"
 
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""Keys of a config, one of which every mixture of experts has."""
+
 
 def find_folder(model: Model) -> Path:
     """The folder of ``model.path``; a model of the hub is downloaded first.
@@ -44,6 +47,12 @@ def find_folder(model: Model) -> Path:
             f"model.path: {shown(model.path)} is neither a folder nor a model of the hub that can be reached "
             f"({shown(str(error))}); check the spelling, or download it first."
         ) from error
+
+
+def has_experts(path: Path) -> bool:
+    """Whether the model in a folder is a mixture of experts."""
+    config = _read_config(path)
+    return any(config.get(key) for key in EXPERTS)
 
 
 def check_folder(path: Path, model: Model) -> None:

@@ -38,7 +38,7 @@ from llmrl.recipe.schema import Model, Stage
 from llmrl.registry import load_plugins
 from llmrl.weights.broadcast import BroadcastStore
 from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
-from llmrl.weights.device import DeviceStore
+from llmrl.weights.device import DeviceStore, left_on_gpu
 from llmrl.weights.folder import FolderStore
 from llmrl.weights.group import Group
 from llmrl.weights.memory import machine
@@ -195,18 +195,10 @@ class PolicyWorker:
             assert self._meeting is not None, "open_meeting() comes first"
             device = self._zero.device
             return BroadcastStore(Group(seat, device=device, listener=self._meeting.detach()), device=device)
-        if self._on_one_gpu:
+        if left_on_gpu(self._stage, device=self._device):
             return DeviceStore(self._zero.device)
         folder = self._stage.weights.folder
         return FolderStore(folder) if folder else MemoryStore()
-
-    @property
-    def _on_one_gpu(self) -> bool:
-        """Whether the one worker of the one engine computes where this rank does, and gets all weights."""
-        stage = self._stage
-        alone = stage.policy.ranks == stage.engines.count == stage.engines.tensor_parallel == 1
-        whole = stage.model.lora is None and stage.weights.delta is not True and stage.weights.folder is None
-        return self._device == "cuda" and stage.cluster.placement == "shared" and alone and whole
 
     def copy_of(self, bundle: WeightBundle) -> NDArray[np.uint8]:
         """Rank 0 only: the bytes of weights in its memory, for engines on other machines."""

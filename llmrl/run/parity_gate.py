@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 
 from llmrl.cluster.actor import share
 from llmrl.errors import EngineError
 from llmrl.experience.columns import Columns
 from llmrl.experience.offline import imitate
+from llmrl.policy.folder import has_experts
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
 from llmrl.rollouts.engines import Sampling
@@ -46,6 +48,7 @@ async def pass_gate(stage: Stage, stream: PromptStream, crew: Crew, pool: Engine
         ],
         dtype=stage.model.dtype,
         temperature=temperature,
+        routed=has_experts(Path(str(stage.model.path))),
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.multiprocessing import reductions
 
 from llmrl.errors import WeightSyncError
+from llmrl.recipe.schema import Stage
 from llmrl.weights.bundle import Handle, WeightBundle
 from llmrl.weights.packed import PackedStore
 from llmrl.weights.parcel import Parcel
@@ -23,8 +24,29 @@ from llmrl.weights.store import Written
 TORCH = cast("Any", reductions)
 """It has no types."""
 
+RESIDUE = 600_000_000
+"""Bytes that a rank which is away keeps on a shared GPU beside its copy, as the plan assumes."""
+
 STORAGE, EVENT = slice(7, 10), slice(11, 15)
 """Where torch lists what opens a storage, and what tells its owner that it is not needed any more."""
+
+
+def left_on_gpu(stage: Stage, *, device: str) -> bool:
+    """Whether the one worker of the one engine computes where the one rank does, and gets all weights."""
+    alone = stage.policy.ranks == stage.engines.count == stage.engines.tensor_parallel == 1
+    whole = stage.model.lora is None and stage.weights.delta is not True and stage.weights.folder is None
+    return device == "cuda" and stage.cluster.placement == "shared" and alone and whole
+
+
+def share_beside(copy: int, memory: int, *, most: float) -> float:
+    """The share of a GPU's ``memory`` that an engine may take beside a copy of the weights.
+
+    Args:
+        copy: its bytes.
+        memory: bytes of the GPU.
+        most: what the recipe allows.
+    """
+    return min(most, 1 - (copy + RESIDUE) / memory)
 
 
 class DeviceStore:

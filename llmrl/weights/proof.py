@@ -19,7 +19,7 @@ from llmrl.weights.header import read_headers
 
 Stored = Mapping[str, tuple[int, ...]]
 
-TOLERANCE = {"float32": 3e-4, "bfloat16": 0.25}
+TOLERANCE = {"float32": 3e-4, "bfloat16": 0.5}
 """Mean difference in nats that rounding explains, by dtype: single tokens are off by more in bfloat16, above
 all such improbable ones as a probe has. Weights that were mixed up or cut are off by whole nats."""
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import WeightTransferConfig
@@ -30,7 +32,8 @@ from llmrl.rollouts.engines.vllm_opponent import PROCESSOR, REFERENCE_WEIGHT
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.backend import BACKEND, told
 from llmrl.weights.bundle import WeightBundle
-from llmrl.weights.proof import check_names, stored_tensors
+from llmrl.weights.device import left_on_gpu, share_beside
+from llmrl.weights.proof import Stored, check_names, stored_tensors
 from llmrl.weights.seat import ABANDONED, Seat
 
 WORKER_EXTENSION = "llmrl.weights.receive.WorkerExtension"
@@ -50,7 +53,7 @@ class VllmEngine:
         self._stage = stage
         self._stop_ids = list(load_tokenizer(stage.model).stop_ids)
         self._stored = stored_tensors(Path(str(stage.model.path)))
-        self._llm = AsyncLLM.from_engine_args(_arguments(stage, device))
+        self._llm = AsyncLLM.from_engine_args(_arguments(stage, device, self._stored))
         self._version = 0
         self._broken: str | None = None
         self._asleep = False
@@ -179,7 +182,16 @@ class VllmEngine:
         return last
 
 
-def _arguments(stage: Stage, device: str) -> AsyncEngineArgs:
+def _share(stage: Stage, stored: Stored, device: str) -> float:
+    """Of the GPU's memory: what the recipe says, unless weights that the policy leaves there need more."""
+    if not left_on_gpu(stage, device=device):
+        return stage.engines.gpu_memory_utilization
+    copy = sum(map(prod, stored.values())) * getattr(torch, stage.model.dtype).itemsize
+    memory: int = cast("Any", torch.cuda).get_device_properties(0).total_memory
+    return share_beside(copy, memory, most=stage.engines.gpu_memory_utilization)
+
+
+def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:
     engines, cpu = stage.engines, device == "cpu"
     kv_cache_mib = engines.kv_cache_mib or (CPU_KV_CACHE_MIB if cpu else None)
     return AsyncEngineArgs(
@@ -193,7 +205,7 @@ def _arguments(stage: Stage, device: str) -> AsyncEngineArgs:
         # Left to itself vLLM would ask Ray for its workers, in a placement group that has no room for them:
         # this process holds all GPUs of the engine.
         distributed_executor_backend="uni" if engines.tensor_parallel == 1 else "mp",
-        gpu_memory_utilization=engines.gpu_memory_utilization,
+        gpu_memory_utilization=_share(stage, stored, device),
         kv_cache_memory_bytes=kv_cache_mib * 2**20 if kv_cache_mib else None,
         # On CPU vLLM cannot take back the draw of a seeded request whose prompt it has read in part.
         enable_chunked_prefill=not cpu,

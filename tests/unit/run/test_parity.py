@@ -78,3 +78,13 @@ def test_a_policy_that_nobody_asks_anything_ends_the_run_with_the_reason() -> No
 
     with pytest.raises(EngineError, match=r"no token for the first 4 prompts: OSError: no docker here$"):
         _refuse_silence(groups)
+
+
+def test_a_mixture_of_experts_may_differ_by_more_in_bfloat16_only() -> None:
+    trainer = -RNG.exponential(1.0, 200).astype(np.float32)
+    flipped = comparisons(sampled=trainer + RNG.normal(0, 0.2, 200).astype(np.float32), trainer=trainer)
+
+    assert check_parity(flipped, dtype="bfloat16", temperature=1.0, routed=True).mean > 0.1
+    for dtype, routed in (("bfloat16", False), ("float32", True)):
+        with pytest.raises(ParityError, match="disagree about 200 tokens"):
+            check_parity(flipped, dtype=dtype, temperature=1.0, routed=routed)
