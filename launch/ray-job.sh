@@ -19,7 +19,7 @@ environment=$(python3 -c '
 import json, os
 shipped = ("NCCL_", "GLOO_", "HF_", "VLLM_", "RAY_", "LLMRL_")
 kept_here = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_TMPDIR", "LLMRL_NODE_IP")
-env = {k: v for k, v in os.environ.items() if k.startswith(shipped) and k not in kept_here and "TOKEN" not in k}
+env = {k: v for k, v in os.environ.items() if k.startswith(shipped) and k not in kept_here and not k.endswith("TOKEN")}
 print(json.dumps({"env_vars": env, "excludes": [".git", ".venv", ".venv-*", "runs", "models"]}))')
 
 exec ray job submit --address "$address" --working-dir . --runtime-env-json "$environment" -- \

@@ -48,7 +48,9 @@ class Pending:
         except exceptions.RayTaskError as error:  # also an instance of its cause, which may be a TimeoutError
             raise _own_error(error, self._what, self._last_words()) from error
         except TimeoutError:
-            late = f"{self._what} did not answer within {deadline_s:g} s ({DEADLINES}); is its process stuck?"
+            late = (
+                f"{self._what} did not answer within {deadline_s:.4g} s ({DEADLINES}); is its process stuck?"
+            )
             raise DeadlineError(f"{late}{self._last_words()}") from None
         except exceptions.RayError as error:  # also of memory that ran out, and of machines that went away
             dead = f"{self._what} failed because its process died: {error}"
@@ -90,17 +92,29 @@ async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any
     """
     results = [asyncio.ensure_future(one.result(deadline_s=deadline_s)) for one in pending]
     try:
-        done, left = await asyncio.wait(results, return_when=asyncio.FIRST_EXCEPTION) if results else ((), ())
-        failed = [error for one in results if one in done and (error := one.exception())]
-        if failed and left and not isinstance(failed[0], DeadProcessError):
-            await asyncio.wait(left, timeout=ECHO_S, return_when=asyncio.FIRST_EXCEPTION)
-            failed += [error for one in left if one.done() and (error := one.exception())]
+        failed = await _failures(results)
         for error in sorted(failed, key=lambda error: not isinstance(error, DeadProcessError)):
             raise error
         return [one.result() for one in results]
     finally:
         for one in results:
             one.cancel()
+
+
+async def _failures(results: Sequence[asyncio.Future[Any]]) -> list[BaseException]:
+    """Of all results if there is none; else those until a dead process is found, or ``ECHO_S`` are over."""
+    failed: list[BaseException] = []
+    left, until = set(results), float("inf")
+    loop = asyncio.get_running_loop()
+    while left and not any(isinstance(error, DeadProcessError) for error in failed):
+        patience = until - loop.time()
+        if patience <= 0:
+            break
+        timeout = patience if failed else None
+        done, left = await asyncio.wait(left, timeout=timeout, return_when=asyncio.FIRST_EXCEPTION)
+        failed += [error for one in results if one in done and (error := one.exception())]
+        until = min(until, loop.time() + ECHO_S) if failed else until
+    return failed
 
 
 def share(value: Any) -> Pending:

@@ -50,7 +50,11 @@ def connect(cluster: Cluster) -> Generator[None]:
 
 def process_environment(cluster: Cluster, *, device: str) -> dict[str, str]:
     """Environment variables of every process: what the driver has by prefix, then what the recipe says."""
-    env = {key: value for key, value in os.environ.items() if key.startswith(SHIPPED) and "TOKEN" not in key}
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if key.startswith(SHIPPED) and not key.endswith("TOKEN")
+    }
     # Plugins are imported by name in every process, also those that lie where the run was started.
     env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}

@@ -47,12 +47,14 @@ def smallest_change(job: Job, start: Placement) -> tuple[str, Estimate] | None:
     for count in (1, 2, 3):
         for keys in combinations(ways, count):
             for chosen in product(*(ways[key] for key in keys)):
-                changed = replace(
-                    start, **{name: value for fields, _ in chosen for name, value in fields.items()}
-                )
-                made = estimate(job, changed)
+                fields = {name: value for fields, _ in chosen for name, value in fields.items()}
+                words = [said for _, said in chosen]
+                if "offload" in fields and not fields.get("zero_stage", start.zero_stage):
+                    fields["zero_stage"] = 1  # without ZeRO nothing is moved
+                    words.append("policy.zero_stage = 1")
+                made = estimate(job, replace(start, **fields))
                 if made.fits:
-                    return " and ".join(said for _, said in chosen), made
+                    return " and ".join(words), made
     return None
 
 
@@ -96,7 +98,7 @@ def _ways(job: Job, start: Placement) -> dict[str, list[Way]]:
         ],
         "share": [({"gpu_share": 0.95}, "engines.gpu_memory_utilization = 0.95")],
         "width": [_widened(start, width) for width in wider],
-        "offload": [_offloaded(start)],
+        "offload": [({"offload": "cpu"}, 'policy.offload = "cpu"')],
         "sequences": [
             ({"sequence_parallel": ranks}, f"policy.sequence_parallel = {ranks}")
             for ranks in _sharers(job, start)
@@ -111,12 +113,6 @@ def _sharers(job: Job, start: Placement) -> Iterator[int]:
     for ranks in job.workload.architecture.shares:
         if start.sequence_parallel < ranks <= most and start.ranks % ranks == 0:
             yield ranks
-
-
-def _offloaded(start: Placement) -> Way:
-    if start.zero_stage:
-        return {"offload": "cpu"}, 'policy.offload = "cpu"'
-    return {"offload": "cpu", "zero_stage": 1}, 'policy.offload = "cpu" (with policy.zero_stage = 1)'
 
 
 def _widened(start: Placement, width: int) -> Way:

@@ -49,9 +49,9 @@ def find_folder(model: Model) -> Path:
         ) from error
 
 
-def has_experts(path: Path) -> bool:
-    """Whether the model in a folder is a mixture of experts."""
-    config = _read_config(path)
+def has_experts(model: Model) -> bool:
+    """Whether a model, in a folder or to be built, is a mixture of experts."""
+    config = model.config if model.config is not None else _read_config(find_folder(model))
     return any(config.get(key) for key in EXPERTS)
 
 

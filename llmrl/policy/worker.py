@@ -38,7 +38,7 @@ from llmrl.recipe.schema import Model, Stage
 from llmrl.registry import load_plugins
 from llmrl.weights.broadcast import BroadcastStore
 from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
-from llmrl.weights.device import DeviceStore, left_on_gpu
+from llmrl.weights.device import DeviceStore
 from llmrl.weights.folder import FolderStore
 from llmrl.weights.group import Group
 from llmrl.weights.memory import machine
@@ -195,7 +195,7 @@ class PolicyWorker:
             assert self._meeting is not None, "open_meeting() comes first"
             device = self._zero.device
             return BroadcastStore(Group(seat, device=device, listener=self._meeting.detach()), device=device)
-        if left_on_gpu(self._stage, device=self._device):
+        if self._device == "cuda" and self._stage.shares_one_device:
             return DeviceStore(self._zero.device)
         folder = self._stage.weights.folder
         return FolderStore(folder) if folder else MemoryStore()

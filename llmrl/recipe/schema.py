@@ -401,6 +401,13 @@ class Stage(Table):
     cluster: Cluster = Cluster()
     report: Report = Report()
 
+    @property
+    def shares_one_device(self) -> bool:
+        """Whether one rank leaves all weights on the GPU that it shares with one engine."""
+        alone = self.policy.ranks == self.engines.count == self.engines.tensor_parallel == 1
+        whole = self.model.lora is None and self.weights.delta is not True and self.weights.folder is None
+        return self.cluster.placement == "shared" and alone and whole
+
 
 class Run(Table):
     """The run as a whole."""

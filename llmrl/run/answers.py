@@ -25,7 +25,8 @@ class EngineAnswers:
     deadline_s: float
     """Longest time in which it gives no group while some are asked of it."""
     timeline: Timeline
-    given: int = 0
+    last: float = float("-inf")
+    """When it gave one, by the clock of the loop."""
 
     async def __call__(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
         """All responses to one draw.
@@ -40,14 +41,16 @@ class EngineAnswers:
         except asyncio.CancelledError:
             self.engine.send("abandon", draw, sampling)
             raise
-        self.given += 1
+        self.last = asyncio.get_running_loop().time()
         return group
 
     async def _waited(self, pending: Pending) -> RolloutGroup:
+        clock = asyncio.get_running_loop().time
+        since = clock()
         while True:
-            given = self.given
+            until = max(since, self.last) + self.deadline_s
             try:
-                return await pending.result(deadline_s=self.deadline_s)
+                return await pending.result(deadline_s=until - clock())
             except DeadlineError:
-                if given == self.given:
+                if clock() >= max(since, self.last) + self.deadline_s:
                     raise

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 
 from llmrl.cluster.actor import share
 from llmrl.errors import EngineError
 from llmrl.experience.columns import Columns
 from llmrl.experience.offline import imitate
-from llmrl.policy.folder import has_experts
 from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
 from llmrl.rollouts.engines import Sampling
@@ -22,7 +20,9 @@ from llmrl.run.parity import Comparison, Parity, check_parity
 PROMPTS_PER_ENGINE = 4
 
 
-async def pass_gate(stage: Stage, stream: PromptStream, crew: Crew, pool: EnginePool) -> Parity:
+async def pass_gate(
+    stage: Stage, stream: PromptStream, crew: Crew, pool: EnginePool, *, routed: bool
+) -> Parity:
     """Let the run begin, or stop it with a diagnosis.
 
     Raises:
@@ -48,7 +48,7 @@ async def pass_gate(stage: Stage, stream: PromptStream, crew: Crew, pool: Engine
         ],
         dtype=stage.model.dtype,
         temperature=temperature,
-        routed=has_experts(Path(str(stage.model.path))),
+        routed=routed,
     )
 
 

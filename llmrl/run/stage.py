@@ -154,7 +154,7 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
     trainer.snapshot(first)
     await trainer.publish(first)
     if plan.online:
-        parity = await pass_gate(stage, plan.stream, crew, pool)
+        parity = await pass_gate(stage, plan.stream, crew, pool, routed=plan.routed)
         await trainer.restore_engines(first)
         record.console.note(
             f"parity: engine and trainer agree on {parity.tokens} tokens "

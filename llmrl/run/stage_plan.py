@@ -9,7 +9,14 @@ from typing import TypeVar
 
 from llmrl.errors import ModelError
 from llmrl.objectives.algorithm import Algorithm
-from llmrl.policy.folder import check_folder, check_heads, check_length, find_folder, load_config
+from llmrl.policy.folder import (
+    check_folder,
+    check_heads,
+    check_length,
+    find_folder,
+    has_experts,
+    load_config,
+)
 from llmrl.prompts.collection import fingerprint
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.reads import Reads
@@ -45,6 +52,8 @@ class StagePlan:
     folder: Path
     seed: int
     """Of the run."""
+    routed: bool
+    """Whether the model is a mixture of experts."""
 
     @property
     def online(self) -> bool:
@@ -143,6 +152,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
         scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,
         folder=recipe.stage_folder(index),
         seed=seed,
+        routed=has_experts(start),
     )
 
 

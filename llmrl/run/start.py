@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import errno
-import fcntl
 import json
-import os
 import shutil
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Literal
 
 from llmrl.cluster.connection import connect, process_environment
@@ -26,12 +22,10 @@ from llmrl.report.html import write_report
 from llmrl.rewards.gold import check_answers
 from llmrl.roles.switchboard import Switchboard
 from llmrl.rollouts.rehearsal import rehearse
+from llmrl.run.lock import alone_in
 from llmrl.run.stage import StageResult, run_stage
 from llmrl.run.stage_plan import StagePlan, plan_stage
 from llmrl.run.stop import StopRequest
-
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""What a file system says that cannot lock."""
 
 Existing = Literal["refuse", "resume", "fresh"]
 """What to do with a run folder that is already there."""
@@ -64,8 +58,7 @@ async def _run(
     switchboard = Switchboard()
     held = ExitStack()
     try:
-        if recipe.folder.exists():
-            held.enter_context(alone_in(recipe.folder))
+        held.enter_context(alone_in(recipe.folder))
         if any(plan.stage.roles for plan in plans):
             await switchboard.open()
         for index, plan in enumerate(plans):
@@ -77,8 +70,6 @@ async def _run(
         with connect(recipe.stages[0].cluster):
             _check_room(recipe, plans)
             _open_folder(recipe, existing)
-            held.close()  # of a folder that may be a new one now
-            held.enter_context(alone_in(recipe.folder))
             stop.listen()
             return [
                 await run_stage(recipe, plan, checkpoint, console, stop, switchboard)
@@ -138,33 +129,6 @@ def _refuse_existing(recipe: Recipe, existing: Existing) -> None:
             f"run.name: {recipe.folder} is already there; go on with --resume, replace it with --fresh, "
             "or rename the run."
         )
-
-
-@contextmanager
-def alone_in(folder: Path) -> Generator[None]:
-    """No other run of llmrl works in this folder while the block runs.
-
-    Raises:
-        RecipeError: one does.
-    """
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        _lock(handle, folder)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _lock(handle: int, folder: Path) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RecipeError(
-            f"run.name: another llmrl is at work in {folder}; wait for its end, or rename the run."
-        ) from None
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
 
 
 def _open_folder(recipe: Recipe, existing: Existing) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -15,10 +16,10 @@ from torch import Tensor
 from torch.multiprocessing import reductions
 
 from llmrl.errors import WeightSyncError
-from llmrl.recipe.schema import Stage
 from llmrl.weights.bundle import Handle, WeightBundle
 from llmrl.weights.packed import PackedStore
 from llmrl.weights.parcel import Parcel
+from llmrl.weights.proof import Stored
 from llmrl.weights.store import Written
 
 TORCH = cast("Any", reductions)
@@ -31,22 +32,18 @@ STORAGE, EVENT = slice(7, 10), slice(11, 15)
 """Where torch lists what opens a storage, and what tells its owner that it is not needed any more."""
 
 
-def left_on_gpu(stage: Stage, *, device: str) -> bool:
-    """Whether the one worker of the one engine computes where the one rank does, and gets all weights."""
-    alone = stage.policy.ranks == stage.engines.count == stage.engines.tensor_parallel == 1
-    whole = stage.model.lora is None and stage.weights.delta is not True and stage.weights.folder is None
-    return device == "cuda" and stage.cluster.placement == "shared" and alone and whole
-
-
-def share_beside(copy: int, memory: int, *, most: float) -> float:
-    """The share of a GPU's ``memory`` that an engine may take beside a copy of the weights.
+def share_beside(stored: Stored, *, dtype: str, most: float, memory: int | None = None) -> float:
+    """The share of the GPU that an engine may take beside a copy of the weights.
 
     Args:
-        copy: its bytes.
-        memory: bytes of the GPU.
+        stored: the tensors.
+        dtype: of the copy.
         most: what the recipe allows.
+        memory: bytes of the GPU; by default those of the first one here.
     """
-    return min(most, 1 - (copy + RESIDUE) / memory)
+    copy = sum(map(prod, stored.values())) * getattr(torch, dtype).itemsize
+    whole: int = memory or cast("Any", torch.cuda).get_device_properties(0).total_memory
+    return min(most, 1 - (copy + RESIDUE) / whole)
 
 
 class DeviceStore:

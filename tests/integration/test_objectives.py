@@ -19,6 +19,8 @@ PAIRS = ("dpo", "hinge", "ipo", "cdpo", "rdpo")
 OPPONENTS = ("nash_md", "nash_ema", "xpo", "online_dpo", "online_ipo", "rebel")
 CONVERSATIONS = ("refuel", "empg")
 OTHERS = {*PAIRS, *OPPONENTS, *CONVERSATIONS, "sft"}
+PARTS = 4
+"""Runs that share the objectives out: each stage starts its processes, and a test has five minutes."""
 REDUCED = (
     'engines.kind="torch"',
     "cluster.threads_per_process=1",
@@ -59,9 +61,9 @@ def check_all(folder: Path, name: str, objectives: tuple[str, ...]) -> None:
             assert step.metrics["policy/grad_norm"] > 0, one
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", range(PARTS))
 def test_objectives_on_the_responses_of_the_policy(tmp_path: Path, part: int) -> None:
-    check_all(tmp_path, "rollouts", tuple(sorted(set(built_in()) - OTHERS))[part::3])
+    check_all(tmp_path, "rollouts", tuple(sorted(set(built_in()) - OTHERS))[part::PARTS])
 
 
 def test_objectives_on_pairs_of_the_dataset(tmp_path: Path) -> None:

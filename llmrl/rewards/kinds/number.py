@@ -18,7 +18,7 @@ from llmrl.rewards.reward import Reward, Score, gold_of, reward
 _GROUPED = re.compile(r"(?<![0-9.,/])([1-9][0-9]{0,2})((?: [0-9]{3})+)(?![0-9.,]?[0-9])")
 _SYMBOL = re.compile(r"[\\^_+*!<>]")
 _BOLD = re.compile(r"\*\*([^*\n]+)\*\*")
-_OPENING, _CLOSING = re.compile(r"[(\[{]\s*\Z"), re.compile(r"\s*[)\]}]")
+_OPENING, _CLOSING = re.compile(r"[(\[]\s*\Z"), re.compile(r"\s*[)\]]")
 
 
 @reward("number")
@@ -134,10 +134,11 @@ def _in_box(text: str) -> Result | None:
     found = results(text, words=True)
     if not found or any(not _same(each, found[0]) for each in found[1:]):
         return None
-    before, after = text[: found[0].start].rpartition("=")[2], text[found[-1].end :]
-    if "," in text[found[0].start : found[0].end] and (_OPENING.search(before) or _CLOSING.match(after)):
+    start, end = found[0].start, found[0].end
+    if "," in text[start:end] and (_OPENING.search(text[:start]) or _CLOSING.match(text, end)):
         return None  # a point or an interval: (5,100)
-    return None if _SYMBOL.search(before + after) else found[0]
+    around = text[:start].rpartition("=")[2] + text[found[-1].end :]
+    return None if _SYMBOL.search(around) else found[0]
 
 
 def _same(first: Result, second: Result) -> bool:

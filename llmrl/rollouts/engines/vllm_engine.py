@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
-from math import prod
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import WeightTransferConfig
@@ -32,7 +30,7 @@ from llmrl.rollouts.engines.vllm_opponent import PROCESSOR, REFERENCE_WEIGHT
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.backend import BACKEND, told
 from llmrl.weights.bundle import WeightBundle
-from llmrl.weights.device import left_on_gpu, share_beside
+from llmrl.weights.device import share_beside
 from llmrl.weights.proof import Stored, check_names, stored_tensors
 from llmrl.weights.seat import ABANDONED, Seat
 
@@ -184,11 +182,9 @@ class VllmEngine:
 
 def _share(stage: Stage, stored: Stored, device: str) -> float:
     """Of the GPU's memory: what the recipe says, unless weights that the policy leaves there need more."""
-    if not left_on_gpu(stage, device=device):
-        return stage.engines.gpu_memory_utilization
-    copy = sum(map(prod, stored.values())) * getattr(torch, stage.model.dtype).itemsize
-    memory: int = cast("Any", torch.cuda).get_device_properties(0).total_memory
-    return share_beside(copy, memory, most=stage.engines.gpu_memory_utilization)
+    most = stage.engines.gpu_memory_utilization
+    beside = device == "cuda" and stage.shares_one_device
+    return share_beside(stored, dtype=stage.model.dtype, most=most) if beside else most
 
 
 def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:

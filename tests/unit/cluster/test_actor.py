@@ -78,10 +78,10 @@ async def test_a_process_that_the_system_killed_for_memory_is_named() -> None:
 
 async def test_who_died_is_told_of_rather_than_who_noticed_first() -> None:
     noticed = Reference().failed(TrainingError("connection closed by peer"))
-    dead = Reference()
-    asyncio.get_running_loop().call_later(0.05, dead.died, OutOfMemoryError("killed"))
-    hangs = Reference()
-    pending = [Pending(one, f"policy-{n}.update") for n, one in enumerate((noticed, dead, hangs))]  # type: ignore[arg-type]
+    dead, later, hangs = Reference(), Reference(), Reference()
+    asyncio.get_running_loop().call_later(0.02, later.failed, TrainingError("connection closed by peer"))
+    asyncio.get_running_loop().call_later(0.1, dead.died, OutOfMemoryError("killed"))
+    pending = [Pending(one, f"policy-{n}.update") for n, one in enumerate((noticed, dead, later, hangs))]  # type: ignore[arg-type]
 
     with pytest.raises(DeadProcessError, match=r"policy-1\.update failed because its process died"):
         await gathered(pending, deadline_s=60)

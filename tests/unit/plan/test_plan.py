@@ -297,9 +297,20 @@ def test_what_would_fit_is_what_the_recipe_may_say(recipe: Path) -> None:
     with pytest.raises(PlacementError) as refused:
         planned(recipe, *small, gpus="2xL40S")
 
-    assert 'policy.offload = "cpu" (with policy.zero_stage = 1)' in str(refused.value)
+    assert 'policy.offload = "cpu" and policy.zero_stage = 1 would fit' in str(refused.value)
     cured = planned(recipe, *small, "policy.zero_stage=1", 'policy.offload="cpu"', gpus="2xL40S")
     assert cured.recipe.placement.offload == "cpu"
+
+
+def test_offload_is_tried_beside_every_stage_of_zero(recipe: Path) -> None:
+    tight = ["policy.zero_stage=0", "model.gradient_checkpointing=true", "policy.tokens_per_microbatch=4608"]
+    config = recipe.parent / "large.json"
+    config.write_text(json.dumps({"model_type": "qwen2", **QWEN["7B"], "num_hidden_layers": 80}))
+
+    with pytest.raises(
+        PlacementError, match=r'policy\.zero_stage = [23] and .*policy\.offload = "cpu" would fit'
+    ):
+        planned(recipe, *tight, "engines.tensor_parallel=1", gpus="8xL40S", config=config)
 
 
 def test_an_opponent_takes_the_room_of_a_model_beside_the_engines(recipe: Path) -> None:

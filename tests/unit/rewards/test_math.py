@@ -57,6 +57,8 @@ def score(response: str, answer: str) -> float | None:
         (r"\boxed{(5, 100)}", "(5,100)"),
         (r"\boxed{2,1}", "1,2"),
         (r"\boxed{5,100}", "5100"),
+        (r"\boxed{{1,234}}", "1234"),
+        (r"\boxed{18,000 (18 thousand)}", "18000"),
         (r"\boxed{2,5}", "2.5"),
         (r"\boxed{\{3, 1, 2\}}", r"\{1,2,3\}"),
         (r"\boxed{2 \text{ or } 1}", "1,2"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.errors import CheckpointError, ModelError, PlacementError, RecipeError
+from llmrl.errors import CheckpointError, ModelError, PlacementError
 from llmrl.policy.folder import find_folder
 from llmrl.policy.worker import PolicyWorker
 from llmrl.recipe.schema import (
@@ -25,7 +25,6 @@ from llmrl.recipe.schema import (
 from llmrl.run.checkpoint import Checkpoint, RunState, check_same_run
 from llmrl.run.ledger import Snapshot
 from llmrl.run.stage_plan import _found, _found_role, plan_stage
-from llmrl.run.start import alone_in
 
 FOLDER = Path("/snapshots/abc")
 STAGE = Stage(
@@ -107,17 +106,6 @@ def test_another_seed_or_other_held_out_rows_are_another_run(tmp_path: Path) -> 
         check_same_run(checkpoint, data=again.fingerprint, tables=again.tables)
     with pytest.raises(CheckpointError, match="the prompts differ"):
         check_same_run(checkpoint, data=fewer.fingerprint, tables=plan.tables)
-
-
-def test_one_run_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
-    with (
-        alone_in(tmp_path),
-        pytest.raises(RecipeError, match=rf"^run\.name: another llmrl is at work in {tmp_path}"),
-        alone_in(tmp_path),
-    ):
-        pass
-    with alone_in(tmp_path):
-        pass
 
 
 def test_a_rank_that_does_not_share_the_run_folder_says_so(tmp_path: Path) -> None:

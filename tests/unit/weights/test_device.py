@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
-from llmrl.weights.device import left_on_gpu, share_beside
+from llmrl.weights.device import share_beside
 
 STAGE = Stage(
     prompts=Prompts(sources=(Source(task="digit_sum"),)),
@@ -14,28 +16,29 @@ STAGE = Stage(
 )
 
 
-def shared(**tables: dict[str, object]) -> Stage:
-    tables = {"cluster": {"placement": "shared"}, **tables}
+def stage_with(**tables: dict[str, Any]) -> Stage:
     changed = {name: getattr(STAGE, name).model_copy(update=update) for name, update in tables.items()}
     return STAGE.model_copy(update=changed)
 
 
 @pytest.mark.parametrize(
-    ("stage", "device", "left"),
+    ("tables", "left"),
     [
-        (shared(), "cuda", True),
-        (shared(), "cpu", False),
-        (STAGE, "cuda", False),
-        (shared(engines={"count": 2}, policy={"ranks": 2}), "cuda", False),
-        (shared(weights={"delta": True}), "cuda", False),
+        ({}, True),
+        ({"cluster": {"placement": "split"}}, False),
+        ({"engines": {"count": 2}, "policy": {"ranks": 2}}, False),
+        ({"weights": {"delta": True}}, False),
     ],
 )
 def test_weights_are_left_on_the_gpu_where_one_rank_and_one_engine_share_it(
-    stage: Stage, device: str, left: bool
+    tables: dict[str, dict[str, Any]], left: bool
 ) -> None:
-    assert left_on_gpu(stage, device=device) is left
+    assert stage_with(**{"cluster": {"placement": "shared"}, **tables}).shares_one_device is left
 
 
 def test_an_engine_leaves_room_for_them() -> None:
-    assert share_beside(1_000_000_000, 80_000_000_000, most=0.85) == 0.85
-    assert share_beside(15_400_000_000, 80_000_000_000, most=0.85) == pytest.approx(0.8)
+    stored = {"a": (1000, 1000), "b": (500,)}
+
+    assert share_beside(stored, dtype="bfloat16", most=0.85, memory=80_000_000_000) == 0.85
+    large = {"a": (7_700_000, 1000)}
+    assert share_beside(large, dtype="bfloat16", most=0.85, memory=80_000_000_000) == pytest.approx(0.8)
