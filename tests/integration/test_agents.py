@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import itertools
 import logging
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -286,14 +287,16 @@ async def test_any_command_gets_the_rollouts_that_an_agent_with_its_words_gets(
 
 
 async def test_a_command_that_fails_says_of_which_row_it_was_and_with_what_words(
-    tiny_model: Path, draws: Sequence[Draw]
+    tiny_model: Path, draws: Sequence[Draw], caplog: pytest.LogCaptureFixture
 ) -> None:
     worker = await worker_of(
         tiny_model, "program", {"command": ["sh", "-c", "echo no docker here >&2; exit 4"]}
     )
-    with pytest.raises(EngineError, match=r"of prompt 'running_sum/\d+': .*status 4 .*'no docker here'"):
-        await worker.generate(draws[0], sampling(per_prompt=2))
+    group = await worker.generate(draws[0], sampling(per_prompt=2))
     await worker.close()
+
+    assert all(re.search(r"status 4 .*'no docker here'", one.abort) for one in group.rollouts)
+    assert re.search(r"of prompt 'running_sum/\d+' is aborted: .*status 4", caplog.text)
 
 
 @environment("counted")

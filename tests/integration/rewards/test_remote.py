@@ -89,6 +89,9 @@ class Service(BaseHTTPRequestHandler):
 class Quiet(ThreadingHTTPServer):
     """Does not mind who hangs up."""
 
+    request_queue_size = 64
+    """Connections at once; of more than 5 the system would refuse some."""
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing."""
 
