@@ -58,7 +58,9 @@ async def _run(
     switchboard = Switchboard()
     held = ExitStack()
     try:
-        held.enter_context(alone_in(recipe.folder))
+        there = recipe.folder.exists()
+        if there:
+            held.enter_context(alone_in(recipe.folder))
         if any(plan.stage.roles for plan in plans):
             await switchboard.open()
         for index, plan in enumerate(plans):
@@ -69,6 +71,8 @@ async def _run(
         stop = StopRequest()
         with connect(recipe.stages[0].cluster):
             _check_room(recipe, plans)
+            if not there:  # what is refused until here leaves nothing behind
+                held.enter_context(alone_in(recipe.folder))
             _open_folder(recipe, existing)
             stop.listen()
             return [
