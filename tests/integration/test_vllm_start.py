@@ -41,7 +41,7 @@ def stage_of(folder: Path, *, tensor_parallel: int = 1, opponent: Opponent | Non
 def test_an_engine_starts_its_workers_itself_and_asks_ray_for_none(
     tiny_model: Path, width: int, backend: str
 ) -> None:
-    told = _arguments(stage_of(tiny_model, tensor_parallel=width), "cuda")
+    told = _arguments(stage_of(tiny_model, tensor_parallel=width), "cuda", {})
 
     assert told.distributed_executor_backend == backend
 

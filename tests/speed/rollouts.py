@@ -67,7 +67,7 @@ def raw_options(stage: Stage, device: str = "cpu") -> dict[str, Any]:
     # vLLM reads the environment when it is imported.
     from llmrl.rollouts.engines.vllm_engine import _arguments  # noqa: PLC0415
 
-    options = dict(vars(_arguments(stage, device)))
+    options = dict(vars(_arguments(stage, device, {})))
     del options["enable_log_requests"]  # only the asynchronous engine has it
     del options["scheduler_cls"]  # ours
     return options
