@@ -107,9 +107,12 @@ async def run_stage(
                 taken=first,
             )
             training = _train(plan, crew, trainer, pool, first=first)
-            if await stop.interrupts(training, trainer.stepping, trainer.publishing):
-                await trainer.save()
-                stop.heed(f"after step {trainer.taken}")
+            try:
+                if await stop.interrupts(training, trainer.stepping, trainer.publishing):
+                    await trainer.save()
+                    stop.heed(f"after step {trainer.taken}")
+            finally:
+                await trainer.committed()
         await crew.policy("export", folder / "model")
     if bound := binding(read_journal(folder / JOURNAL).steps):
         console.note(str(bound))

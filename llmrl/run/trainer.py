@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from llmrl.cluster.actor import share
 from llmrl.errors import TrainingError
@@ -45,7 +46,9 @@ class Trainer:
     taken: int = 0
     """Steps of the stage so far, those of earlier runs included."""
     unsaved: RunState | None = None
-    """After the newest step, until a checkpoint has it."""
+    """After the newest step, until the ranks have written it."""
+    committing: asyncio.Task[None] | None = None
+    """The checkpoint that they wrote last, until it is sealed."""
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held during a step and its checkpoint, which nothing may interrupt."""
     publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -59,13 +62,15 @@ class Trainer:
             await self.crew.policy("score_ahead", share(Columns.of(experiences)))
         self.record.scored_ahead(time.monotonic() - began)
 
-    async def step(self, experiences: Sequence[Experience], *, step: int, posts: bool = True) -> None:
+    async def step(self, experiences: Sequence[Experience], *, step: int, posts: bool) -> None:
         """One optimizer step on every rank; what is due after it (snapshot, checkpoint) is done or queued.
 
         Args:
             posts: whether the engines are to have the new weights.
         """
         async with self.stepping:
+            if self.committing and self.committing.done():
+                await self.committed()
             began = time.monotonic()
             with self.record.timeline.span("policy", f"step {step + 1}"):
                 outcomes: list[dict[str, float]] = await self.crew.policy(
@@ -104,15 +109,26 @@ class Trainer:
             await self.publish(version)
 
     async def save(self) -> None:
-        """A checkpoint of the policy as it is now, unless the newest one is."""
+        """The ranks write a checkpoint of the policy as it is now, unless they have; it is sealed later."""
         if self.unsaved is None:
             return
+        await self.committed()
         path = self.checkpoints.begin(self.taken)
         with self.record.timeline.span("policy", f"save {self.taken}"):
             await self.crew.policy("save", path)
-            # To read and hash it takes minutes for a large model; roles and engines are answered meanwhile.
-            await asyncio.to_thread(self.checkpoints.commit, path, self.unsaved)
+        self.committing = asyncio.create_task(self._commit(path, self.unsaved))
         self.unsaved = None
+
+    async def committed(self) -> None:
+        """What the ranks have written is a checkpoint when this returns."""
+        if self.committing:
+            await asyncio.shield(self.committing)
+            self.committing = None
+
+    async def _commit(self, path: Path, state: RunState) -> None:
+        """To read and hash it all takes minutes for a large model, and the run goes on meanwhile."""
+        with self.record.timeline.span("checkpoint", f"seal {state.step}"):
+            await asyncio.to_thread(self.checkpoints.commit, path, state)
 
     def _state(self) -> RunState:
         return RunState(

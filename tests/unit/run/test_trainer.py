@@ -1,4 +1,4 @@
-"""The trainer's checkpoints: while one is sealed, everybody else is served."""
+"""The trainer's checkpoints: while one is sealed the run goes on, and none is lost or left half done."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 
 from llmrl.cluster.actor import Actor
+from llmrl.errors import CheckpointError
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
 from llmrl.run.checkpoint import Checkpoints, RunState, read_state
 from llmrl.run.crew import Crew
@@ -60,13 +61,23 @@ def trainer(tmp_path: Path, make_record: Callable[..., Record]) -> Generator[Tra
         )
 
 
-async def test_while_a_checkpoint_is_sealed_others_are_served(trainer: Trainer, tmp_path: Path) -> None:
-    trainer.ledger.draw()
-    trainer.taken = 1
+async def save(trainer: Trainer, step: int) -> None:
+    trainer.taken = step
     trainer.unsaved = trainer._state()
-    saving = asyncio.create_task(trainer.save())
+    await trainer.save()
+
+
+def sealed(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").glob("step-*"))
+
+
+async def test_while_a_checkpoint_is_sealed_the_run_goes_on(trainer: Trainer, tmp_path: Path) -> None:
+    trainer.ledger.draw()
+    await save(trainer, 1)
+    assert sealed(tmp_path) == []
     served = 0
-    while not saving.done():
+    committed = asyncio.create_task(trainer.committed())
+    while not committed.done():
         await asyncio.sleep(0.01)
         trainer.ledger.draw()
         served += 1
@@ -74,3 +85,38 @@ async def test_while_a_checkpoint_is_sealed_others_are_served(trainer: Trainer, 
     assert served > 2  # it would be 1 if sealing kept the loop
     state = read_state(tmp_path / "checkpoints" / "step-000001")
     assert state.ledger.unfinished == (0,)  # the ledger of the moment after the step
+
+
+async def test_the_next_checkpoint_waits_until_the_last_one_is_sealed(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    await save(trainer, 1)
+    await save(trainer, 2)
+    assert sealed(tmp_path) == ["step-000001"]
+    await trainer.committed()
+    assert sealed(tmp_path) == ["step-000001", "step-000002"]
+
+
+async def test_who_is_cancelled_while_one_is_sealed_can_wait_for_it_still(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    await save(trainer, 1)
+    waiting = asyncio.create_task(trainer.committed())
+    await asyncio.sleep(0.05)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    await trainer.committed()
+    assert sealed(tmp_path) == ["step-000001"]
+
+
+async def test_a_checkpoint_that_cannot_be_sealed_ends_the_run_at_the_next_step(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    await save(trainer, 1)
+    (tmp_path / "checkpoints" / ".tmp-step-000001" / "rng-0.npz").unlink()
+    await asyncio.sleep(0.6)
+
+    with pytest.raises(CheckpointError, match="the files of rank 0 of 1 are not here"):
+        await trainer.step([], step=1, posts=True)
