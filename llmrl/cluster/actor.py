@@ -90,31 +90,20 @@ async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any
     Where one process dies, those that compute with it fail too, and may be heard first: so whoever failed
     is not told of before the others had ``ECHO_S`` to die.
     """
-    results = [asyncio.ensure_future(one.result(deadline_s=deadline_s)) for one in pending]
+    calls = [asyncio.ensure_future(one.result(deadline_s=deadline_s)) for one in pending]
     try:
-        failed = await _failures(results)
-        for error in sorted(failed, key=lambda error: not isinstance(error, DeadProcessError)):
-            raise error
-        return [one.result() for one in results]
+        return list(await asyncio.gather(*calls))
+    except DeadProcessError:
+        raise
+    except LlmrlError:
+        ended, _ = await asyncio.wait(calls, timeout=ECHO_S)
+        for error in (one.exception() for one in ended):
+            if isinstance(error, DeadProcessError):
+                raise error from error.__cause__
+        raise
     finally:
-        for one in results:
+        for one in calls:
             one.cancel()
-
-
-async def _failures(results: Sequence[asyncio.Future[Any]]) -> list[BaseException]:
-    """Of all results if there is none; else those until a dead process is found, or ``ECHO_S`` are over."""
-    failed: list[BaseException] = []
-    left, until = set(results), float("inf")
-    loop = asyncio.get_running_loop()
-    while left and not any(isinstance(error, DeadProcessError) for error in failed):
-        patience = until - loop.time()
-        if patience <= 0:
-            break
-        timeout = patience if failed else None
-        done, left = await asyncio.wait(left, timeout=timeout, return_when=asyncio.FIRST_EXCEPTION)
-        failed += [error for one in results if one in done and (error := one.exception())]
-        until = min(until, loop.time() + ECHO_S) if failed else until
-    return failed
 
 
 def share(value: Any) -> Pending:
