@@ -50,11 +50,11 @@ class Columns:
         """The columns of whole groups.
 
         Raises:
-            EngineError: a rollout with arrays of unequal length, or a trained token's logprob is not finite.
+            EngineError: a trained token's logprob is not finite.
             TrainingError: credit of another length than its rollout, or not finite.
         """
         for one in experiences:
-            _refuse_uneven(one)
+            _refuse_other_lengths(one)
         rollouts = [rollout for one in experiences for rollout in one.group.rollouts]
         starts = _ends(rollout.tokens.size for rollout in rollouts)
         tokens, logp, turn, advantage, trained = _joined(
@@ -130,19 +130,12 @@ class Columns:
             raise error(f"{self.where(row)}: {what} that is not finite for a trained token.")
 
 
-def _refuse_uneven(experience: Experience) -> None:
+def _refuse_other_lengths(experience: Experience) -> None:
     both = zip(experience.group.rollouts, experience.advantages, strict=True)
     for number, (rollout, advantage) in enumerate(both):
-        size = rollout.tokens.size
-        if size == rollout.logp.size == rollout.trained.size == rollout.turn.size == advantage.size:
-            continue
-        where = f"response {number} to prompt '{experience.group.prompt.id}'"
-        sizes = {size, rollout.logp.size, rollout.trained.size, rollout.turn.size}
-        if len(sizes) > 1:
-            raise EngineError(
-                f"{where}: tokens, logp, trained and turn have lengths {sorted(sizes)}, not one."
-            )
-        raise TrainingError(f"{where}: {size} tokens, but {advantage.size} advantages.")
+        if rollout.tokens.size != advantage.size:
+            where = f"response {number} to prompt '{experience.group.prompt.id}'"
+            raise TrainingError(f"{where}: {rollout.tokens.size} tokens, but {advantage.size} advantages.")
 
 
 def _rewards(experience: Experience) -> list[float]:
@@ -153,24 +146,22 @@ def _rewards(experience: Experience) -> list[float]:
 
 def _contexts(experiences: Sequence[Experience]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """``read`` and ``segments``; the rows of a group share the ids of their prompt."""
-    pieces: list[NDArray[np.int32]] = []
-    segments: list[tuple[int, int, int, int]] = []
-    end, row = 0, 0
-
-    def put(ids: NDArray[np.int32]) -> tuple[int, int]:
-        nonlocal end
-        pieces.append(ids)
-        end += ids.size
-        return end - ids.size, end
-
-    for one in experiences:
-        prompt = put(one.group.prompt.tokens)
-        for rollout in one.group.rollouts:
-            segments.append((row, 0, *prompt))
-            segments += [(row, rewrite.at, *put(rewrite.context)) for rewrite in rollout.rewrites]
-            row += 1
-    (read,) = _joined(end, (pieces, np.int32))
-    return read, np.array(segments, dtype=np.int64).reshape(-1, 4)
+    rollouts = [rollout for one in experiences for rollout in one.group.rollouts]
+    rewritten = [(row, rewrite) for row, one in enumerate(rollouts) for rewrite in one.rewrites]
+    pieces = [one.group.prompt.tokens for one in experiences] + [rewrite.context for _, rewrite in rewritten]
+    ends = _ends(piece.size for piece in pieces)
+    places = np.stack([ends[:-1], ends[1:]], axis=1)
+    first = np.zeros((len(rollouts), 4), dtype=np.int64)
+    first[:, 0] = np.arange(len(rollouts))
+    first[:, 2:] = np.repeat(
+        places[: len(experiences)], [len(one.group.rollouts) for one in experiences], axis=0
+    )
+    later = np.zeros((len(rewritten), 4), dtype=np.int64)
+    later[:, :2] = np.array([(row, rewrite.at) for row, rewrite in rewritten]).reshape(-1, 2)
+    later[:, 2:] = places[len(experiences) :]
+    segments = np.concatenate([first, later])
+    (read,) = _joined(int(ends[-1]), (pieces, np.int32))
+    return read, segments[np.argsort(segments[:, 0], kind="stable")]
 
 
 def _ends(sizes: Iterable[int]) -> NDArray[np.int64]:

@@ -296,11 +296,6 @@ def test_a_sampled_logprob_that_is_not_finite_is_refused():
         Columns.of([experience([1], bad)])
 
 
-def test_arrays_of_unequal_length_are_refused():
-    with pytest.raises(EngineError, match=r"have lengths \[1, 2\], not one"):
-        Columns.of([experience([1], rollout([5, 6], logp=np.zeros(1, np.float32)))])
-
-
 def test_credit_of_another_length_is_refused():
     with pytest.raises(TrainingError, match="2 tokens, but 3 advantages"):
         Columns.of([experience([1], rollout([5, 6]), advantages=(np.zeros(3, np.float32),))])

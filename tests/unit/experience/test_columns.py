@@ -98,12 +98,9 @@ def test_a_step_crosses_processes_as_a_dozen_buffers_however_many_responses_it_h
 
 def test_what_is_wrong_with_a_response_is_said_of_that_response() -> None:
     bad = replace(rollout(1, 2, 3), logp=np.array([-1, np.nan, np.inf], np.float32))
-    odd = replace(rollout(1, 2, 3), turn=np.zeros(2, np.int32))
 
     with pytest.raises(EngineError, match="response 1 to prompt 'p/5': the engine reported a logprob that"):
         Columns.of([*STEP, experience(5, rollout(4), bad)])
-    with pytest.raises(EngineError, match=r"response 1 to prompt 'p/5': tokens, .* have lengths \[2, 3\]"):
-        Columns.of([*STEP, experience(5, rollout(4), odd)])
 
 
 def test_a_logprob_that_nobody_trains_on_may_be_anything() -> None:
