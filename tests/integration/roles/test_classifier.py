@@ -46,7 +46,7 @@ async def test_what_the_model_cannot_read_is_an_error_and_the_next_batch_is_read
         read = await classifier.logits(text(POSITIONS))
 
     assert [type(one) for one in failed] == [ServiceError, ServiceError]
-    assert "roles.judge failed: index out of range" in str(failed[0])
+    assert "roles.judge failed: IndexError: index out of range" in str(failed[0])
     assert read.shape == (1,)
 
 
