@@ -57,6 +57,11 @@ class BundleCredit(Credit):
         if not 0 < self.rate <= 1:
             raise ValueError(f"rate must lie in (0, 1], got {self.rate}")
 
+    @property
+    def fewest(self) -> int:
+        """A bundle's only paper is both of its quantiles, and worth nothing."""
+        return 2 if self.quantiles == "batch" else 1
+
     @abstractmethod
     def worth(self, rewards: Scores, low: float, high: float) -> Scores:
         """[Q, P] credit of the responses in a bundle.

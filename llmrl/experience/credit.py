@@ -36,6 +36,11 @@ class Credit(Protocol):
         """Responses to a prompt that it needs in order to teach anything."""
         return 1
 
+    @property
+    def rewards(self) -> frozenset[str]:
+        """Names of rewards that its options say; the recipe must have them."""
+        return frozenset()
+
     def __call__(self, groups: Sequence[RolloutGroup], judgements: Judged, memory: Memory, /) -> Advantages:
         """[L] advantages per rollout per group of a whole step; exactly 0 on tokens that are not trained.
 
@@ -249,6 +254,10 @@ class Parts(Credit):
     @property
     def fewest(self) -> int:
         return 2
+
+    @property
+    def rewards(self) -> frozenset[str]:
+        return frozenset(self.weights)
 
     def __call__(self, groups: Sequence[RolloutGroup], judgements: Judged, _memory: Memory) -> Advantages:
         return [

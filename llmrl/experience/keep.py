@@ -26,6 +26,11 @@ class Keep(Protocol):
     """Then: end the run with the most frequent reason, or train on the groups that the step has; a step
     without any ends the run in either case."""
 
+    @property
+    def rewards(self) -> frozenset[str]:
+        """Names of rewards that its options say; the recipe must have them."""
+        return frozenset()
+
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement], /) -> str | None:
         """None to train on the group, or the reason why not, in a few words that are counted."""
         ...
@@ -63,6 +68,10 @@ class KeepVaried(Keep):
     def __post_init__(self) -> None:
         if self.refills < 1:
             raise ValueError(f"refills must be at least 1, got {self.refills}")
+
+    @property
+    def rewards(self) -> frozenset[str]:
+        return frozenset() if self.by in (None, "first") else frozenset({self.by})
 
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement]) -> str | None:
         values = {self._value(j) for j in judgements} - {None}

@@ -76,8 +76,8 @@ class ClipCov(GRPO):
     def scope(self) -> Scope:
         return "step"
 
-    def __call__(self, current: TokenScores, batch: Batch) -> Loss:
-        loss = GRPO.__call__(self, current, batch)
+    def policy_loss(self, current: TokenScores, batch: Batch) -> Loss:
+        loss = GRPO.policy_loss(self, current, batch)
         chosen = self._chosen(current, batch)
         return Loss(
             value=loss.value.where(~chosen, 0.0),

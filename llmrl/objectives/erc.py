@@ -47,10 +47,10 @@ class ERC(GRPO):
         require(0 <= self.entropy_low < 1, "entropy_low must lie in [0, 1)", self.entropy_low)
         require(self.entropy_high > 1, "entropy_high must be above 1", self.entropy_high)
 
-    def __call__(self, current: TokenScores, batch: Batch) -> Loss:
+    def policy_loss(self, current: TokenScores, batch: Batch) -> Loss:
         assert current.entropy is not None  # promised by reads
         assert batch.old.entropy is not None  # promised by reads
-        loss = GRPO.__call__(self, current, batch)
+        loss = GRPO.policy_loss(self, current, batch)
         # Rounded to bfloat16, the ratio itself would cross such narrow bounds.
         ratio = (current.entropy.detach().double() + TINY) / (batch.old.entropy.double() + TINY)
         kept = (self.entropy_low < ratio) & (ratio < self.entropy_high)

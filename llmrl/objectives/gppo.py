@@ -50,8 +50,8 @@ class GPPO(GRPO):
         """How many tokens are in correct responses is known only of the whole update."""
         return "step" if self.positive_weight else "token"
 
-    def __call__(self, current: TokenScores, batch: Batch) -> Loss:
-        loss = GRPO.__call__(self, current, batch)
+    def policy_loss(self, current: TokenScores, batch: Batch) -> Loss:
+        loss = GRPO.policy_loss(self, current, batch)
         if not self.positive_weight:
             return loss
         correct = batch.mask & (batch.reward >= self.positive_reward)[:, None]

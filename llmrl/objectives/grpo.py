@@ -72,6 +72,18 @@ class GRPO(Objective):
         return self.always_reads | WITH_REFERENCE if self.kl_weight else self.always_reads
 
     def __call__(self, current: TokenScores, batch: Batch) -> Loss:
+        loss = self.policy_loss(current, batch)
+        if not self.kl_weight:
+            return loss
+        kl = self._kl(current, batch)
+        charge = kl * ratio_of(self.log_ratio(current, batch)) if self.kl_corrected else kl
+        return Loss(
+            value=loss.value + self.kl_weight * charge,
+            metrics={**loss.metrics, "kl_reference": Mean(value=kl.detach(), where=batch.mask)},
+        )
+
+    def policy_loss(self, current: TokenScores, batch: Batch) -> Loss:
+        """[B, T] loss without the KL to the reference, which every token pays whatever else it is let off."""
         drift = self.log_ratio(current, batch)
         ratio = ratio_of(drift)
         charged = self.surrogate(ratio, batch.advantage)
@@ -80,11 +92,7 @@ class GRPO(Objective):
             **ratio_metrics(drift, batch.mask),
             **self._clipping(ratio, loss < charged, batch),
         }
-        if not self.kl_weight:
-            return Loss(value=loss, metrics=metrics)
-        kl = self._kl(current, batch)
-        metrics["kl_reference"] = Mean(value=kl.detach(), where=batch.mask)
-        return Loss(value=loss + self.kl_weight * (kl * ratio if self.kl_corrected else kl), metrics=metrics)
+        return Loss(value=loss, metrics=metrics)
 
     def log_ratio(self, current: TokenScores, batch: Batch) -> Tensor:
         """[B, T] nats of the policy over ``old``."""

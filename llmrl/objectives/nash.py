@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from llmrl.objectives.contract import Bundle, Estimates, Loss, Mean, MeanOver, Objective, Reads, objective
+from llmrl.objectives.terms import require, require_token_mean
 from llmrl.recipe.schema import Choice, Opponent
 
 if TYPE_CHECKING:
@@ -40,8 +41,8 @@ class NashMD(Objective, Estimates):
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.kl_weight < math.inf:
-            raise ValueError(f"kl_weight must be finite and not negative, got {self.kl_weight}")
+        require(0 <= self.kl_weight < math.inf, "kl_weight must be finite and not negative", self.kl_weight)
+        require_token_mean(self.mean_over)
 
     @property
     def reads(self) -> frozenset[Reads]:

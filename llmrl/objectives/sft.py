@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from llmrl.objectives.contract import Bundle, Loss, MeanOver, Objective, objective
+from llmrl.objectives.terms import require_token_mean
 from llmrl.recipe.schema import Choice
 
 if TYPE_CHECKING:
@@ -19,6 +20,9 @@ class SFT(Objective):
 
     mean_over: MeanOver = "tokens"
     bundle: ClassVar[Bundle] = Bundle(trains_on="demonstrations", correction=Choice(name="none"))
+
+    def __post_init__(self) -> None:
+        require_token_mean(self.mean_over)
 
     def __call__(self, current: TokenScores, _batch: Batch) -> Loss:
         return Loss(value=-current.logp)

@@ -146,9 +146,10 @@ class Learner:
         """The share of some rows in the loss of the update; everything worth knowing about it is counted."""
         batch, log_ratio, weight = self._compared(rows, current, known)
         loss = self.algorithm.objective(current, batch)
-        _count(tally, loss, current, batch)
+        own = batch.mask & ~batch.opponent[:, None]
+        _count(tally, loss, current, own)
         if self.algorithm.online:
-            _compare(tally, batch.mask, log_ratio=log_ratio, weight=weight)
+            _compare(tally, own, log_ratio=log_ratio, weight=weight)
         return reduce_loss(loss.value, batch.mask, totals, self.algorithm.objective.mean_over)
 
     def _compared(self, rows: Collated, current: TokenScores, known: Known) -> tuple[Batch, Tensor, Tensor]:
@@ -194,9 +195,9 @@ def _detached(scores: TokenScores) -> TokenScores:
     )
 
 
-def _count(tally: Tally, loss: Loss, current: TokenScores, batch: Batch) -> None:
+def _count(tally: Tally, loss: Loss, current: TokenScores, own: Tensor) -> None:
     if current.entropy is not None:
-        tally.mean("policy/entropy", current.entropy, batch.mask)
+        tally.mean("policy/entropy", current.entropy, own)
     for name, metric in loss.metrics.items():
         match metric:
             case Mean(value=value, where=where):
@@ -205,9 +206,9 @@ def _count(tally: Tally, loss: Loss, current: TokenScores, batch: Batch) -> None
                 tally.largest(f"objective/{name}", value, where)
 
 
-def _compare(tally: Tally, mask: Tensor, *, log_ratio: Tensor, weight: Tensor) -> None:
-    """How far the engine that sampled is from the policy that trains; nobody sampled a demonstration."""
-    tally.mean("policy/kl_sampled", -log_ratio, mask)
-    tally.mean("correction/mean", weight, mask)
-    tally.largest("correction/largest", weight, mask)
-    tally.mean("correction/masked_rate", (weight == 0).float(), mask)
+def _compare(tally: Tally, own: Tensor, *, log_ratio: Tensor, weight: Tensor) -> None:
+    """How far the engine that sampled is from the policy that trains, on what the policy wrote."""
+    tally.mean("policy/kl_sampled", -log_ratio, own)
+    tally.mean("correction/mean", weight, own)
+    tally.largest("correction/largest", weight, own)
+    tally.mean("correction/masked_rate", (weight == 0).float(), own)

@@ -45,6 +45,7 @@ def collect(
     max_tokens: int,
     seed: int,
     max_response_tokens: int | None = None,
+    max_read_tokens: int | None = None,
     reads: Reads = EVERYTHING,
 ) -> tuple[Collection, ...]:
     """Read, render and tokenize every source.
@@ -55,6 +56,8 @@ def collect(
         seed: the run's; tasks order their problems by it, and a source its rows of equal pass rates.
         max_response_tokens: where responses of the dataset are trained on, rows with a longer one are left
             out too.
+        max_read_tokens: likewise rows of which a model reads more: each segment of a response whose past is
+            rewritten is a sequence of its own, and both of a pair are read together.
         reads: what of a dataset's rows is wanted.
     Raises:
         RecipeError: a source is contradictory, or two have the same name.
@@ -80,6 +83,11 @@ def collect(
         if max_response_tokens is not None:
             kept = _Limit(what="responses", most=max_response_tokens, option="rollouts.max_tokens").keep(
                 kept, lengths=[_longest_response(prompt) for prompt in kept], key=table
+            )
+        if max_read_tokens is not None:
+            what = "rows, with all that a model reads of them,"
+            kept = _Limit(what=what, most=max_read_tokens, option="policy.tokens_per_microbatch").keep(
+                kept, lengths=[_read(prompt) for prompt in kept], key=table
             )
         found.append(
             Collection(
@@ -139,6 +147,13 @@ class _Limit:
 
 def _longest_response(prompt: Prompt) -> int:
     return max(0 if one is None else one.size for one in (prompt.demonstration, prompt.rejected))
+
+
+def _read(prompt: Prompt) -> int:
+    """Tokens of all sequences that the dataset's responses to it make."""
+    contexts = sum(rewrite.context.size for rewrite in prompt.demonstrated_rewrites)
+    responses = [one.size for one in (prompt.demonstration, prompt.rejected) if one is not None]
+    return contexts + sum(responses) + len(responses) * prompt.tokens.size
 
 
 def _prompts(source: Source, tokenizer: Tokenizer, *, key: str, seed: int, reads: Reads) -> list[Prompt]:

@@ -34,6 +34,7 @@ class PromptStream:
         *,
         seed: int,
         max_response_tokens: int | None = None,
+        max_read_tokens: int | None = None,
         reads: Reads = EVERYTHING,
     ) -> None:
         """Read every source of the table.
@@ -42,6 +43,7 @@ class PromptStream:
             seed: the run's.
             max_response_tokens: where responses of the dataset are trained on, rows with a longer one are
                 left out too.
+            max_read_tokens: likewise rows of which a model reads more, as in ``collect``.
             reads: what of a dataset's rows is wanted.
         Raises:
             RecipeError: a source is contradictory, or two have the same name.
@@ -54,6 +56,7 @@ class PromptStream:
             max_tokens=prompts.max_tokens,
             seed=seed,
             max_response_tokens=max_response_tokens,
+            max_read_tokens=max_read_tokens,
             reads=reads,
         )
         self._seed, self._shuffle = seed, prompts.shuffle

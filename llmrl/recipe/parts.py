@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from llmrl.errors import RecipeError, shown
+from llmrl.errors import RecipeError, did_you_mean, shown
 from llmrl.experience.correction import correction
 from llmrl.experience.credit import Credit, credit
 from llmrl.experience.keep import keep
@@ -18,7 +18,7 @@ from llmrl.recipe.draft import SAFE_NAME, SAFE_NAME_TEXT
 from llmrl.recipe.schema import Choice, Stage
 from llmrl.registry import Registry
 from llmrl.report.trackers import check_trackers
-from llmrl.rewards import build_rewards
+from llmrl.rewards import Comparing, build_rewards
 from llmrl.rollouts.agents import Agent
 from llmrl.rollouts.engines import engine
 from llmrl.rollouts.environments import environment
@@ -85,6 +85,8 @@ def part_problems(stage: Stage) -> list[str]:
         problems.extend(_too_small_for_pairs(stage))
         problems.extend(_turns_that_cannot_be(stage, bundle))
         problems.extend(_nobody_to_compare_with(stage, bundle))
+        problems.extend(_pairs_that_teach_nothing(stage, bundle))
+        problems.extend(_rewards_that_are_not_there(bundle))
         for keys, choice in parts_of(bundle).items():
             with _noted(problems):
                 _build(keys, choice)
@@ -156,6 +158,32 @@ def _nobody_to_compare_with(stage: Stage, bundle: Bundle) -> Iterator[str]:
             f"engines.tensor_parallel: expected 1 with opponent.kind = '{opponent}', "
             f"whose reference is not sharded, got {engines.tensor_parallel}."
         )
+
+
+def _pairs_that_teach_nothing(stage: Stage, bundle: Bundle) -> Iterator[str]:
+    if bundle.trains_on != "rollouts":
+        return
+    if objective_of(stage).mean_over == "pairs" and bundle.pairing.name == "none":
+        yield (
+            f"pairing.name: objective '{stage.objective.name}' compares pairs of responses, and 'none' makes "
+            "no pair; leave the table out, or choose another."
+        )
+    own, theirs = stage.rollouts.per_prompt, bundle.opponent.per_prompt
+    if bundle.opponent.kind != "none" and bundle.pairing.name != "none" and own + theirs > 2:
+        # The policy's response has the preference over one opponent, the opponent's that over all of them.
+        for name, reward in build_rewards(bundle.rewards).items():
+            if bundle.rewards[name].weight and isinstance(reward, Comparing):
+                yield (
+                    f"rewards.{name}.kind: '{bundle.rewards[name].kind}' compares each response with all of "
+                    "the other side's, so pairs with the opponent need rollouts.per_prompt = 1 and "
+                    f"opponent.per_prompt = 1, got {own} and {theirs}."
+                )
+
+
+def _rewards_that_are_not_there(bundle: Bundle) -> Iterator[str]:
+    for table, choice in (("credit", bundle.credit), ("keep", bundle.keep)):
+        for name in sorted(_build((table,), choice).rewards - bundle.rewards.keys()):
+            yield f"{table}.options: no reward is named {shown(name)}.{did_you_mean(name, bundle.rewards)}"
 
 
 def _is_agent(name: str) -> bool:

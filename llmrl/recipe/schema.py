@@ -261,7 +261,7 @@ class Optimizer(Table):
     max_grad_norm: AboveZero = 1.0
     """Gradients are scaled down to this global L2 norm."""
     max_bad_steps: Positive = 3
-    """Steps in a row that may be skipped for a loss or gradient that is not finite."""
+    """Steps in a row of which an update may be skipped, as its loss or gradient is not finite."""
 
 
 class Policy(Table):
@@ -275,7 +275,7 @@ class Policy(Table):
     tokens_per_microbatch: Positive = 8192
     """Most tokens (prompts included) in one forward pass of one rank; never changes a gradient, its rounding
     apart. All segments of a response whose past is rewritten have to fit, so a conversation ends before they
-    exceed it."""
+    exceed it, and a dataset's rows that do are left out."""
     sequence_parallel: Positive = 1
     """Ranks that share the tokens of each forward pass, for sequences longer than one GPU can train on; never
     changes a gradient. It divides ``ranks`` and the model's attention heads."""

@@ -66,7 +66,7 @@ _TABLE: tuple[tuple[str, str, Better, str], ...] = (
     ("policy/tokens", "tokens", None, "tokens trained on"),
     ("policy/tokens_per_second", "tokens/s", "up", "trained tokens over the time of the update"),
     ("policy/rank/", "tokens", None, "tokens that one rank trained on"),
-    ("policy/skipped", "1", "down", "1 where the loss or gradient was not finite"),
+    ("policy/skipped", "updates", "down", "skipped, as their loss or gradient was not finite"),
     ("policy/kl_sampled", "nats", None, "mean over trained tokens of sampled minus old logp"),
     ("correction/mean", "1", None, "mean importance weight between trainer and engine"),
     ("correction/largest", "1", None, "largest weight for the difference between engine and trainer"),

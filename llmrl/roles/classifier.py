@@ -112,7 +112,10 @@ class Classifier:
                 rows = await asyncio.to_thread(self._forward, [text.ids for text in batch])
             except Exception as error:  # noqa: BLE001  whatever it is, who waits for it must hear of it
                 for text in batch:
-                    _end(text.future, ServiceError(f"roles.{self.name} failed: {type(error).__name__}: {error}"))
+                    _end(
+                        text.future,
+                        ServiceError(f"roles.{self.name} failed: {type(error).__name__}: {error}"),
+                    )
             else:
                 for text, row in zip(batch, rows, strict=True):
                     _end(text.future, row)

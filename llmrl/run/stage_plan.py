@@ -145,6 +145,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
             tokenizer,
             seed=seed,
             max_response_tokens=None if algorithm.online else stage.rollouts.max_tokens,
+            max_read_tokens=None if algorithm.online else stage.policy.tokens_per_microbatch,
             reads=Reads(answer=algorithm.online and answered, response=not algorithm.online),
         ),
         evaluated=evaluated[: stage.evaluation.prompts],

@@ -150,7 +150,10 @@ class Trainer:
         self.bad_steps += 1
         written = self.record.bad_batch(step, experiences)
         _log.warning(
-            "step %d was skipped: loss or gradient not finite; its batch is in %s", step + 1, written
+            "step %d: %d updates skipped, loss or gradient not finite; its batch is in %s",
+            step + 1,
+            metrics["policy/skipped"],
+            written,
         )
         if self.bad_steps >= self.stage.optimizer.max_bad_steps:
             raise TrainingError(

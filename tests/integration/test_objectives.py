@@ -40,6 +40,7 @@ def staged(name: str, objectives: tuple[str, ...]) -> str:
     lr = tomllib.loads(text)["stages"][-1]["optimizer"]["lr"]
     stages = (
         f'[[stages]]\nname = "{one}"\nobjective = {{ name = "{one}" }}\nevaluation = {{ sources = [] }}\n'
+        f"{'rollouts = { per_prompt = 1 }' if one == 'xpo' else ''}\n"
         f"prompts = {{ per_step = 8 }}\noptimizer = {{ steps = 2, minibatches = 2, lr = {lr} }}\n"
         for one in objectives
     )

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from llmrl.errors import DataError
-from llmrl.prompts.collection import collect, fingerprint
+from llmrl.prompts import collection
+from llmrl.prompts.collection import _prompt, collect, fingerprint
 from llmrl.prompts.datasets import read_source
-from llmrl.prompts.example import Message
+from llmrl.prompts.example import Example, Message
 from llmrl.prompts.pair_tasks import DigitSumPairs
+from llmrl.prompts.prompt import Prompt, Rewrite
 from llmrl.prompts.tokenizer import Tokenizer
 from llmrl.recipe.schema import Source
 
@@ -184,6 +188,34 @@ def test_pairs_with_a_response_that_is_too_long_are_left_out(tmp_path: Path, dig
         DataError, match=r"s\.0: none of 4 responses has at most 1 tokens, the shortest has 2"
     ):
         collect(sources, digits, max_response_tokens=1, **given)
+
+
+def test_rows_of_which_a_model_reads_too_much_are_left_out(
+    tmp_path: Path, digits: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(
+        "\n".join(json.dumps({"prompt": "1+1=", "response": said}) for said in ("2", "22", "222"))
+    )
+    given: Any = {"key": "s", "max_tokens": 16, "seed": 0}
+    sources = [Source(dataset=str(path))]
+
+    (found,) = collect(sources, digits, max_read_tokens=8, **given)  # the start, four, two digits, the end
+    assert [prompt.id for prompt in found.prompts] == ["rows/0", "rows/1"]
+
+    def rewritten(example: Example, tokenizer: Tokenizer) -> Prompt:
+        """The past is rewritten once, so a model reads a second sequence, of ten more tokens."""
+        whole = _prompt(example, tokenizer)
+        rewrite = Rewrite(at=1, context=np.zeros(10, np.int32))
+        return replace(whole, demonstrated_rewrites=(rewrite,))
+
+    monkeypatch.setattr(collection, "_prompt", rewritten)
+    with pytest.raises(
+        DataError,
+        match=r"s\.0: none of 3 rows, with all .*, has at most 16 tokens, the shortest has 17; "
+        r"raise policy\.tokens_per_microbatch",
+    ):
+        collect(sources, digits, max_read_tokens=16, **given)
 
 
 def test_the_task_pairs_a_right_working_with_one_that_slips_once() -> None:
