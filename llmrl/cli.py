@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from collections.abc import Generator, Iterable
@@ -31,6 +32,8 @@ WRONG_INPUT = (RecipeError, DataError, ModelError, PluginError, PlacementError)
 
 EXIT_WRONG_INPUT = 2
 EXIT_FAILED = 70
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+"""Of a disk that takes no more."""
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (TOML).", show_default=False)]
 Overrides = Annotated[
@@ -72,6 +75,11 @@ def _clean_errors(*, debug: bool) -> Generator[None]:
         yield
     except Stopped as stopped:
         typer.echo(str(stopped))
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        typer.echo(f"OSError: {error}; make room, then go on with --resume.", err=True)
+        raise typer.Exit(EXIT_FAILED) from error
     except LlmrlError as error:
         if debug:
             traceback.print_exc()

@@ -71,7 +71,13 @@ class Actor:
         self._handle, self.name, self._log = handle, name, log
 
     def send(self, method: str, *args: Any) -> Pending:
-        """Start a call; pending results among ``args`` are passed on without coming here."""
+        """Start a call; pending results among ``args`` are passed on without coming here.
+
+        Raises:
+            DeadProcessError: the cluster is gone; Ray would start another one.
+        """
+        if not ray.is_initialized():
+            raise DeadProcessError(f"{self.name}.{method} was called when its cluster was gone")
         plain = [arg.ref if isinstance(arg, Pending) else arg for arg in args]
         return Pending(self._handle.call.remote(method, *plain), f"{self.name}.{method}", self._log)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import time
+from collections import defaultdict
 from collections.abc import Generator
 from contextlib import contextmanager
+from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
 from typing import IO, Self
@@ -23,7 +25,10 @@ class Timeline:
         """A new file in ``folder``, which is complete after so many ``step_done``; none if there are none."""
         self._steps = steps
         self._lanes: dict[tuple[str, int], int] = {}
-        self._busy: set[tuple[str, int]] = set()
+        self._free: defaultdict[str, list[int]] = defaultdict(list)
+        """Lanes of each track that nothing is drawn on now, the uppermost first."""
+        self._more: defaultdict[str, count[int]] = defaultdict(count)
+        """Those that nothing was drawn on yet."""
         self._file: IO[str] | None = (folder / FILE).open("w", encoding="utf-8") if steps else None
         if self._file:
             self._file.write("[\n")
@@ -31,15 +36,17 @@ class Timeline:
     @contextmanager
     def span(self, track: str, name: str) -> Generator[None]:
         """What happens inside is drawn on ``track``; what overlaps there goes to lanes below each other."""
-        lanes = ((track, number) for number in count())
-        lane = next(lane for lane in lanes if lane not in self._busy)
-        self._busy.add(lane)
+        if not self._file:
+            yield
+            return
+        free = self._free[track]
+        lane = heappop(free) if free else next(self._more[track])
         began = time.monotonic_ns()
         try:
             yield
         finally:
-            self._busy.discard(lane)
-            self._draw(lane, name, began, time.monotonic_ns())
+            heappush(free, lane)
+            self._draw((track, lane), name, began, time.monotonic_ns())
 
     def step_done(self) -> None:
         """One step less to go; the last one completes the file."""

@@ -44,4 +44,5 @@ async def _read(response: httpx.Response) -> bytes:
 @cache
 def _client(_loop: asyncio.AbstractEventLoop) -> httpx.AsyncClient:
     """One for all requests, which keeps its connections; they belong to a loop."""
-    return httpx.AsyncClient(timeout=None, trust_env=False)
+    # Whoever asks has its own bound on questions at once; to wait here would count as the answer's time.
+    return httpx.AsyncClient(timeout=None, trust_env=False, limits=httpx.Limits(max_connections=None))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,8 +11,10 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from llmrl.errors import DeadlineError, LlmrlError
+from llmrl.errors import DeadlineError, DeadProcessError, LlmrlError
 from llmrl.roles.role import Answer, refusal
+
+_log = logging.getLogger(__name__)
 
 QUESTION_BYTES = 16 * 2**20
 """Largest question."""
@@ -33,7 +36,9 @@ class Switchboard:
 
     url: str = ""
     """Of all roles; known after ``open``, before there is any."""
-    _members: Mapping[str, Sequence[Member]] = field(default_factory=dict[str, Sequence[Member]])
+    _members: dict[str, list[Member]] = field(default_factory=dict[str, list[Member]])
+    _last_words: dict[str, str] = field(default_factory=dict[str, str])
+    """Of the last process of a role that died."""
     _deadline_s: float = 0.0
     _under_way: Counter[str] = field(default_factory=Counter[str])
     _runner: web.AppRunner | None = None
@@ -50,7 +55,12 @@ class Switchboard:
 
     def connect(self, members: Mapping[str, Sequence[Member]], *, deadline_s: float) -> None:
         """From now on these processes answer, by the name of their role."""
-        self._members, self._deadline_s = members, deadline_s
+        self._members = {role: list(processes) for role, processes in members.items()}
+        self._deadline_s = deadline_s
+
+    def disconnect(self) -> None:
+        """From now on none is asked; who waits for an answer is refused when its process ends."""
+        self._members = {}
 
     async def close(self) -> None:
         """Answer nobody any more."""
@@ -59,13 +69,16 @@ class Switchboard:
 
     async def _answer(self, request: web.Request) -> web.Response:
         role, route = request.match_info["role"], request.match_info["route"]
-        answer = await self._put_through(self._members.get(role, ()), role, route, await request.read())
+        answer = await self._put_through(role, route, await request.read())
         return web.Response(status=answer.status, body=answer.body, content_type="application/json")
 
-    async def _put_through(self, members: Sequence[Member], role: str, route: str, question: bytes) -> Answer:
+    async def _put_through(self, role: str, route: str, question: bytes) -> Answer:
         """From the one with the least to do; if it fails, from the next."""
-        reason = f"role '{role}' has no process now."
-        for member in sorted(members, key=lambda one: self._under_way[one.name]):
+        reason = f"role '{role}' has no process now. {self._last_words.get(role, '')}"
+        asked = set[str]()
+        while left := [one for one in self._members.get(role, ()) if one.name not in asked]:
+            member = min(left, key=lambda one: self._under_way[one.name])
+            asked.add(member.name)
             self._under_way[member.name] += 1
             try:
                 return await member.call("answer", route, question, deadline_s=self._deadline_s)
@@ -73,6 +86,15 @@ class Switchboard:
                 return refusal(str(error), status=504)
             except LlmrlError as error:
                 reason = str(error).partition("\n")[0]
+                if isinstance(error, DeadProcessError):
+                    self._lose(member, role, reason)
             finally:
                 self._under_way[member.name] -= 1
         return refusal(reason, status=503)
+
+    def _lose(self, member: Member, role: str, reason: str) -> None:
+        members = self._members.get(role, [])
+        if member in members:
+            members.remove(member)
+            self._last_words[role] = reason
+            _log.warning("role '%s' goes on with %d processes: %s", role, len(members), reason)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 from llmrl.cluster.actor import Actor, Pending
-from llmrl.errors import DeadlineError
+from llmrl.errors import DeadlineError, DeadProcessError
 from llmrl.prompts.prompt import Draw
 from llmrl.report.timeline import Timeline
 from llmrl.rollouts.engines import Sampling
@@ -39,7 +40,8 @@ class EngineAnswers:
             with self.timeline.span(self.engine.name, f"{sampling.purpose} {draw.ordinal}"):
                 group = await self._waited(self.engine.send("generate", draw, sampling))
         except asyncio.CancelledError:
-            self.engine.send("abandon", draw, sampling)
+            with suppress(DeadProcessError):
+                self.engine.send("abandon", draw, sampling)
             raise
         self.last = asyncio.get_running_loop().time()
         return group

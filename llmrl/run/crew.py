@@ -33,7 +33,8 @@ class Letter:
     """Weights under way."""
 
     version: int
-    bundle: Pending
+    sent: Sequence[Pending]
+    """What each rank does for it; the first one's result is the bundle."""
     copy: Pending | None
     """The bytes, if there are engines that cannot open the bundle's place."""
 
@@ -74,19 +75,25 @@ class Crew:
         pending = [rank.send("weights", version) for rank in self.ranks]
         # The other ranks help to gather, and have nothing to send.
         copy = self.ranks[0].send("copy_of", pending[0]) if self.remote else None
-        return Letter(version=version, bundle=pending[0], copy=copy)
+        return Letter(version=version, sent=pending, copy=copy)
 
     async def publish(self, letter: Letter) -> WeightBundle:
         """Give the engines weights that are still on their way from the policy; returns what was sent.
 
-        One that fails or dies is named when all others have taken them; before it, a rank that sent nothing.
+        An engine that fails or dies is named when all others have taken them, a rank at once.
         """
         await self.turns.engines()
+        sending = asyncio.ensure_future(gathered(letter.sent, deadline_s=self.deadline_s))
         loading = [self._load(engine, letter) for engine in self.engines]
-        taken = await asyncio.gather(*loading, return_exceptions=True)
+        taking = asyncio.gather(*loading, return_exceptions=True)
+        try:
+            await asyncio.wait({sending, taking}, return_when=asyncio.FIRST_EXCEPTION)
+            bundle, *_ = await sending
+            failed = [outcome for outcome in await taking if outcome is not None]
+        finally:
+            sending.cancel()
+            taking.cancel()
         self.ranks[0].send("release", letter.version)
-        failed = [outcome for outcome in taken if outcome is not None]
-        bundle = await letter.bundle.result(deadline_s=self.deadline_s)
         if letter.copy is not None and failed:
             await letter.copy.result(deadline_s=self.deadline_s)
         # Whoever was left alone in a broadcast is not the one who failed.
@@ -97,7 +104,7 @@ class Crew:
     async def _load(self, engine: Actor, letter: Letter) -> None:
         copy = letter.copy if engine.name in self.remote else None
         try:
-            await engine.send("load", letter.bundle, copy).result(deadline_s=self.deadline_s)
+            await engine.send("load", letter.sent[0], copy).result(deadline_s=self.deadline_s)
         except LlmrlError:
             for other in self.engines:
                 other.send("hang_up", f"{engine.name} failed")

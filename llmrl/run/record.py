@@ -149,6 +149,9 @@ class Record:
         self.console.step(entry)
         self.trackers.log(numbers, step=step + 1)
         self.timeline.step_done()
+
+    def samples(self, step: int, experiences: Sequence[Experience]) -> None:
+        """Write the responses of a step that is done, where that is due."""
         every = self.stage.report.samples_every_steps
         if every and (step % every == 0 or step + 1 == self.stage.optimizer.steps):
             write_samples(self.folder, step=step + 1, experiences=experiences, decode=self.decode)

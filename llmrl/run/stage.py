@@ -164,8 +164,9 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
             f"(mean difference {parity.mean:.1e}, largest {parity.largest:.1e} nats)"
         )
     async with judging.listening(crew.engines, deadline_s=crew.deadline_s):
-        # Whoever was stopped right after a checkpoint had no time to evaluate it.
-        if first not in (entry.step for entry in read_journal(record.journal.path).evaluations):
+        # Whoever was stopped had no time for what was due, and its version may be gone by now.
+        told = max((entry.step for entry in read_journal(record.journal.path).evaluations), default=-1)
+        if any(stations.evaluates(version) for version in range(told + 1, first + 1)):
             await stations.evaluate(first)
         record.restart_clock()
         await run_loop(

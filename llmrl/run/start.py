@@ -73,12 +73,16 @@ async def _run(
             _check_room(recipe, plans)
             if not there:  # what is refused until here leaves nothing behind
                 held.enter_context(alone_in(recipe.folder))
+                _refuse_existing(recipe, "refuse")  # another run may have made it meanwhile
             _open_folder(recipe, existing)
             stop.listen()
-            return [
-                await run_stage(recipe, plan, checkpoint, console, stop, switchboard)
-                for plan, checkpoint in zip(plans, newest, strict=True)
-            ]
+            try:
+                return [
+                    await run_stage(recipe, plan, checkpoint, console, stop, switchboard)
+                    for plan, checkpoint in zip(plans, newest, strict=True)
+                ]
+            finally:
+                switchboard.disconnect()
     finally:
         for scorer in scorers:
             await scorer.close()

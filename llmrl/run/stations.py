@@ -52,19 +52,20 @@ class StageStations:
 
     async def publish(self, version: int) -> None:
         await self.trainer.publish(version)
-        await self.evaluate(version)
+        if self.evaluates(version):
+            await self.evaluate(version)
 
     async def evaluate(self, version: int) -> None:
-        """Score the held-out prompts where that is due; nothing newer is published until this returns."""
-        if self.evaluated and self.evaluates(version):
-            with self.trainer.record.timeline.span("evaluation", f"version {version}"):
-                entry = await evaluate(self.stage, self.evaluated, self.judging.answer, version=version)
-            self.trainer.record.evaluated(entry)
+        """Score the held-out prompts; nothing newer is published until this returns."""
+        with self.trainer.record.timeline.span("evaluation", f"version {version}"):
+            entry = await evaluate(self.stage, self.evaluated, self.judging.answer, version=version)
+        self.trainer.record.evaluated(entry)
 
     def evaluates(self, version: int) -> bool:
         """Whether held-out prompts are due at a version."""
         every = self.stage.evaluation.every_steps
-        return version in (0, self.stage.optimizer.steps) or bool(every and version % every == 0)
+        due = version in (0, self.stage.optimizer.steps) or bool(every and version % every == 0)
+        return due and bool(self.evaluated)
 
     def serves(self, _version: int) -> bool:
         """Whether somebody generates with a version."""

@@ -85,6 +85,8 @@ class Trainer:
             self._judge_health(metrics, step, experiences)
             self.taken = step + 1
             self.unsaved = self._state()
+            # It takes seconds, in which engines and rewards want to be heard.
+            await asyncio.to_thread(self.record.samples, step, experiences)
             if self._save_is_due():
                 await self.save()
 
@@ -112,10 +114,10 @@ class Trainer:
         """The ranks write a checkpoint of the policy as it is now, unless they have; it is sealed later."""
         if self.unsaved is None:
             return
-        await self.committed()
         path = self.checkpoints.begin(self.taken)
         with self.record.timeline.span("policy", f"save {self.taken}"):
             await self.crew.policy("save", path)
+        await self.committed()
         self.committing = asyncio.create_task(self._commit(path, self.unsaved))
         self.unsaved = None
 

@@ -42,7 +42,7 @@ class Inbox:
         if bundle.way != "place":
             return bundle  # it goes to the engine's own processes, and is completed there
         if bundle.machine is None:
-            bundle = read_folder(bundle.place)
+            bundle = _read_own(bundle)
         readable = bundle.data is None and bundle.machine in (None, machine())
         if bundle.base is None and not bundle.kept and readable:
             return bundle
@@ -126,3 +126,14 @@ class Inbox:
     def _bytes(self, name: str) -> NDArray[np.uint8]:
         spec = self._specs[name]
         return self._block[spec.start : spec.stop]
+
+
+def _read_own(bundle: WeightBundle) -> WeightBundle:
+    """What the policy has left in its folder, if nobody else has written there since."""
+    found = read_folder(bundle.place)
+    if not np.array_equal(found.probe.logp, bundle.probe.logp):
+        raise WeightSyncError(
+            f"{bundle.place} has other weights than the policy sent; another run writes into weights.folder: "
+            "give each its own."
+        )
+    return found

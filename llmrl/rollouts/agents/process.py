@@ -49,7 +49,8 @@ class AgentProcess:
         self._name = shown(" ".join(command))
         self._many = many
         self._unsent = self._unread = self._words = b""
-        self._said: dict[str, Any] | None = None
+        self._said: list[dict[str, Any]] = []
+        """The first outcome that nobody was given yet, and the last."""
         self._burial = threading.Lock()
         try:
             self._process, self._lifeline = _started(command, folder=folder, variables=variables)
@@ -64,8 +65,8 @@ class AgentProcess:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes another row."""
-        return self._many and not self._over()
+        """Whether it takes another row; one that said a second outcome would answer the next row with it."""
+        return self._many and not self._over() and not self._heard()
 
     def ask(self, row: Mapping[str, object], *, seconds: float) -> dict[str, Any]:
         """What it says of a row: an object with one of ``OUTCOMES``.
@@ -77,7 +78,7 @@ class AgentProcess:
             EngineError: it ended otherwise.
         """
         due = time.monotonic() + seconds
-        self._unsent, self._said = json.dumps(row).encode() + b"\n", None
+        self._unsent = json.dumps(row).encode() + b"\n"
         self._pipes.register(self._input, selectors.EVENT_WRITE, self._tell)
         while not (self._many and self._said):
             if self._over():
@@ -86,7 +87,7 @@ class AgentProcess:
                 self.end()
                 raise DeadlineError(f"{self._name} did not end within deadline_s = {seconds:g}{self._last}")
             self._attend(_POLL_S)
-        return self._said
+        return self._said.pop(0)
 
     def end(self) -> None:
         """Kill it with its group; buried only then, so that its number is not yet another's."""
@@ -112,16 +113,21 @@ class AgentProcess:
 
     def _last_said(self) -> dict[str, Any]:
         self.end()
+        self._heard()
+        self._listen(self._unread)  # a last line without an end
+        status = self._process.returncode
+        if not self._said or status:
+            ending = f"status {status}" if status >= 0 else signal.Signals(-status).name
+            outcome = "" if self._said else " and without an outcome"
+            raise EngineError(f"{self._name} ended with {ending}{outcome}{self._last}")
+        return self._said[0 if self._many else -1]
+
+    def _heard(self) -> bool:
+        """Whether there is an outcome that nobody was given, among all that was written so far."""
         for _ in range(_LAST_READS):
             if not self._attend(0):
                 break
-        self._listen(self._unread)  # a last line without an end
-        status = self._process.returncode
-        if self._said is None or status:
-            ending = f"status {status}" if status >= 0 else signal.Signals(-status).name
-            outcome = "" if self._said is not None else " and without an outcome"
-            raise EngineError(f"{self._name} ended with {ending}{outcome}{self._last}")
-        return self._said
+        return bool(self._said)
 
     def _attend(self, seconds: float) -> bool:
         """Whether there was something to read or to write."""
@@ -157,7 +163,7 @@ class AgentProcess:
         with suppress(ValueError, RecursionError):
             found: object = json.loads(line)
             if isinstance(found, dict) and any(key in found for key in OUTCOMES):
-                self._said = cast("dict[str, Any]", found)
+                self._said = [*self._said[:1], cast("dict[str, Any]", found)]
 
     def _drop(self, pipe: IO[bytes]) -> None:
         self._pipes.unregister(pipe)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -9,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from llmrl.cli import _clean_errors
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "quickstart" / "digits.toml"
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "accelerate")
@@ -127,3 +131,18 @@ def test_report_of_a_folder_without_a_run_is_status_2(tmp_path: Path) -> None:
 
 def test_the_version_is_printed() -> None:
     assert llmrl("--version").stdout.startswith("llmrl 0.")
+
+
+def test_a_disk_that_is_full_ends_in_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit) as ended, _clean_errors(debug=False):
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/a/ledger.jsonl")
+
+    assert ended.value.exit_code == 70
+    assert "No space left on device: 'runs/a/ledger.jsonl'; make room, then go on with --resume." in (
+        capsys.readouterr().err
+    )
+
+
+def test_any_other_error_of_the_system_keeps_its_traceback() -> None:
+    with pytest.raises(FileNotFoundError), _clean_errors(debug=False):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", "x")

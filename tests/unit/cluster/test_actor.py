@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
+import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from llmrl.cluster import actor
-from llmrl.cluster.actor import Pending, gathered
+from llmrl.cluster.actor import Actor, Pending, gathered
 from llmrl.errors import DeadlineError, DeadProcessError, LlmrlError, TrainingError
 
 
@@ -31,6 +33,13 @@ class Reference:
 
     def future(self) -> Future[int]:
         return self.value
+
+
+def test_a_process_is_not_called_when_its_cluster_is_gone() -> None:
+    assert not ray.is_initialized()
+    with pytest.raises(DeadProcessError, match=r"engine-0\.abandon was called when its cluster was gone"):
+        Actor(None, "engine-0", Path()).send("abandon")
+    assert not ray.is_initialized()  # Ray starts a cluster for whoever calls
 
 
 async def test_a_call_without_an_answer_names_the_key_of_its_deadline() -> None:

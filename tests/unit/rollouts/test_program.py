@@ -195,6 +195,22 @@ def test_a_program_of_many_rows_is_started_once_and_again_when_it_has_ended(prog
     assert other == int(other)  # its first row
 
 
+@pytest.mark.parametrize("late", ["", "time.sleep(0.2); "])
+def test_a_program_that_says_more_than_one_outcome_of_a_row_gets_no_other_row(
+    programs: list[Program], late: str
+) -> None:
+    script = (
+        "import sys, time\nfor number, _ in enumerate(sys.stdin):\n"
+        "    print('{\"outcome\": %d}' % number, flush=True)\n"
+        f"    {late}print('{{\"error\": null}}', flush=True)\n"
+    )
+    program = python(programs, script, rows="many")
+
+    for _ in range(3):
+        assert run(program) == 0  # each time the first row of a new process
+        time.sleep(0.4)
+
+
 def test_rows_at_the_same_time_have_a_process_each(programs: list[Program]) -> None:
     program = python(
         programs, SERVER.replace("    row =", "    import time; time.sleep(0.3); row ="), rows="many"

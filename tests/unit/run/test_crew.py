@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any, cast
 
 import pytest
 
+from llmrl.cluster import actor
 from llmrl.cluster.actor import Actor, Pending
 from llmrl.errors import LlmrlError, TrainingError
 from llmrl.run.crew import Crew, Letter, _dismiss
@@ -14,12 +16,14 @@ from llmrl.run.turns import Apart
 
 
 class Ended:
-    """A call that has ended, well or badly."""
+    """A call that has ended, well or badly; with a TimeoutError it never does."""
 
     def __init__(self, error: Exception | None = None) -> None:
         self._error = error
 
     async def result(self, *, deadline_s: float) -> Any:
+        if isinstance(self._error, TimeoutError):
+            await asyncio.Event().wait()
         if self._error:
             raise self._error
 
@@ -55,8 +59,21 @@ async def test_weights_that_were_never_sent_are_the_fault_of_the_rank() -> None:
     lost = cast("Pending", Ended(TrainingError("policy-0.weights: out of memory")))
 
     with pytest.raises(TrainingError, match=r"policy-0\.weights"):
-        await crew_of([engine], rank).publish(Letter(version=1, bundle=lost, copy=None))
-    assert rank.told == ["release"]
+        await crew_of([engine], rank).publish(Letter(version=1, sent=[lost], copy=None))
+    assert rank.told == []
+
+
+async def test_a_rank_that_fails_is_named_at_once_whoever_waits_for_the_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(actor, "ECHO_S", 0.05)
+    stuck = Process("engine-0", load=TimeoutError())
+    first, other = Ended(TimeoutError()), Ended(TrainingError("policy-1.weights: out of memory"))
+    sent = [cast("Pending", first), cast("Pending", other)]
+
+    async with asyncio.timeout(10):
+        with pytest.raises(TrainingError, match=r"policy-1\.weights: out of memory"):
+            await crew_of([stuck], Process("policy-0")).publish(Letter(version=1, sent=sent, copy=None))
 
 
 async def test_an_engine_that_does_not_take_weights_is_named_after_all_others_have_them() -> None:
@@ -64,7 +81,7 @@ async def test_an_engine_that_does_not_take_weights_is_named_after_all_others_ha
 
     with pytest.raises(LlmrlError, match=r"engine-0\.load: no room"):
         await crew_of([bad, good], Process("policy-0")).publish(
-            Letter(version=1, bundle=cast("Pending", Ended()), copy=None)
+            Letter(version=1, sent=[cast("Pending", Ended())], copy=None)
         )
     assert sorted(good.told) == ["hang_up", "load"]
 

@@ -17,8 +17,8 @@ def stations(kind: type[StageStations], *, every_steps: int) -> StageStations:
         optimizer=Optimizer(steps=10),
         evaluation=Evaluation(every_steps=every_steps),
     )
-    others = dict.fromkeys(("stream", "evaluated", "trainer", "judging", "algorithm"))
-    more: dict[str, Any] = {"budget": None} if kind is Online else {}
+    others = dict.fromkeys(("stream", "trainer", "judging", "algorithm"))
+    more: dict[str, Any] = {"evaluated": ["a prompt"], **({"budget": None} if kind is Online else {})}
     return kind(stage=stage, **others, **more)  # pyright: ignore[reportArgumentType]
 
 

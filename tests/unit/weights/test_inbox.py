@@ -197,6 +197,16 @@ def test_a_folder_that_is_not_as_it_was_sealed_is_refused(
         inbox().take(bundle)
 
 
+def test_weights_that_another_run_left_in_the_folder_are_refused(tmp_path: Path) -> None:
+    outbox, other = (Outbox(FolderStore(tmp_path), deltas=False) for _ in range(2))
+    bundle = send(outbox, random(torch.float32), 1)
+    probe = dataclasses.replace(PROBE, logp=PROBE.logp - 1)
+    other.send([[("w", "whole", torch.ones(2))]], version=1, probe=probe)
+
+    with pytest.raises(WeightSyncError, match=r"has other weights than the policy sent; .*give each its own"):
+        inbox().take(bundle)
+
+
 def test_a_version_has_its_name_in_the_folder_only_when_it_is_complete(tmp_path: Path) -> None:
     store = FolderStore(tmp_path)
     outbox = Outbox(store, deltas=False)
