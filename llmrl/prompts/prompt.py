@@ -55,3 +55,5 @@ class Draw:
     ordinal: int
     """Position in the stream: a pure function of dataset, seed and epoch. Every seed derives from it."""
     prompt: Prompt
+    tries: int = 0
+    """How often its responses were given up: the same ones would be late again."""

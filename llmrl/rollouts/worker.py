@@ -245,7 +245,8 @@ class RolloutWorker:
         )
 
     def _seeds(self, draw: Draw, sampling: Sampling) -> tuple[int | str, ...]:
-        return self._seed, sampling.purpose, draw.ordinal, draw.prompt.id
+        again = (f"again {draw.tries}",) if draw.tries else ()
+        return self._seed, sampling.purpose, draw.ordinal, draw.prompt.id, *again
 
     def _request(self, draw: Draw, sampling: Sampling, sample: int) -> Request:
         return Request(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,12 @@ class Online(StageStations):
     """Generate, judge, compare: each in its own processes, all of them under way at once."""
 
     budget: StepBudget
+    tries: Counter[int] = field(default_factory=Counter[int])
+    """How often each draw was given up as too late."""
+
+    def late(self, ordinal: int, /) -> None:
+        StageStations.late(self, ordinal)
+        self.tries[ordinal] += 1
 
     async def obtain(self, ordinal: int) -> Judged:
         rollouts, bundle = self.stage.rollouts, self.algorithm.bundle
@@ -89,7 +96,8 @@ class Online(StageStations):
             branches=bundle.branches,
             together=self.stage.policy.tokens_per_microbatch // responses_together(self.stage),
         )
-        group, judgements = await self.judging.answer(self.stream.at(ordinal), sampling)
+        draw = replace(self.stream.at(ordinal), tries=self.tries[ordinal])
+        group, judgements = await self.judging.answer(draw, sampling)
         self.trainer.ledger.generated(ordinal, version=group.oldest_version)
         return Judged(group=group, judgements=judgements)
 
