@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -88,9 +89,16 @@ class Calls:
         calls = [[encode(argument) for argument in arguments] for arguments in self.arguments]
         task = {"source": program, "function": self.function, "calls": calls}
         run = sandbox.run(_CALL, stdin=json.dumps(task), limits=limits)
-        answered = zip(run.output.splitlines(), self.outputs, strict=False)
-        passed = [_agrees(line, wanted, tolerance) for line, wanted in answered]
+        answered = zip(run.output.splitlines(), self._accepted(), strict=False)
+        passed = [_agrees(line, values, tolerance) for line, values in answered]
         return Verdict(passed=_padded(passed, len(calls)), note="" if all(passed) else _reason(run))
+
+    def _accepted(self) -> list[tuple[Any, ...]]:
+        """What each call may return. APPS puts every value into a list of one, and its judge takes either."""
+        wrapped = all(
+            isinstance(value, list) and len(cast("list[Any]", value)) == 1 for value in self.outputs
+        )
+        return [(value, *value) if wrapped else (value,) for value in self.outputs]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,11 +170,14 @@ def _assertions(tests: Any) -> list[str]:
 
 def _calls(row: dict[str, Any]) -> Task:
     arguments, outputs = _same_number(row)
+    _require(arguments, list, "inputs", "a list of arguments, as there is fn_name")
     return Calls(function=row["fn_name"], arguments=arguments, outputs=outputs, solution=row.get("solution"))
 
 
 def _programs(row: dict[str, Any]) -> Task:
     inputs, outputs = _same_number(row)
+    for key, texts in (("inputs", inputs), ("outputs", outputs)):
+        _require(texts, str, key, "one text, as there is no fn_name")
     return Programs(inputs=inputs, outputs=outputs, solution=row.get("solution"))
 
 
@@ -192,6 +203,13 @@ def _listed(row: dict[str, Any], key: str) -> tuple[Any, ...]:
     return tuple(row[key])
 
 
+def _require(entries: Sequence[object], kind: type, key: str, allowed: str) -> None:
+    """Each entry is what its form has there; else every program would be judged by what nobody meant."""
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, kind):
+            raise ValueError(f"{key}[{place}] must be {allowed}, got {shown(entry)}; rewrite the row so")
+
+
 def _is_text(test: object) -> bool:
     return isinstance(test, str) and bool(test.strip())
 
@@ -200,10 +218,11 @@ def _definition(function: str) -> re.Pattern[str]:
     return re.compile(rf"^(?:async )?def {re.escape(function)}\b", re.MULTILINE)
 
 
-def _agrees(line: str, wanted: Any, tolerance: float) -> bool:
+def _agrees(line: str, accepted: Sequence[Any], tolerance: float) -> bool:
     """Whether a call returned what was wanted; whatever the line holds costs its test and nothing else."""
     try:
-        return same_value(decode(json.loads(line)["value"]), wanted, tolerance=tolerance)
+        value = decode(json.loads(line)["value"])
+        return any(same_value(value, wanted, tolerance=tolerance) for wanted in accepted)
     except (ValueError, LookupError, TypeError, RecursionError):
         return False
 
