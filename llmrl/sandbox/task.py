@@ -39,6 +39,10 @@ class Task(Protocol):
         """A response that passes, if the row has one."""
         ...
 
+    def defines(self, code: str) -> bool:
+        """Whether code has the function that the tests call; true of any code if the row names none."""
+        ...
+
     def program(self, code: str) -> str:
         """The candidate's program, from the code of its response."""
         ...
@@ -55,6 +59,9 @@ class Programs:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     solution: str | None = None
+
+    def defines(self, code: str) -> bool:  # noqa: ARG002  every code is a program
+        return True
 
     def program(self, code: str) -> str:
         return code
@@ -81,6 +88,9 @@ class Calls:
     arguments: tuple[list[Any], ...]
     outputs: tuple[Any, ...]
     solution: str | None = None
+
+    def defines(self, code: str) -> bool:
+        return bool(_definition(self.function, within=r"[ \t]*").search(code))
 
     def program(self, code: str) -> str:
         return code
@@ -111,9 +121,11 @@ class UnitTests:
     function: str = ""
     solution: str | None = None
 
+    def defines(self, code: str) -> bool:
+        return not self.function or bool(_definition(self.function).search(code))
+
     def program(self, code: str) -> str:
-        defined = self.function and _definition(self.function).search(code)
-        return code if defined else self.prompt + code
+        return code if self.defines(code) else self.prompt + code
 
     def judge(self, program: str, sandbox: Sandbox, limits: Limits, *, tolerance: float) -> Verdict:  # noqa: ARG002
         if not isinstance(sandbox, Examiner):
@@ -214,8 +226,9 @@ def _is_text(test: object) -> bool:
     return isinstance(test, str) and bool(test.strip())
 
 
-def _definition(function: str) -> re.Pattern[str]:
-    return re.compile(rf"^(?:async )?def {re.escape(function)}\b", re.MULTILINE)
+def _definition(function: str, *, within: str = "") -> re.Pattern[str]:
+    """Where a function is defined; ``within`` matches what a class around it puts before the line."""
+    return re.compile(rf"^{within}(?:async )?def {re.escape(function)}\b", re.MULTILINE)
 
 
 def _agrees(line: str, accepted: Sequence[Any], tolerance: float) -> bool:

@@ -189,7 +189,29 @@ def test_assertions_are_refused_where_they_would_share_an_interpreter_with_the_c
     ],
 )
 def test_the_last_block_is_the_code_or_else_all_of_the_response(response: str, code: str) -> None:
-    assert code_in(response) == code
+    assert code_in(response, Programs(inputs=("",), outputs=("",))) == code
+
+
+EXAMPLE = "Use it so:\n```python\nprint(area(2))\n```"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [json.dumps(HUMAN_EVAL), '{"fn_name": "area", "inputs": [[0]], "outputs": [0]}'],
+)
+def test_a_block_that_shows_the_use_of_a_function_is_not_taken_for_the_function(answer: str) -> None:
+    task, tried, function = read_task(answer), "def area(r):\n    return r\n", "def area(r):\n    return 0\n"
+    block = "```python\n{}```\n"
+
+    assert code_in(block.format(tried) + block.format(function) + EXAMPLE, task) == function
+    assert code_in(block.format("    return 0\n"), task) == "    return 0\n"
+
+
+def test_a_method_of_a_solution_defines_its_function_where_calls_find_it() -> None:
+    task = read_task('{"fn_name": "area", "inputs": [[0]], "outputs": [0]}')
+    method = "class Solution:\n    def area(self, r):\n        return 0\n"
+
+    assert code_in(f"```\n{method}```\n{EXAMPLE}", task) == method
 
 
 @pytest.mark.parametrize(
