@@ -20,6 +20,8 @@ from llmrl.sandbox.contract import Exam, Examiner, Limits, Run, Sandbox
 from llmrl.sandbox.plain import decode, encode
 
 _CALL = "from llmrl.sandbox.guest import call\ncall()"
+_TAGGED = 8
+"""How many times longer than its JSON a value may be as plain data, where each tuple says that it is one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +76,8 @@ class Programs:
             left = until - time.monotonic()
             if left <= 0:
                 break
-            run = sandbox.run(program, stdin=given, limits=replace(limits, seconds=left))
+            room = _with_room(limits, len(wanted.encode(errors="replace")))
+            run = sandbox.run(program, stdin=given, limits=replace(room, seconds=left))
             passed.append(run.ending == "ended" and same_output(run.output, wanted, tolerance=tolerance))
             note = note or ("" if passed[-1] else f"test {len(passed)}: {_reason(run)}")
         return Verdict(passed=_padded(passed, len(self.inputs)), note=note)
@@ -98,7 +101,8 @@ class Calls:
     def judge(self, program: str, sandbox: Sandbox, limits: Limits, *, tolerance: float) -> Verdict:
         calls = [[encode(argument) for argument in arguments] for arguments in self.arguments]
         task = {"source": program, "function": self.function, "calls": calls}
-        run = sandbox.run(_CALL, stdin=json.dumps(task), limits=limits)
+        room = _with_room(limits, _TAGGED * len(json.dumps(self.outputs)))
+        run = sandbox.run(_CALL, stdin=json.dumps(task), limits=room)
         answered = zip(run.output.splitlines(), self._accepted(), strict=False)
         passed = [_agrees(line, values, tolerance) for line, values in answered]
         return Verdict(passed=_padded(passed, len(calls)), note="" if all(passed) else _reason(run))
@@ -238,6 +242,13 @@ def _agrees(line: str, accepted: Sequence[Any], tolerance: float) -> bool:
         return any(same_value(value, wanted, tolerance=tolerance) for wanted in accepted)
     except (ValueError, LookupError, TypeError, RecursionError):
         return False
+
+
+def _with_room(limits: Limits, expected: int) -> Limits:
+    """The limits and room for so many bytes more, so that no right answer is too long."""
+    more = expected // 1024 + 1
+    output, disk = limits.output_kib + more, limits.disk_mib + more // 1024
+    return replace(limits, output_kib=output, disk_mib=disk)
 
 
 def _padded(passed: list[bool], length: int) -> tuple[bool, ...]:
