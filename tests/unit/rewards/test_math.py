@@ -48,6 +48,7 @@ def score(response: str, answer: str) -> float | None:
         (r"\boxed{90^{\circ}}", "90"),
         (r"\boxed{0.1}", r"10\%"),
         (r"\boxed{32348}", r"\$32,\!348"),
+        (r"\boxed{11111111100}", r"11,\! 111,\! 111,\! 100"),
         (r"\boxed{x^{2} + 2x + 1}", "(x+1)^2"),
         (r"\boxed{1 + \frac{2}{x-1}}", r"\frac{x+1}{x-1}"),
         (r"\boxed{b a}", "ab"),
