@@ -22,6 +22,8 @@ from llmrl.sandbox.plain import decode, encode
 _CALL = "from llmrl.sandbox.guest import call\ncall()"
 _TAGGED = 8
 """How many times longer than its JSON a value may be as plain data, where each tuple says that it is one."""
+_DEFINED = re.compile(r"^(?:async )?def (\w+)", re.MULTILINE)
+_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +44,7 @@ class Task(Protocol):
         ...
 
     def defines(self, code: str) -> bool:
-        """Whether code has the function that the tests call; true of any code if the row names none."""
+        """Whether code has a function that the tests call; true of any code if they call none."""
         ...
 
     def program(self, code: str) -> str:
@@ -126,7 +128,11 @@ class UnitTests:
     solution: str | None = None
 
     def defines(self, code: str) -> bool:
-        return not self.function or bool(_definition(self.function).search(code))
+        if self.function:
+            return bool(_definition(self.function).search(code))
+        # MBPP names its functions in its assertions alone.
+        named = {name for test in self.exam.tests for name in _NAME.findall(test)}
+        return not named.isdisjoint(_DEFINED.findall(code))
 
     def program(self, code: str) -> str:
         return code if self.defines(code) else self.prompt + code

@@ -197,7 +197,11 @@ EXAMPLE = "Use it so:\n```python\nprint(area(2))\n```"
 
 @pytest.mark.parametrize(
     "answer",
-    [json.dumps(HUMAN_EVAL), '{"fn_name": "area", "inputs": [[0]], "outputs": [0]}'],
+    [
+        json.dumps(HUMAN_EVAL),
+        '{"fn_name": "area", "inputs": [[0]], "outputs": [0]}',
+        '{"test_list": ["assert area(0) == 0"]}',
+    ],
 )
 def test_a_block_that_shows_the_use_of_a_function_is_not_taken_for_the_function(answer: str) -> None:
     task, tried, function = read_task(answer), "def area(r):\n    return r\n", "def area(r):\n    return 0\n"
