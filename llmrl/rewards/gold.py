@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from llmrl.errors import DataError, shown
 from llmrl.prompts.prompt import Prompt
 from llmrl.rewards.judgement import Judgement, Sample
+from llmrl.rewards.scoring.samples import messages_of
 from llmrl.rewards.scoring.scorer import Scorer
 
 _SHOWN = 3
@@ -44,6 +45,7 @@ def _as_response(prompt: Prompt) -> Sample:
         tokens=0,
         finished=True,
         source=prompt.source,
+        messages=messages_of(prompt),
     )
 
 

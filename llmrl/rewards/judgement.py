@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from llmrl.rewards.answers.thoughts import without_thoughts
+
 Status = Literal["score", "abstain", "error"]
 
 
@@ -34,8 +36,8 @@ class Sample:
 
     @property
     def last_turn(self) -> str:
-        """What the policy said last, where the answer stands: without earlier turns and replies."""
-        return self.response if self.said_last is None else self.said_last
+        """What the policy said last, where the answer stands: without earlier turns, replies and thoughts."""
+        return without_thoughts(self.response if self.said_last is None else self.said_last)
 
     def saying(self, text: str) -> Sample:
         """The same sample with ``text`` for a response of one turn."""

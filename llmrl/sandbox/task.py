@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
@@ -19,6 +20,10 @@ from llmrl.sandbox.contract import Exam, Examiner, Limits, Run, Sandbox
 from llmrl.sandbox.plain import decode, encode
 
 _CALL = "from llmrl.sandbox.guest import call\ncall()"
+_TAGGED = 8
+"""How many times longer than its JSON a value may be as plain data, where each tuple says that it is one."""
+_DEFINED = re.compile(r"^(?:async )?def (\w+)", re.MULTILINE)
+_NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +43,10 @@ class Task(Protocol):
         """A response that passes, if the row has one."""
         ...
 
+    def defines(self, code: str) -> bool:
+        """Whether code has a function that the tests call; true of any code if they call none."""
+        ...
+
     def program(self, code: str) -> str:
         """The candidate's program, from the code of its response."""
         ...
@@ -55,6 +64,9 @@ class Programs:
     outputs: tuple[str, ...]
     solution: str | None = None
 
+    def defines(self, code: str) -> bool:  # noqa: ARG002  every code is a program
+        return True
+
     def program(self, code: str) -> str:
         return code
 
@@ -66,7 +78,8 @@ class Programs:
             left = until - time.monotonic()
             if left <= 0:
                 break
-            run = sandbox.run(program, stdin=given, limits=replace(limits, seconds=left))
+            room = _with_room(limits, len(wanted.encode(errors="replace")))
+            run = sandbox.run(program, stdin=given, limits=replace(room, seconds=left))
             passed.append(run.ending == "ended" and same_output(run.output, wanted, tolerance=tolerance))
             note = note or ("" if passed[-1] else f"test {len(passed)}: {_reason(run)}")
         return Verdict(passed=_padded(passed, len(self.inputs)), note=note)
@@ -81,16 +94,27 @@ class Calls:
     outputs: tuple[Any, ...]
     solution: str | None = None
 
+    def defines(self, code: str) -> bool:
+        return bool(_definition(self.function, within=r"[ \t]*").search(code))
+
     def program(self, code: str) -> str:
         return code
 
     def judge(self, program: str, sandbox: Sandbox, limits: Limits, *, tolerance: float) -> Verdict:
         calls = [[encode(argument) for argument in arguments] for arguments in self.arguments]
         task = {"source": program, "function": self.function, "calls": calls}
-        run = sandbox.run(_CALL, stdin=json.dumps(task), limits=limits)
-        answered = zip(run.output.splitlines(), self.outputs, strict=False)
-        passed = [_agrees(line, wanted, tolerance) for line, wanted in answered]
+        room = _with_room(limits, _TAGGED * len(json.dumps(self.outputs)))
+        run = sandbox.run(_CALL, stdin=json.dumps(task), limits=room)
+        answered = zip(run.output.splitlines(), self._accepted(), strict=False)
+        passed = [_agrees(line, values, tolerance) for line, values in answered]
         return Verdict(passed=_padded(passed, len(calls)), note="" if all(passed) else _reason(run))
+
+    def _accepted(self) -> list[tuple[Any, ...]]:
+        """What each call may return. APPS puts every value into a list of one, and its judge takes either."""
+        wrapped = all(
+            isinstance(value, list) and len(cast("list[Any]", value)) == 1 for value in self.outputs
+        )
+        return [(value, *value) if wrapped else (value,) for value in self.outputs]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +127,15 @@ class UnitTests:
     function: str = ""
     solution: str | None = None
 
+    def defines(self, code: str) -> bool:
+        if self.function:
+            return bool(_definition(self.function).search(code))
+        # MBPP names its functions in its assertions alone.
+        named = {name for test in self.exam.tests for name in _NAME.findall(test)}
+        return not named.isdisjoint(_DEFINED.findall(code))
+
     def program(self, code: str) -> str:
-        defined = self.function and _definition(self.function).search(code)
-        return code if defined else self.prompt + code
+        return code if self.defines(code) else self.prompt + code
 
     def judge(self, program: str, sandbox: Sandbox, limits: Limits, *, tolerance: float) -> Verdict:  # noqa: ARG002
         if not isinstance(sandbox, Examiner):
@@ -162,11 +192,14 @@ def _assertions(tests: Any) -> list[str]:
 
 def _calls(row: dict[str, Any]) -> Task:
     arguments, outputs = _same_number(row)
+    _require(arguments, list, "inputs", "a list of arguments, as there is fn_name")
     return Calls(function=row["fn_name"], arguments=arguments, outputs=outputs, solution=row.get("solution"))
 
 
 def _programs(row: dict[str, Any]) -> Task:
     inputs, outputs = _same_number(row)
+    for key, texts in (("inputs", inputs), ("outputs", outputs)):
+        _require(texts, str, key, "one text, as there is no fn_name")
     return Programs(inputs=inputs, outputs=outputs, solution=row.get("solution"))
 
 
@@ -192,20 +225,36 @@ def _listed(row: dict[str, Any], key: str) -> tuple[Any, ...]:
     return tuple(row[key])
 
 
+def _require(entries: Sequence[object], kind: type, key: str, allowed: str) -> None:
+    """Each entry is what its form has there; else every program would be judged by what nobody meant."""
+    for place, entry in enumerate(entries):
+        if not isinstance(entry, kind):
+            raise ValueError(f"{key}[{place}] must be {allowed}, got {shown(entry)}; rewrite the row so")
+
+
 def _is_text(test: object) -> bool:
     return isinstance(test, str) and bool(test.strip())
 
 
-def _definition(function: str) -> re.Pattern[str]:
-    return re.compile(rf"^(?:async )?def {re.escape(function)}\b", re.MULTILINE)
+def _definition(function: str, *, within: str = "") -> re.Pattern[str]:
+    """Where a function is defined; ``within`` matches what a class around it puts before the line."""
+    return re.compile(rf"^{within}(?:async )?def {re.escape(function)}\b", re.MULTILINE)
 
 
-def _agrees(line: str, wanted: Any, tolerance: float) -> bool:
+def _agrees(line: str, accepted: Sequence[Any], tolerance: float) -> bool:
     """Whether a call returned what was wanted; whatever the line holds costs its test and nothing else."""
     try:
-        return same_value(decode(json.loads(line)["value"]), wanted, tolerance=tolerance)
+        value = decode(json.loads(line)["value"])
+        return any(same_value(value, wanted, tolerance=tolerance) for wanted in accepted)
     except (ValueError, LookupError, TypeError, RecursionError):
         return False
+
+
+def _with_room(limits: Limits, expected: int) -> Limits:
+    """The limits and room for so many bytes more, so that no right answer is too long."""
+    more = expected // 1024 + 1
+    output, disk = limits.output_kib + more, limits.disk_mib + more // 1024
+    return replace(limits, output_kib=output, disk_mib=disk)
 
 
 def _padded(passed: list[bool], length: int) -> tuple[bool, ...]:

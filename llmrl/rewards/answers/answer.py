@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmrl.rewards.answers.boxed import OPENING, closing_brace
+from llmrl.rewards.answers.thoughts import without_thoughts
 
 TRIED = 3
 """Announcements that are looked at, last one first: a response full of open boxes must not take long."""
@@ -87,7 +88,7 @@ def claims(response: str, *, finished: bool = True) -> Iterator[Claim]:
     Thoughts (``<think>``) and whatever follows the answer as a next question are left out. What follows an
     answer that is taken back replaces it.
     """
-    text = response.rpartition("</think>")[2].partition("<think>")[0]
+    text = without_thoughts(response)
     announcements = list(_ANNOUNCEMENT.finditer(text))
     text = _up_to_next_question(text, announcements)
     announcements = [each for each in announcements if each.end() <= len(text)]

@@ -72,7 +72,7 @@ _UNIT_POWER = re.compile(r"(?<=[A-Za-z])[ ]?\^\{?[ ]?[23]\}?")
 
 
 def _without_latex(text: str) -> str:
-    text = re.sub(r"(?<=[0-9])(?:\{,\}|\\,|,\\!|\\[ ])(?=[0-9]{3})", ",", text)
+    text = re.sub(r"(?<=[0-9])(?:\{,\}|\\,|,\\![ ]?|\\[ ])(?=[0-9]{3})", ",", text)
     text = _WRAPPER.sub(r" \1 ", text)
     text = re.sub(r"\\([$%#&])", r"\1", _SILENT.sub("", text))
     text = _FRACTION.sub(_inline_fraction, text)

@@ -34,8 +34,9 @@ _NAMED = re.compile(
 class Choice:
     r"""1 if the response chooses the gold option, else 0.
 
-    It may name the letter ("\boxed{B}", "the answer is (B)", "B. Paris", "**B**") or, if the prompt lists the
-    options, say the text of exactly one. Two letters are no choice. The gold is a letter, or a text of these.
+    It may name the letter ("\boxed{B}", "the answer is (B)", "B. Paris", "**B**") or, if the last message of
+    the prompt lists the options, say the text of exactly one. Two letters are no choice. The gold is a
+    letter, or a text of these.
     """
 
     letters: str = "ABCDE"
@@ -48,7 +49,7 @@ class Choice:
             raise ValueError(f"letters must be different capitals such as ABCD, got {shown(self.letters)}")
 
     def __call__(self, sample: Sample) -> Score:
-        options = _Options.of(sample.prompt, self.letters)
+        options = _Options.of(sample.conversation[-1]["content"], self.letters)
         gold = options.chosen(Claim(text=gold_of(sample), form="box"))
         if gold is None:
             allowed = ", ".join(options.letters)
@@ -81,8 +82,8 @@ class _Options:
     texts: dict[str, str]
 
     @classmethod
-    def of(cls, prompt: str, letters: str) -> _Options:
-        texts = {letter: _bare(text) for letter, text in _OPTION.findall(prompt)}
+    def of(cls, question: str, letters: str) -> _Options:
+        texts = {letter: _bare(text) for letter, text in _OPTION.findall(question)}
         listed = "".join(sorted(texts))
         if len(listed) > 1 and listed == "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(listed)]:
             return cls(letters=listed, texts=texts)

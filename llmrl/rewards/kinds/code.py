@@ -20,7 +20,8 @@ _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE 
 class Code:
     """1 if the code passes all tests of the gold answer, a JSON object: see docs/sandbox.md for its forms.
 
-    The code is the last block between three backticks, or the whole response without one.
+    The code is the last block between three backticks that defines the function which the tests call, or else
+    the last block, or the whole response without one.
     """
 
     isolation: Literal["kernel", "process", "docker", "fusion"] = "kernel"
@@ -53,7 +54,7 @@ class Code:
 
     def __call__(self, sample: Sample) -> Score:
         task = read_task(gold_of(sample))
-        return self.grade(task, code_in(sample.last_turn))
+        return self.grade(task, code_in(sample.last_turn, task))
 
     def grade(self, task: Task, code: str) -> Score:
         """Judge the code alone, as it stands."""
@@ -94,10 +95,13 @@ class Solution:
         return self.judge.grade(task, task.solution)
 
 
-def code_in(response: str) -> str:
-    """The last fenced block of a response, without its fence; all of it if there is none."""
-    blocks = _FENCED.findall(response)
-    return blocks[-1] if blocks else response
+def code_in(response: str, task: Task) -> str:
+    """The last fenced block of a response that defines what its task asks for, or else the last one.
+
+    Examples of use come after the function. Without a block all of the response is code.
+    """
+    blocks: list[str] = _FENCED.findall(response) or [response]
+    return next(filter(task.defines, reversed(blocks)), blocks[-1])
 
 
 @cache

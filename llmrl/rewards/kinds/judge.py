@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from llmrl.errors import ServiceError, shown
+from llmrl.rewards.answers.thoughts import without_thoughts
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.reward import Score, gold_of, reward
 from llmrl.roles.asker import Asker, chat, filled
 
 NUMBER = r"(?<![\w.])(?<!/)(?<!/ )(?<!out of )(-?\d+(?:\.\d+)?)(?!\w)"
 """The 8 of 8/10 and of "8 out of 10"."""
-THOUGHTS = "</think>"
 _SHOWN = 120
 """Characters of what the judge said that a note quotes, from its end."""
 
@@ -74,7 +74,7 @@ class Verdict(Asker):
 
     def read(self, said: str) -> float | None:
         """The worth of what the judge said, its thoughts apart; None if it cannot be read."""
-        found = list(re.finditer(self._pattern, said.rpartition(THOUGHTS)[2], self._flags))
+        found = list(re.finditer(self._pattern, without_thoughts(said), self._flags))
         word = (found[-1][1] or "").strip() if found else ""
         if self.choices:
             return {name.lower(): worth for name, worth in self.choices.items()}.get(word.lower())

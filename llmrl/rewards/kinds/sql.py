@@ -123,9 +123,8 @@ def _authorize(action: int, *named: str | None) -> int:
 
 
 def _query_of(response: str) -> str:
-    text = response.rpartition("</think>")[2]
-    found = _FENCE.findall(text) or _TAG.findall(text)
-    return found[-1] if found else text
+    found = _FENCE.findall(response) or _TAG.findall(response)
+    return found[-1] if found else response
 
 
 def _sorts(query: str) -> bool:

@@ -47,8 +47,13 @@ def sample_of(prompt: Prompt, response: Response, *, max_tokens: int, rivals: tu
         max_tokens=max_tokens,
         outcome=response.outcome,
         rivals=rivals,
-        messages=tuple({"role": one.role, "content": one.content} for one in prompt.messages),
+        messages=messages_of(prompt),
     )
+
+
+def messages_of(prompt: Prompt) -> tuple[Mapping[str, str], ...]:
+    """The messages of a prompt as rewards get them."""
+    return tuple({"role": one.role, "content": one.content} for one in prompt.messages)
 
 
 def _rivals(group: RolloutGroup, rollout: Rollout) -> tuple[str, ...]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llmrl.errors import DataError
+from llmrl.prompts.example import Message
 from llmrl.prompts.prompt import Prompt
 from llmrl.rewards.gold import check_answers
 from llmrl.rewards.scoring.scorer import Scorer
@@ -74,6 +76,16 @@ async def test_rows_whose_gold_is_missing_or_unreadable_are_named(scorer_of: Mak
     )
     assert "rows/4 (no answer), ..." in message
     assert "set scoring.check_answers = false" in message
+
+
+async def test_a_gold_answer_is_judged_with_the_messages_of_its_prompt(scorer_of: MakeScorer) -> None:
+    scorer = await scorer_of({"correct": {"kind": "choice"}})
+    asked = Message(role="user", content="Capital?\nA. Paris\nB. Berlin")
+    rendered = f"<|im_start|>user\n{asked.content}<|im_end|>\n<|im_start|>assistant\n"
+
+    await check_answers(
+        scorer, [replace(one, text=rendered, messages=(asked,)) for one in prompts(["B", "Berlin"])]
+    )
 
 
 async def test_a_preference_made_of_scores_needs_the_answers_that_the_scores_need(

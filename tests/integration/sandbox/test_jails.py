@@ -16,6 +16,7 @@ import pytest
 
 from llmrl.errors import RewardError
 from llmrl.sandbox import Exam, Jails, Limits
+from llmrl.sandbox.task import Calls, Programs
 
 ROOT = Path(__file__).resolve().parents[3]
 PATIENT = Limits(seconds=30)
@@ -141,6 +142,29 @@ def test_a_limit_ends_what_exceeds_it_and_nothing_else(
     program: str, limits: Limits, ending: str, all_jails: dict[str, Jails]
 ) -> None:
     assert all_jails["kernel"].run(program, stdin="", limits=limits).ending == ending
+
+
+LONG = 3 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("task", "program"),
+    [
+        (Programs(inputs=("",), outputs=("x" * LONG,)), f"print('x' * {LONG})"),
+        (Programs(inputs=("",), outputs=("x" * 20 * 2**20,)), f"print('x' * {20 * 2**20})"),
+        (Calls(function="f", arguments=([],), outputs=("x" * LONG,)), f"def f(): return 'x' * {LONG}"),
+        (
+            Calls(function="f", arguments=([],), outputs=([[1, 2]] * 300_000,)),
+            "def f(): return [(1, 2)] * 300_000",
+        ),
+    ],
+)
+def test_what_a_row_expects_is_never_too_long(
+    task: Programs | Calls, program: str, all_jails: dict[str, Jails]
+) -> None:
+    verdict = task.judge(program, all_jails["kernel"], PATIENT, tolerance=0)
+
+    assert (verdict.passed, verdict.note) == ((True,), "")
 
 
 def test_a_late_program_is_dead_when_its_verdict_comes(all_jails: dict[str, Jails]) -> None:

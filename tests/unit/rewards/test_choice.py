@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmrl.errors import RecipeError
@@ -103,6 +105,21 @@ def test_the_gold_may_be_the_text_of_an_option_and_options_may_stand_in_one_line
     assert score("The answer is (B).", "4 apples", prompt) == 1.0
     assert score("4 apples", "(B)", prompt) == 1.0
     assert score("none", "(B)", prompt) == 0.0
+
+
+def test_options_are_read_from_the_last_message_and_not_from_what_a_template_makes_of_it() -> None:
+    asked = "Capital of Germany?\nA. London\nB. Paris\nC. Rome\nD. Berlin"
+    example = ({"role": "user", "content": "A. red\nB. blue"}, {"role": "assistant", "content": "B. blue"})
+    rendered = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n"
+
+    def chosen(response: str, answer: str) -> float | None:
+        sample = Sample(prompt=rendered, response=response, answer=answer, tokens=1, finished=True)
+        return Choice()(replace(sample, messages=(*example, {"role": "user", "content": asked}))).value
+
+    assert chosen("The answer is Berlin.", "D") == 1.0
+    assert chosen("Berlin", "Berlin") == 1.0
+    assert chosen("The answer is Paris.", "D") == 0.0
+    assert chosen("blue", "B") == 0.0
 
 
 def test_without_listed_options_the_letters_of_the_recipe_count() -> None:

@@ -45,6 +45,32 @@ def test_an_answer_is_looked_for_in_the_last_turn_and_not_in_replies(
     assert judged(kind, options, last=last, answer=answer) == 1.0
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "last", "answer"),
+    [
+        ("exact", {"strip": False}, "42", "42"),
+        ("number", {"marker": "#"}, "#42", "42"),
+        ("math", {}, "\\boxed{42}", "42"),
+        ("choice", {}, "B", "B"),
+        ("sql", {}, "SELECT 42", "SELECT 42"),
+        ("capture", {"pattern": "is ([0-9]+)"}, "It is 42", "42"),
+        ("json", {"schema": {"type": "object"}}, '{"total": 42}', ""),
+        ("json", {"where": "fenced"}, "```json\n42\n```", ""),
+        ("instructions", {}, "forty-two", '[{"name": "punctuation:no_comma"}]'),
+        ("constraints", {"require": {"punctuation:no_comma": {}}}, "42", ""),
+    ],
+)
+def test_what_is_only_thought_is_no_answer_and_spoils_none(
+    kind: str, options: dict[str, Any], last: str, answer: str
+) -> None:
+    thought = "<think>Is it 7, is 7, #7, (A) or ```7```?\n</think>\n\n"
+    thinking = f"<think>{last}"
+
+    assert judged(kind, options, last=thought + last, answer=answer) == 1.0
+    assert judged(kind, options, last=thought.removeprefix("<think>") + last, answer=answer) == 1.0
+    assert judged(kind, options, last=thinking, answer=answer) == 0.0
+
+
 def test_a_pattern_or_a_form_is_that_of_the_whole_conversation() -> None:
     assert judged("regex", {"pattern": "<tool>calc"}, last="42", answer="") == 1.0
     assert judged("format", {"pattern": "<tool>.*"}, last="42", answer="") == 1.0

@@ -24,7 +24,7 @@ def judge(**options: Any) -> Judge:
         ("I give it 3 of the points, so: 8.5", 8.5),
         ("-2", -2.0),
         ("<think>9, or 10?</think> It is a 4.", 4.0),
-        ("<think>9, or 10?", 10.0),
+        ("<think>9, or 10?", None),
         ("Score: 8/10", 8.0),
         ("8 / 10.", 8.0),
         ("I give it 8 out of 10.", 8.0),

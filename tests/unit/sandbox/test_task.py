@@ -102,6 +102,21 @@ def test_calls_send_arguments_and_keep_what_is_expected() -> None:
     }
 
 
+def returned(outputs: tuple[object, ...], *values: str) -> tuple[bool, ...]:
+    task = Calls(function="f", arguments=([],) * len(outputs), outputs=outputs)
+    return judged(task, "".join(f'{{"value": {value}}}\n' for value in values)).passed
+
+
+def test_outputs_that_are_all_lists_of_one_are_met_by_that_one_as_in_apps() -> None:
+    assert returned(([3], ["a"]), "3", '["a"]') == (True, True)
+    assert returned(([3], [[1, 2]]), "4", "[1, 2]") == (False, True)
+
+
+def test_a_list_of_one_among_other_outputs_is_what_it_is() -> None:
+    assert returned(([3], [1, 2]), "3", "[1, 2]") == (False, True)
+    assert returned(([3], []), "[3]", "[]") == (True, True)
+
+
 @pytest.mark.parametrize(
     "output",
     [
@@ -137,6 +152,15 @@ def test_whatever_a_function_answers_costs_its_tests_and_nothing_else(output: st
         ('{"inputs": ["1"], "outputs": []}', "as many outputs as inputs, and at least one; got 1 and 0"),
         ('{"inputs": [], "outputs": []}', "and at least one; got 0 and 0"),
         ('{"inputs": "12", "outputs": "34"}', "inputs must be a list with an entry for each test, got '12'"),
+        (
+            r'{"fn_name": "add", "inputs": ["1\n2"], "outputs": [3]}',
+            r"inputs\[0\] must be a list of arguments, as there is fn_name, got '1\\n2'; rewrite the row so",
+        ),
+        (
+            '{"inputs": ["1", ["2", "3"]], "outputs": ["4", "5"]}',
+            r"inputs\[1\] must be one text, as there is no fn_name, got \['2', '3'\]",
+        ),
+        ('{"inputs": ["1"], "outputs": [4]}', r"outputs\[0\] must be one text, .* got 4"),
         ('{"test_list": []}', r"test_list must be a list of assertions, and have at least one; got \[\]"),
         ('{"test_list": "assert f(1)"}', "must be a list of assertions, .*got 'assert f"),
         ('{"test_list": ["assert f(1)", " "]}', "must be a list of assertions"),
@@ -165,7 +189,33 @@ def test_assertions_are_refused_where_they_would_share_an_interpreter_with_the_c
     ],
 )
 def test_the_last_block_is_the_code_or_else_all_of_the_response(response: str, code: str) -> None:
-    assert code_in(response) == code
+    assert code_in(response, Programs(inputs=("",), outputs=("",))) == code
+
+
+EXAMPLE = "Use it so:\n```python\nprint(area(2))\n```"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        json.dumps(HUMAN_EVAL),
+        '{"fn_name": "area", "inputs": [[0]], "outputs": [0]}',
+        '{"test_list": ["assert area(0) == 0"]}',
+    ],
+)
+def test_a_block_that_shows_the_use_of_a_function_is_not_taken_for_the_function(answer: str) -> None:
+    task, tried, function = read_task(answer), "def area(r):\n    return r\n", "def area(r):\n    return 0\n"
+    block = "```python\n{}```\n"
+
+    assert code_in(block.format(tried) + block.format(function) + EXAMPLE, task) == function
+    assert code_in(block.format("    return 0\n"), task) == "    return 0\n"
+
+
+def test_a_method_of_a_solution_defines_its_function_where_calls_find_it() -> None:
+    task = read_task('{"fn_name": "area", "inputs": [[0]], "outputs": [0]}')
+    method = "class Solution:\n    def area(self, r):\n        return 0\n"
+
+    assert code_in(f"```\n{method}```\n{EXAMPLE}", task) == method
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,12 @@
+"""Thoughts: what a model writes between ``<think>`` and ``</think>`` before it speaks."""
+
+from __future__ import annotations
+
+
+def without_thoughts(text: str) -> str:
+    """What follows the last thought, without the empty lines between; nothing of one that never ends.
+
+    Many chat templates write ``<think>`` themselves, so that a response only ends its thoughts.
+    """
+    _, ended, rest = text.rpartition("</think>")
+    return (rest.lstrip("\n") if ended else rest).partition("<think>")[0]
