@@ -93,9 +93,8 @@ def _overridden(draft: Draft, text: str) -> Draft:
     """The draft with one ``a.b.c=value``: without a stage's name it holds for every stage."""
     keys, value = _parsed(text)
     places = [("stages", name, *keys) for name in draft.stages] if keys[0] in STAGE_TABLES else [keys]
-    if keys[0] == "stages" and (len(keys) < 3 or keys[1] not in draft.stages):
-        hint = did_you_mean("".join(keys[1:2]), draft.stages)
-        raise RecipeError(f"override {shown(text)}: expected stages.<name>.<key>=value.{hint}")
+    if keys[0] == "stages":
+        _check_stage(draft, keys, text)
     data, origins = draft.data, dict(draft.origins)
     for place in places:
         try:
@@ -107,6 +106,15 @@ def _overridden(draft: Draft, text: str) -> Draft:
     present = {".".join(keys) for keys, _ in leaves(data)}
     kept: dict[str, Origin] = {at: origin for at, origin in origins.items() if at in present}
     return Draft(data=data, own=draft.own, origins=kept)
+
+
+def _check_stage(draft: Draft, keys: Keys, text: str) -> None:
+    if len(keys) < 3 or keys[1] not in draft.stages:
+        hint = did_you_mean("".join(keys[1:2]), draft.stages)
+        raise RecipeError(f"override {shown(text)}: expected stages.<name>.<key>=value.{hint}")
+    if keys[2] == "name":
+        # All that is said of a stage is found by its name, and so is its folder.
+        raise RecipeError(f"override {shown(text)}: a stage gets its name in the recipe; change it there.")
 
 
 def _parsed(text: str) -> tuple[Keys, Value]:
