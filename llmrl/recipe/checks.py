@@ -18,6 +18,7 @@ from llmrl.recipe.roles import role_problems, unread_problems
 from llmrl.recipe.schema import Recipe, Stage
 from llmrl.recipe.sources import held_out_problems, is_local, missing_path, source_problems
 from llmrl.registry import load_plugins
+from llmrl.wording import as_toml
 
 Sentences = Iterator[str]
 
@@ -223,6 +224,9 @@ def _engines(stage: Stage) -> Sentences:
             f"engines.tensor_parallel: expected 1 with {why}, got {table.tensor_parallel}; "
             "more needs vLLM on GPUs."
         )
+    if table.kind == "torch" and stage.rollouts.stop:
+        got = as_toml(list(stage.rollouts.stop))
+        yield f"rollouts.stop: engines.kind = 'torch' looks for no text, got {got}; use 'vllm', or remove it."
     if table.update == "abort" and stage.rollouts.stop:
         yield (
             "engines.update: 'abort' would miss a text of rollouts.stop that spans two requests; "
