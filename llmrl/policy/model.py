@@ -14,7 +14,13 @@ from typing import Any, cast
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.logging import disable_progress_bar
 
@@ -37,6 +43,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
 )
 """What transformers may write for a tokenizer; copied as they are, so that an export tokenizes alike."""
+
+GENERATION_FILE = "generation_config.json"
 
 disable_progress_bar()  # one line per rank and file, between the run's own
 
@@ -86,9 +94,11 @@ def load_model(path: Path, model: Model) -> PreTrainedModel:
 def save_model(
     model: PreTrainedModel, tensors: Mapping[str, Tensor], *, tokenizer_folder: Path, folder: Path
 ) -> None:
-    """Write a Hugging Face folder: config, ``tensors`` as safetensors, the tokenizer's own files."""
+    """Write a Hugging Face folder: config, ``tensors`` as safetensors, and the other files as they were."""
+    # A temperature without do_sample is something that transformers reads there but refuses to write.
+    model.generation_config = GenerationConfig.from_model_config(model.config)
     model.save_pretrained(folder, state_dict=dict(tensors))
-    for name in TOKENIZER_FILES:
+    for name in (*TOKENIZER_FILES, GENERATION_FILE):
         if (tokenizer_folder / name).exists():
             shutil.copyfile(tokenizer_folder / name, folder / name)
 

@@ -18,7 +18,7 @@ class Demonstration:
     """Everything that follows the prompt. Both arrays have the same length L."""
 
     tokens: NDArray[np.int32]
-    """[L] ids; every turn of the policy ends with the end-of-sequence token."""
+    """[L] ids; every turn of the policy ends with the first of the tokenizer's ``stop_ids``."""
     turn: NDArray[np.int32] | None
     """[L] the policy's turn that a token belongs to, -1 in a reply; None where there is but one turn."""
     rewrites: tuple[Rewrite, ...]

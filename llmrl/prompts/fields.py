@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast, get_args
 
 from llmrl.errors import DataError, RecipeError, did_you_mean, shown
@@ -53,7 +53,8 @@ def prompt_of(record: Record, fields: Mapping[str, str], *, key: str) -> str | t
         raise DataError(_no_prompt(record, key))
     place, value = f"{record.place}, field {shown(column)}", record.fields[column]
     if isinstance(value, list):
-        return _conversation(cast("list[object]", value), place)
+        others = [name for name in DEFAULTS["prompt"] if name in record.fields and name != column]
+        return _conversation(cast("list[object]", value), place, others, key=key)
     return text_of(value, place)
 
 
@@ -205,12 +206,14 @@ def messages_of(turns: list[object], place: str, *, last: Role) -> tuple[Message
     return messages
 
 
-def _conversation(turns: list[object], place: str) -> tuple[Message, ...]:
+def _conversation(turns: list[object], place: str, others: Sequence[str], *, key: str) -> tuple[Message, ...]:
     messages = messages_of(turns, place, last="user")
     if messages[-1].role != "user":
+        # Many datasets have the whole dialogue beside the question that it answers.
+        elsewhere = f'set {key}.fields = {{ prompt = "{others[0]}" }}, or ' if others else ""
         raise DataError(
             f"{place}: the last message must be from 'user', got '{messages[-1].role}'; "
-            f"move the last turn to a column 'response'."
+            f"{elsewhere}move the last turn to a column 'response'."
         )
     return messages
 

@@ -48,27 +48,28 @@ class Tokenizer:
     def __init__(
         self, backend: PreTrainedTokenizerFast, *, chat: bool, stop_ids: Sequence[int] = (), name: str = ""
     ) -> None:
-        """Wrap ``backend``; ``stop_ids`` end a response besides its end-of-sequence token.
+        """Wrap ``backend``; ``stop_ids`` end a response besides its end of sequence and of a turn.
 
         Raises:
             ModelError: it has no end-of-sequence token, or ``chat`` is asked of one without a template.
         """
         self._backend, self._chat, self._name = backend, chat, name
-        self._eos = _eos_id(backend, name)
+        eos = _eos_id(backend, name)
         if chat and backend.chat_template is None:
             raise ModelError(
                 f"model.chat is true, but the tokenizer of {shown(name)} has no chat template; "
                 f"set model.chat = false or use a model that was trained on conversations."
             )
-        self.stop_ids: tuple[int, ...] = (self._eos, *sorted(set(stop_ids) - {self._eos}))
+        self._special = _special_ids(backend)
+        end = self._turn_end(otherwise=eos) if chat else eos
+        self.stop_ids: tuple[int, ...] = (end, *sorted({eos, *stop_ids} - {end}))
         """Ids that end a response; the first is the one that demonstrations end with."""
         pad = cast("int | None", backend.pad_token_id)
-        self.pad_id: int = self._eos if pad is None else pad
+        self.pad_id: int = eos if pad is None else pad
         """Fills rows up; masked wherever it does."""
         self.vocabulary: int = max(backend.get_vocab().values()) + 1
         """Every id is smaller; a model's embedding has at least so many rows."""
         self._bos = _bos_ids(backend)
-        self._special = _special_ids(backend)
 
     @staticmethod
     def conversation(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
@@ -103,12 +104,13 @@ class Tokenizer:
         return self._encode_marked(self._render_chat(marked), texts)
 
     def encode_response(self, text: str) -> NDArray[np.int32]:
-        """[L] ids of a response to imitate, ended by the end-of-sequence token.
+        """[L] ids of a response to imitate, ended by the token that the chat template ends a turn with, or by
+        the end of sequence.
 
         Raises:
             DataError: a character has no token.
         """
-        return np.array([*self._encode_text(text), self._eos], dtype=np.int32)
+        return np.array([*self._encode_text(text), self.stop_ids[0]], dtype=np.int32)
 
     def encode_reply(self, said: Sequence[Message], reply: str, *, after: int) -> Heard:
         """What is read after a turn of the policy; what was said keeps its tokens if the template keeps it.
@@ -144,6 +146,19 @@ class Tokenizer:
     def save(self, folder: Path) -> None:
         """Write it as transformers reads it."""
         self._backend.save_pretrained(folder)
+
+    def _turn_end(self, *, otherwise: int) -> int:
+        """The special token that the template puts after the assistant's turn; ``otherwise`` if none.
+
+        Base models have templates whose turns end otherwise than their sequences, and would speak on.
+        """
+        asked, said = Message(role="user", content="?"), Message(role="assistant", content=MARK_CHARACTER)
+        try:
+            _, _, rest = self._render_chat([asked, said, asked]).partition(MARK_CHARACTER)
+            following = self._encode(rest.lstrip())[:1]
+        except DataError:  # this template wants another conversation
+            return otherwise
+        return following[0] if following and following[0] in self._special else otherwise
 
     def _encode_text(self, text: str) -> list[int]:
         return self._encode(text, split_special_tokens=True)

@@ -10,6 +10,7 @@ from itertools import chain
 from pathlib import Path
 
 from llmrl.errors import did_you_mean, shown
+from llmrl.recipe.draft import for_one_stage
 from llmrl.recipe.heads import head_problems
 from llmrl.recipe.load import Loaded, refuse, where_in
 from llmrl.recipe.parts import part_problems
@@ -17,6 +18,7 @@ from llmrl.recipe.roles import role_problems, unread_problems
 from llmrl.recipe.schema import Recipe, Stage
 from llmrl.recipe.sources import held_out_problems, is_local, missing_path, source_problems
 from llmrl.registry import load_plugins
+from llmrl.wording import as_toml
 
 Sentences = Iterator[str]
 
@@ -37,15 +39,24 @@ def check_recipe(loaded: Loaded) -> None:
     refuse(loaded.path, _plugin_problems(recipe))
     load_plugins(recipe.plugins)
     stages = [list(_stage_problems(recipe, index, stage)) for index, stage in enumerate(recipe.stages)]
-    refuse(loaded.path, chain(_run_problems(recipe), unread_problems(recipe), _with_stage(recipe, stages)))
+    refuse(loaded.path, chain(_run_problems(recipe), unread_problems(recipe), _with_stage(loaded, stages)))
 
 
-def _with_stage(recipe: Recipe, problems: Sequence[Sequence[str]]) -> Sentences:
+def _with_stage(loaded: Loaded, problems: Sequence[Sequence[str]]) -> Sentences:
     """Each stage's problems with its name; those of all stages, once and without."""
     for index, own in enumerate(problems):
         for problem in own:
-            shared = all(problem in other for other in problems)
-            yield problem if shared else f"{where_in(recipe, index)}{problem}"
+            if all(problem in other for other in problems):
+                yield problem
+            else:
+                yield f"{where_in(loaded.recipe, index)}{problem}{_for_one_stage(loaded, problem)}"
+
+
+def _for_one_stage(loaded: Loaded, problem: str) -> str:
+    """What to do if an override of all stages is a problem of some."""
+    key = problem.partition(":")[0]
+    origins = {loaded.origins.get(f"stages.{stage.name}.{key}") for stage in loaded.recipe.stages}
+    return for_one_stage(key.split(".")) if origins == {"override"} else ""
 
 
 def _plugin_problems(recipe: Recipe) -> Sentences:
@@ -213,6 +224,9 @@ def _engines(stage: Stage) -> Sentences:
             f"engines.tensor_parallel: expected 1 with {why}, got {table.tensor_parallel}; "
             "more needs vLLM on GPUs."
         )
+    if table.kind == "torch" and stage.rollouts.stop:
+        got = as_toml(list(stage.rollouts.stop))
+        yield f"rollouts.stop: engines.kind = 'torch' looks for no text, got {got}; use 'vllm', or remove it."
     if table.update == "abort" and stage.rollouts.stop:
         yield (
             "engines.update: 'abort' would miss a text of rollouts.stop that spans two requests; "

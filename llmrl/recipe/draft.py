@@ -93,20 +93,35 @@ def _overridden(draft: Draft, text: str) -> Draft:
     """The draft with one ``a.b.c=value``: without a stage's name it holds for every stage."""
     keys, value = _parsed(text)
     places = [("stages", name, *keys) for name in draft.stages] if keys[0] in STAGE_TABLES else [keys]
-    if keys[0] == "stages" and (len(keys) < 3 or keys[1] not in draft.stages):
-        hint = did_you_mean("".join(keys[1:2]), draft.stages)
-        raise RecipeError(f"override {shown(text)}: expected stages.<name>.<key>=value.{hint}")
+    if keys[0] == "stages":
+        _check_stage(draft, keys, text)
     data, origins = draft.data, dict(draft.origins)
     for place in places:
         try:
             data = cast("Tree", changed(data, place, value))
         except RecipeError as error:
-            raise RecipeError(f"override {shown(text)}: {error}") from None
+            shared = place != keys and len(draft.stages) > 1
+            stage, one = (f"stage '{place[1]}': ", for_one_stage(keys)) if shared else ("", "")
+            raise RecipeError(f"override {shown(text)}: {stage}{error}{one}") from None
         origins.update((".".join((*place, *inner)), "override") for inner, _ in leaves(value))
     # An array that was replaced takes the keys of its old elements with it.
     present = {".".join(keys) for keys, _ in leaves(data)}
     kept: dict[str, Origin] = {at: origin for at, origin in origins.items() if at in present}
     return Draft(data=data, own=draft.own, origins=kept)
+
+
+def _check_stage(draft: Draft, keys: Keys, text: str) -> None:
+    if len(keys) < 3 or keys[1] not in draft.stages:
+        hint = did_you_mean("".join(keys[1:2]), draft.stages)
+        raise RecipeError(f"override {shown(text)}: expected stages.<name>.<key>=value.{hint}")
+    if keys[2] == "name":
+        # All that is said of a stage is found by its name, and so is its folder.
+        raise RecipeError(f"override {shown(text)}: a stage gets its name in the recipe; change it there.")
+
+
+def for_one_stage(keys: Sequence[str]) -> str:
+    """The tail of a message about an override of all stages that does not fit one of them."""
+    return f" To override it in one stage alone, write stages.<name>.{'.'.join(keys)}=value."
 
 
 def _parsed(text: str) -> tuple[Keys, Value]:

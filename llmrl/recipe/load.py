@@ -76,7 +76,7 @@ def _validated(draft: Draft, path: Path) -> Recipe:
         # From JSON, strict mode takes an array for a tuple and a text for a path, but no text for number.
         recipe = Recipe.model_validate_json(json.dumps(data), strict=True)
     except ValidationError as error:
-        refuse(path, (_worded(problem, draft) for problem in schema_problems(error)))
+        refuse(path, (_worded(problem, draft) for problem in schema_problems(error, data)))
         raise
     refuse(path, (_worded(problem, draft) for problem in _after_schema(data, recipe)))
     return recipe
@@ -102,10 +102,17 @@ def _worded(problem: Problem, draft: Draft) -> str:
         where = ".".join(problem.keys[2:])
         places = [f"stages.{name}.{where}" for name in draft.stages]
     if all(_is_override(place, draft) for place in places):
-        return f"{where} (from an override): {problem.sentence}"
+        return f"{where} (from an override): {_overriding(problem, where)}"
     if _is_override(address, draft):
-        return f"{address} (from an override): {problem.sentence}"
+        return f"{address} (from an override): {_overriding(problem, address)}"
     return f"{_stage_prefix(problem, draft)}{where}: {problem.sentence}"
+
+
+def _overriding(problem: Problem, key: str) -> str:
+    """The sentence of a problem, and what to type where a shell takes the quotes of a text away."""
+    if not problem.unquoted:
+        return problem.sentence
+    return f"{problem.sentence.rstrip('.')}; write '{key}=\"{problem.unquoted}\"'."
 
 
 def _stage_prefix(problem: Problem, draft: Draft) -> str:

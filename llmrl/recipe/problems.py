@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from types import NoneType
 from typing import Any, cast, get_args
 
@@ -13,7 +14,7 @@ from pydantic_core import ErrorDetails
 from llmrl.errors import did_you_mean, shown
 from llmrl.recipe.schema import Recipe, Stage, Table
 from llmrl.recipe.tables import MAX_DEPTH, Keys, Tree, leaves
-from llmrl.wording import refusal
+from llmrl.wording import Loc, as_toml, inside, joint_refusal
 
 TOP_KEYS = (*Recipe.model_fields, *(name for name in Stage.model_fields if name != "name"))
 """What may stand at the top of a recipe file."""
@@ -29,6 +30,8 @@ class Problem:
     sentence: str
     missing: bool = False
     """True: about a key that nobody wrote."""
+    unquoted: str = ""
+    """What would do if it stood in quotes."""
 
 
 def value_problems(data: Tree) -> list[Problem]:
@@ -50,21 +53,32 @@ def _impossible(keys: Keys, value: object) -> str | None:
     return f"dates and times have no meaning here, got {dates[0]}; put it in quotes." if dates else None
 
 
-def schema_problems(error: ValidationError) -> Iterator[Problem]:
-    """pydantic's errors as problems, without those that only follow from others."""
-    for detail in error.errors():
-        keys = tuple(str(part) for part in detail["loc"])
-        # pydantic adds that an array whose elements are all wrong is too short; its elements say it better.
-        if detail["type"] != "too_short" or not detail["input"]:
-            yield Problem(keys=keys, sentence=_sentence(detail, keys), missing=detail["type"] == "missing")
+def schema_problems(error: ValidationError, data: Tree) -> Iterator[Problem]:
+    """pydantic's errors about ``data`` as problems, without those that only follow from others."""
+    # pydantic adds that an array whose elements are all wrong is too short; its elements say it better.
+    details = [d for d in error.errors() if d["type"] != "too_short" or not d["input"]]
+    for loc, same in groupby(details, key=lambda detail: _place(detail, data)):
+        keys, refused = tuple(map(str, loc)), list(same)
+        kind, got = refused[0]["type"], refused[0]["input"]
+        yield Problem(
+            keys=keys,
+            sentence=_sentence(refused, keys),
+            missing=kind == "missing",
+            unquoted=as_toml(got) if kind == "string_type" and not isinstance(got, (dict, list)) else "",
+        )
 
 
-def _sentence(detail: ErrorDetails, keys: Keys) -> str:
-    if detail["type"] == "extra_forbidden":
+def _place(detail: ErrorDetails, data: Tree) -> Loc:
+    """The keys that lead to what is wrong, without which branch of a union says so."""
+    return detail["loc"] if detail["type"] == "missing" else inside(data, detail["loc"])
+
+
+def _sentence(refused: Sequence[ErrorDetails], keys: Keys) -> str:
+    if refused[0]["type"] == "extra_forbidden":
         return f"no key named {shown(keys[-1])}.{did_you_mean(keys[-1], known_keys(keys[:-1]))}"
-    if detail["type"] == "missing":
+    if refused[0]["type"] == "missing":
         return f"this key is missing. {_text(keys)}".rstrip()
-    return refusal(detail)
+    return joint_refusal(refused)
 
 
 def table_at(keys: Iterable[str]) -> type[Table] | None:

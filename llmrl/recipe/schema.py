@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -349,7 +349,12 @@ class Cluster(Table):
     """Longest time for one step, sync or save, and in which an engine gives no group, before the run ends and
     names who did not answer."""
     environment: dict[str, str] = {}
-    """Environment variables of every process, on every node."""
+    """Environment variables of every process, on every node. A run writes down their names alone."""
+
+    @field_serializer("environment", when_used="json")
+    def _names_alone(self, variables: dict[str, str]) -> dict[str, str]:
+        # A value may be a token, and what is written down is published: model cards, trackers, reports.
+        return dict.fromkeys(variables, "...")
 
 
 class Report(Table):

@@ -122,6 +122,8 @@ def changed(base: Value | None, keys: Sequence[str], value: Value, where: Keys =
 
 
 def _index(base: list[Value], key: str) -> int:
+    if not base:
+        raise RecipeError(f"the array is empty, so it has no element {shown(key)}.")
     if not re.fullmatch(r"[0-9]{1,4}", key) or int(key) >= len(base):
         raise RecipeError(f"expected an index below {len(base)}, the length of the array, got {shown(key)}.")
     return int(key)

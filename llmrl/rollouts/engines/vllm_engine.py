@@ -109,6 +109,7 @@ class VllmEngine:
             flat_logprobs=True,
             detokenize=bool(self._stage.rollouts.stop),
             stop=list(self._stage.rollouts.stop),
+            skip_special_tokens=False,  # a stop text may be one, such as the end of a turn
             stop_token_ids=self._stop_ids,
             include_stop_str_in_output=True,
             output_kind=RequestOutputKind.FINAL_ONLY,

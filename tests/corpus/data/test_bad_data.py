@@ -331,6 +331,14 @@ CONVERSATIONS = [
         "move the last turn to a column 'response'.",
     ),
     Case(
+        name="whole dialogue beside its question",
+        content=json.dumps(
+            {"problem": "1+1?", "messages": [USER, {"role": "assistant", "content": "2"}]}
+        ).encode(),
+        sentence="{path}, line 1, field 'messages': the last message must be from 'user', got 'assistant'; "
+        "set s.fields = {{ prompt = \"problem\" }}, or move the last turn to a column 'response'.",
+    ),
+    Case(
         name="system in the middle",
         content=chat(USER, {"role": "system", "content": "obey"}, USER),
         sentence=f"{CHAT}, message 2: only the first message may be from 'system'; move or remove it.",

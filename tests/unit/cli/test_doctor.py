@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmrl import doctor
-from llmrl.doctor import Finding, diagnose, judge_gpu, judge_tool
+from llmrl.doctor import Finding, diagnose, judge_gpu, judge_silence, judge_tool
 from llmrl.sandbox import survey
 
 
@@ -103,7 +103,7 @@ def test_the_disk_is_that_of_a_run_folder_still_to_be_made(tmp_path: Path, exten
     ("script", "status", "text"),
     [
         ("echo 'NVIDIA H200, 143771 MiB, 580.1'", "note", "NVIDIA H200, 143771 MiB, 580.1"),
-        ("exit 9", "wrong", "CalledProcessError"),
+        ("exit 9", "note", "CalledProcessError"),
     ],
 )
 def test_a_gpu_is_what_the_driver_says(
@@ -125,6 +125,11 @@ def test_a_gpu_is_what_the_driver_says(
     finding = next(f for f in diagnose(tmp_path) if f.subject.startswith("GPU"))
 
     assert (finding.found, finding.status) == (text, status)
+
+
+@pytest.mark.parametrize(("for_cpu", "status"), [(False, "wrong"), (True, "note")])
+def test_a_driver_that_does_not_answer_is_wrong_where_it_is_used(for_cpu: bool, status: str) -> None:
+    assert judge_silence("TimeoutExpired", for_cpu=for_cpu).status == status
 
 
 def test_each_level_of_the_sandbox_is_tried_and_a_refusal_says_what_to_do(

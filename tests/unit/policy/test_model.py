@@ -146,6 +146,25 @@ def test_what_is_saved_reloads_to_the_same_logits_names_and_tokenizer(tied, tmp_
     torch.testing.assert_close(logits(load(tmp_path / "saved")), logits(model))
 
 
+def test_a_generation_config_that_transformers_would_not_write_is_kept_byte_for_byte(folder, tmp_path):
+    text = '{"temperature": 0.6, "top_p": 0.95, "eos_token_id": [2, 3]}'
+    (folder / "generation_config.json").write_text(text)
+    model = load(folder)
+
+    save_model(model, on_disk(model), tokenizer_folder=folder, folder=tmp_path / "saved")
+
+    assert (tmp_path / "saved" / "generation_config.json").read_text() == text
+
+
+def test_a_model_without_a_generation_config_is_saved_with_its_own_end(folder, tmp_path):
+    (folder / "generation_config.json").unlink()
+    model = load(folder)
+
+    save_model(model, on_disk(model), tokenizer_folder=folder, folder=tmp_path / "saved")
+
+    assert json.loads((tmp_path / "saved" / "generation_config.json").read_text())["eos_token_id"] == 2
+
+
 def test_names_and_shapes_are_those_on_disk_with_tied_tensors_once(good):
     model = load(good)
 

@@ -94,6 +94,33 @@ def test_a_conversation_without_a_chat_model_is_refused(bpe: PreTrainedTokenizer
     )
 
 
+def test_in_a_conversation_responses_and_demonstrations_end_as_turns_of_the_template_do(
+    bpe: PreTrainedTokenizerFast,
+) -> None:
+    talking, plain = Tokenizer(bpe, chat=True), Tokenizer(bpe, chat=False)
+
+    assert (talking.stop_ids, plain.stop_ids) == ((END, EOS), (EOS,))
+    assert talking.encode_response("two").tolist()[-1] == END
+    assert talking.pad_id == plain.pad_id == EOS
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}",
+        "{% for m in messages %}<|im_start|>{{ m.content | length }}<|im_end|>{% endfor %}",
+        "{% if messages | length > 1 %}{{ raise_exception('one turn only') }}{% endif %}<|im_start|>",
+    ],
+    ids=["no special token", "no text", "no second turn"],
+)
+def test_where_the_template_shows_no_end_of_a_turn_it_is_the_end_of_sequence(
+    bpe: PreTrainedTokenizerFast, template: str
+) -> None:
+    bpe.chat_template = template
+
+    assert Tokenizer(bpe, chat=True).stop_ids == (EOS,)
+
+
 def test_a_conversation_that_the_template_refuses_says_why(bpe: PreTrainedTokenizerFast) -> None:
     bpe.chat_template = "{{ raise_exception('roles must alternate') }}"
 

@@ -215,7 +215,7 @@ def test_the_same_words_have_the_same_ids_and_owners_when_they_are_demonstrated(
     bpe: PreTrainedTokenizerFast,
 ) -> None:
     tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
-    engine = Speaker(say=words(tokenizer, "two", "world", end=EOS), stop_ids=tokenizer.stop_ids)
+    engine = Speaker(say=words(tokenizer, "two", "world"), stop_ids=tokenizer.stop_ids)
 
     rollout = held(talk(engine, tokenizer, Script(lines=["hello </s>"]), "what is"))
 
@@ -411,7 +411,7 @@ def test_a_demonstration_is_split_where_a_conversation_of_the_same_words_is(
     bpe.chat_template = THOUGHTLESS
     tokenizer = Tokenizer(bpe, chat=True, stop_ids=[END])
     turns = ("plus</think>two", "hello", "world", "is", "what")
-    engine = Speaker(say=words(tokenizer, *turns[::2], end=EOS), stop_ids=tokenizer.stop_ids)
+    engine = Speaker(say=words(tokenizer, *turns[::2]), stop_ids=tokenizer.stop_ids)
     conversation = talk(engine, tokenizer, Script(lines=turns[1::2]), "what is")
 
     rollout = held(conversation)
