@@ -32,7 +32,7 @@ WRONG_INPUT = (RecipeError, DataError, ModelError, PluginError, PlacementError)
 
 EXIT_WRONG_INPUT = 2
 EXIT_FAILED = 70
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk that takes no more."""
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (TOML).", show_default=False)]
@@ -76,9 +76,9 @@ def _clean_errors(*, debug: bool) -> Generator[None]:
     except Stopped as stopped:
         typer.echo(str(stopped))
     except OSError as error:
-        if error.errno not in FULL:
+        if debug or error.errno not in FULL:
             raise
-        typer.echo(f"OSError: {error}; make room, then go on with --resume.", err=True)
+        typer.echo(f"OSError: {error}; make room; a run goes on with --resume.", err=True)
         raise typer.Exit(EXIT_FAILED) from error
     except LlmrlError as error:
         if debug:

@@ -24,6 +24,14 @@ DEADLINES = "cluster.call_deadline_s, or cluster.start_deadline_s while processe
 ECHO_S = 5.0
 """After a process has failed, for another one to be found dead."""
 
+UNREACHED = (
+    exceptions.ActorUnavailableError,
+    exceptions.ObjectLostError,
+    exceptions.ObjectFetchTimedOutError,
+    exceptions.PendingCallsLimitExceeded,
+)
+"""What Ray says of a process that may live."""
+
 MAX_OVERLAP = 10_000
 """Calls to one asynchronous process that may be under way at once."""
 
@@ -52,6 +60,8 @@ class Pending:
                 f"{self._what} did not answer within {deadline_s:.4g} s ({DEADLINES}); is its process stuck?"
             )
             raise DeadlineError(f"{late}{self._last_words()}") from None
+        except UNREACHED as error:
+            raise LlmrlError(f"{self._what} could not be reached: {error}{self._last_words()}") from error
         except exceptions.RayError as error:  # also of memory that ran out, and of machines that went away
             dead = f"{self._what} failed because its process died: {error}"
             raise DeadProcessError(f"{dead}{self._last_words()}") from error

@@ -86,10 +86,10 @@ def part_problems(stage: Stage) -> list[str]:
         problems.extend(_turns_that_cannot_be(stage, bundle))
         problems.extend(_nobody_to_compare_with(stage, bundle))
         problems.extend(_pairs_that_teach_nothing(stage, bundle))
-        problems.extend(_rewards_that_are_not_there(bundle))
         for keys, choice in parts_of(bundle).items():
             with _noted(problems):
-                _build(keys, choice)
+                part = _build(keys, choice)
+                problems.extend(_rewards_that_are_not_there(keys, part, bundle))
     if stage.environment is not None:
         with _noted(problems):
             _build_environment(stage.environment)
@@ -180,10 +180,10 @@ def _pairs_that_teach_nothing(stage: Stage, bundle: Bundle) -> Iterator[str]:
                 )
 
 
-def _rewards_that_are_not_there(bundle: Bundle) -> Iterator[str]:
-    for table, choice in (("credit", bundle.credit), ("keep", bundle.keep)):
-        for name in sorted(_build((table,), choice).rewards - bundle.rewards.keys()):
-            yield f"{table}.options: no reward is named {shown(name)}.{did_you_mean(name, bundle.rewards)}"
+def _rewards_that_are_not_there(keys: Keys, part: Any, bundle: Bundle) -> Iterator[str]:
+    if keys[0] in ("credit", "keep"):
+        for name in sorted(part.rewards - bundle.rewards.keys()):
+            yield f"{keys[0]}.options: no reward is named {shown(name)}.{did_you_mean(name, bundle.rewards)}"
 
 
 def _is_agent(name: str) -> bool:

@@ -74,7 +74,7 @@ class Switchboard:
 
     async def _put_through(self, role: str, route: str, question: bytes) -> Answer:
         """From the one with the least to do; if it fails, from the next."""
-        reason = f"role '{role}' has no process now. {self._last_words.get(role, '')}"
+        reason = self._last_words.get(role, f"role '{role}' has no process now.")
         asked = set[str]()
         while left := [one for one in self._members.get(role, ()) if one.name not in asked]:
             member = min(left, key=lambda one: self._under_way[one.name])

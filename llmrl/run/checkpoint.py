@@ -60,14 +60,11 @@ class Checkpoints:
 
     def __init__(self, folder: Path, *, keep: int, ranks: int) -> None:
         self._folder, self._keep, self._ranks = folder, keep, ranks
-        self._swept = False
 
     def begin(self, step: int) -> Path:
         """An empty folder for the ranks to write into; it is nothing until ``commit``."""
-        if not self._swept:  # what an earlier run left; of this one's, the last may be on its way
-            for leftover in [*self._folder.glob(".tmp-*"), *self._folder.glob(".del-*")]:
-                shutil.rmtree(leftover)
-        self._swept = True
+        for leftover in [*self._folder.glob(".tmp-*"), *self._folder.glob(".del-*")]:
+            shutil.rmtree(leftover)
         path = self._folder / f".tmp-step-{step:06d}"
         path.mkdir(parents=True)
         return path

@@ -82,14 +82,12 @@ class Crew:
 
         An engine that fails or dies is named when all others have taken them, a rank at once.
         """
-        await self.turns.engines()
         sending = asyncio.ensure_future(gathered(letter.sent, deadline_s=self.deadline_s))
-        loading = [self._load(engine, letter) for engine in self.engines]
-        taking = asyncio.gather(*loading, return_exceptions=True)
+        taking = asyncio.ensure_future(self._taken(letter))
         try:
             await asyncio.wait({sending, taking}, return_when=asyncio.FIRST_EXCEPTION)
             bundle, *_ = await sending
-            failed = [outcome for outcome in await taking if outcome is not None]
+            failed = await taking
         finally:
             sending.cancel()
             taking.cancel()
@@ -100,6 +98,13 @@ class Crew:
         for outcome in sorted(failed, key=lambda error: isinstance(error, DisconnectedError)):
             raise outcome
         return bundle
+
+    async def _taken(self, letter: Letter) -> list[BaseException]:
+        """What went wrong when the engines took the weights."""
+        await self.turns.engines()
+        loading = [self._load(engine, letter) for engine in self.engines]
+        outcomes = await asyncio.gather(*loading, return_exceptions=True)
+        return [outcome for outcome in outcomes if outcome is not None]
 
     async def _load(self, engine: Actor, letter: Letter) -> None:
         copy = letter.copy if engine.name in self.remote else None

@@ -107,12 +107,10 @@ async def run_stage(
                 taken=first,
             )
             training = _train(plan, crew, trainer, pool, first=first)
-            try:
+            async with trainer.sealing():
                 if await stop.interrupts(training, trainer.stepping, trainer.publishing):
                     await trainer.save()
                     stop.heed(f"after step {trainer.taken}")
-            finally:
-                await trainer.committed()
         await crew.policy("export", folder / "model")
     if bound := binding(read_journal(folder / JOURNAL).steps):
         console.note(str(bound))

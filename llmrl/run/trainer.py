@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,10 +115,10 @@ class Trainer:
         """The ranks write a checkpoint of the policy as it is now, unless they have; it is sealed later."""
         if self.unsaved is None:
             return
+        await self.committed()  # a third one might find no room
         path = self.checkpoints.begin(self.taken)
         with self.record.timeline.span("policy", f"save {self.taken}"):
             await self.crew.policy("save", path)
-        await self.committed()
         self.committing = asyncio.create_task(self._commit(path, self.unsaved))
         self.unsaved = None
 
@@ -126,6 +127,19 @@ class Trainer:
         if self.committing:
             await asyncio.shield(self.committing)
             self.committing = None
+
+    @asynccontextmanager
+    async def sealing(self) -> AsyncGenerator[None]:
+        """However the block ends, what the ranks have written is a checkpoint then."""
+        try:
+            yield
+        except BaseException:
+            try:
+                await self.committed()
+            except Exception as error:  # noqa: BLE001  what ended the block is what ended the run
+                _log.warning("%s", error)
+            raise
+        await self.committed()
 
     async def _commit(self, path: Path, state: RunState) -> None:
         """To read and hash it all takes minutes for a large model, and the run goes on meanwhile."""

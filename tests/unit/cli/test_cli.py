@@ -138,7 +138,7 @@ def test_a_disk_that_is_full_ends_in_one_sentence(capsys: pytest.CaptureFixture[
         raise OSError(errno.ENOSPC, "No space left on device", "runs/a/ledger.jsonl")
 
     assert ended.value.exit_code == 70
-    assert "No space left on device: 'runs/a/ledger.jsonl'; make room, then go on with --resume." in (
+    assert "No space left on device: 'runs/a/ledger.jsonl'; make room; a run goes on with --resume." in (
         capsys.readouterr().err
     )
 

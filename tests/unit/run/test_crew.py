@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -63,17 +64,25 @@ async def test_weights_that_were_never_sent_are_the_fault_of_the_rank() -> None:
     assert rank.told == []
 
 
+class Stuck(Apart):
+    """Engines never get their devices, as the ranks never leave them."""
+
+    async def engines(self) -> None:
+        await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("turns", [Apart(), Stuck()])
 async def test_a_rank_that_fails_is_named_at_once_whoever_waits_for_the_weights(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, turns: Apart
 ) -> None:
     monkeypatch.setattr(actor, "ECHO_S", 0.05)
-    stuck = Process("engine-0", load=TimeoutError())
+    crew = replace(crew_of([Process("engine-0", load=TimeoutError())], Process("policy-0")), turns=turns)
     first, other = Ended(TimeoutError()), Ended(TrainingError("policy-1.weights: out of memory"))
     sent = [cast("Pending", first), cast("Pending", other)]
 
     async with asyncio.timeout(10):
         with pytest.raises(TrainingError, match=r"policy-1\.weights: out of memory"):
-            await crew_of([stuck], Process("policy-0")).publish(Letter(version=1, sent=sent, copy=None))
+            await crew.publish(Letter(version=1, sent=sent, copy=None))
 
 
 async def test_an_engine_that_does_not_take_weights_is_named_after_all_others_have_them() -> None:
