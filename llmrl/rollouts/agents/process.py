@@ -107,9 +107,10 @@ class AgentProcess:
         self._pipes.close()
 
     def _over(self) -> bool:
-        if self._process.returncode is not None:
-            return True
-        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        with self._burial:  # once another thread has buried it, nobody may ask for its number
+            if self._process.returncode is not None:
+                return True
+            return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _last_said(self) -> dict[str, Any]:
         self.end()
