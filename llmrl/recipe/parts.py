@@ -79,13 +79,15 @@ def plugins_of(stage: Stage) -> dict[Keys, Any]:
 def part_problems(stage: Stage) -> list[str]:
     """What is wrong with the plugins of a stage, those of its sources apart."""
     problems: list[str] = []
+    compared = False
     with _noted(problems):
         bundle = bundle_of(stage)
+        compared = _pairs_with_several(stage, bundle)
         problems.extend(_nothing_to_learn(stage, bundle))
         problems.extend(_too_small_for_pairs(stage))
         problems.extend(_turns_that_cannot_be(stage, bundle))
         problems.extend(_nobody_to_compare_with(stage, bundle))
-        problems.extend(_pairs_that_teach_nothing(stage, bundle))
+        problems.extend(_pairs_of_nothing(stage, bundle))
         for keys, choice in parts_of(bundle).items():
             with _noted(problems):
                 part = _build(keys, choice)
@@ -97,7 +99,9 @@ def part_problems(stage: Stage) -> list[str]:
         if not SAFE_NAME.fullmatch(name):
             problems.append(f"rewards: expected names of {SAFE_NAME_TEXT}, got {shown(name)}.")
         with _noted(problems):
-            build_rewards({name: table})
+            (made,) = build_rewards({name: table}).values()
+            if compared and table.weight and isinstance(made, Comparing):
+                problems.append(_one_of_each(stage, name))
     with _noted(problems):
         engine.get(stage.engines.kind, key="engines")
     for tracker in stage.report.trackers:
@@ -160,24 +164,29 @@ def _nobody_to_compare_with(stage: Stage, bundle: Bundle) -> Iterator[str]:
         )
 
 
-def _pairs_that_teach_nothing(stage: Stage, bundle: Bundle) -> Iterator[str]:
-    if bundle.trains_on != "rollouts":
-        return
-    if objective_of(stage).mean_over == "pairs" and bundle.pairing.name == "none":
+def _pairs_of_nothing(stage: Stage, bundle: Bundle) -> Iterator[str]:
+    pairs = bundle.trains_on == "rollouts" and objective_of(stage).mean_over == "pairs"
+    if pairs and bundle.pairing.name == "none":
         yield (
             f"pairing.name: objective '{stage.objective.name}' compares pairs of responses, and 'none' makes "
             "no pair; leave the table out, or choose another."
         )
-    own, theirs = stage.rollouts.per_prompt, bundle.opponent.per_prompt
-    if bundle.opponent.kind != "none" and bundle.pairing.name != "none" and own + theirs > 2:
-        # The policy's response has the preference over one opponent, the opponent's that over all of them.
-        for name, reward in build_rewards(bundle.rewards).items():
-            if bundle.rewards[name].weight and isinstance(reward, Comparing):
-                yield (
-                    f"rewards.{name}.kind: '{bundle.rewards[name].kind}' compares each response with all of "
-                    "the other side's, so pairs with the opponent need rollouts.per_prompt = 1 and "
-                    f"opponent.per_prompt = 1, got {own} and {theirs}."
-                )
+
+
+def _pairs_with_several(stage: Stage, bundle: Bundle) -> bool:
+    """Whether pairs are made with an opponent, of which one side has several responses."""
+    paired = bundle.opponent.kind != "none" and bundle.pairing.name != "none"
+    return paired and stage.rollouts.per_prompt + bundle.opponent.per_prompt > 2
+
+
+def _one_of_each(stage: Stage, name: str) -> str:
+    # The policy's response has the preference over one opponent, the opponent's that over all of them.
+    own, theirs = stage.rollouts.per_prompt, bundle_of(stage).opponent.per_prompt
+    return (
+        f"rewards.{name}.kind: '{stage.rewards[name].kind}' compares each response with all of the other "
+        "side's, so pairs with the opponent need rollouts.per_prompt = 1 and opponent.per_prompt = 1, "
+        f"got {own} and {theirs}."
+    )
 
 
 def _rewards_that_are_not_there(keys: Keys, part: Any, bundle: Bundle) -> Iterator[str]:

@@ -8,7 +8,13 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
+from ray.exceptions import (
+    ObjectLostError,
+    OutOfMemoryError,
+    PendingCallsLimitExceeded,
+    RayError,
+    RayTaskError,
+)
 
 from llmrl.cluster import actor
 from llmrl.cluster.actor import Actor, Pending, gathered
@@ -83,6 +89,16 @@ async def test_a_process_that_the_system_killed_for_memory_is_named() -> None:
     killed = Reference().died(OutOfMemoryError("the node ran out of memory"))
     with pytest.raises(DeadProcessError, match=r"policy-1\.update failed because its process died: .*memory"):
         await Pending(killed, "policy-1.update").result(deadline_s=5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "error", [PendingCallsLimitExceeded("too many"), ObjectLostError("1" * 56, None, "put")]
+)
+async def test_a_process_that_cannot_be_reached_is_not_called_dead(error: RayError) -> None:
+    away = Reference().died(error)
+    with pytest.raises(LlmrlError, match=r"judge-0\.answer could not be reached") as caught:
+        await Pending(away, "judge-0.answer").result(deadline_s=5)  # type: ignore[arg-type]
+    assert not isinstance(caught.value, DeadProcessError)
 
 
 async def test_who_died_is_told_of_rather_than_who_noticed_first() -> None:

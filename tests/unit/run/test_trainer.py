@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from llmrl.cluster.actor import Actor
-from llmrl.errors import CheckpointError
+from llmrl.errors import CheckpointError, RewardError
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
 from llmrl.run.checkpoint import Checkpoints, RunState, read_state
 from llmrl.run.crew import Crew
@@ -120,3 +120,37 @@ async def test_a_checkpoint_that_cannot_be_sealed_ends_the_run_at_the_next_step(
 
     with pytest.raises(CheckpointError, match="the files of rank 0 of 1 are not here"):
         await trainer.step([], step=1, posts=True)
+
+
+async def ended(trainer: Trainer, stage: Coroutine[Any, Any, None]) -> None:
+    async with trainer.sealing():
+        await stage
+
+
+async def test_what_ended_a_stage_is_told_of_although_its_checkpoint_cannot_be_sealed_either(
+    trainer: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken() -> None:
+        (tmp_path / "checkpoints" / ".tmp-step-000001" / "rng-0.npz").unlink()
+        raise RewardError("the judge is gone")
+
+    await save(trainer, 1)
+    with pytest.raises(RewardError, match="the judge is gone"):
+        await ended(trainer, broken())
+
+    assert "the files of rank 0 of 1 are not here" in caplog.text
+
+
+async def test_a_stage_ends_with_its_last_checkpoint_sealed_however_it_ends(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    await ended(trainer, save(trainer, 1))
+    assert sealed(tmp_path) == ["step-000001"]
+
+    async def broken() -> None:
+        await save(trainer, 2)
+        raise RewardError("the judge is gone")
+
+    with pytest.raises(RewardError):
+        await ended(trainer, broken())
+    assert sealed(tmp_path) == ["step-000001", "step-000002"]
