@@ -23,7 +23,8 @@ cpus=${cpus:-$((($(nproc) + nodes - 1) / nodes))}
 
 # shellcheck source=launch/cluster.sh
 source "$here/cluster.sh"
-# Loopback by its second address: Ray takes 127.0.0.1 for a mistake and replaces it by the outward one.
+# Ray takes 127.0.0.1 for a mistake and replaces it by the outward address. Its processes talk over this one, but listen
+# on all, as nodes of a cluster must: it is the token that keeps others out.
 export LLMRL_NODE_IP=127.0.0.2 RAY_ADDRESS
 RAY_ADDRESS=$LLMRL_NODE_IP:$(free_port)
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 from llmrl.errors import PlacementError
 from llmrl.recipe.schema import Cluster
@@ -21,6 +22,9 @@ SHIPPED = ("NCCL_", "GLOO_", "HF_", "VLLM_", "RAY_AUTH_", "LLMRL_", "CUDA_LAUNCH
 whoever sees Ray's dashboard sees them, so the nodes of a cluster are given theirs."""
 
 
+LOOPBACK = "127.0.0.1"
+
+
 @contextmanager
 def connect(cluster: Cluster) -> Generator[None]:
     """Be connected to Ray for as long as the block runs.
@@ -31,12 +35,13 @@ def connect(cluster: Cluster) -> Generator[None]:
     options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if cluster.address == "local":
-        # For this run alone: it neither joins a cluster that happens to run here nor listens beyond loopback.
-        options |= {"address": "local", "_node_ip_address": "127.0.0.1", "num_cpus": LOCAL_CPUS}
+        # For this run alone: it does not join a cluster that happens to run here.
+        options |= {"address": "local", "_node_ip_address": LOOPBACK, "num_cpus": LOCAL_CPUS}
     else:
         options |= {"address": cluster.address}
     try:
-        ray.init(**options)
+        with _listening(beyond_loopback=cluster.address != "local"):
+            ray.init(**options)
     except ConnectionError as error:
         raise PlacementError(
             f"cluster.address: no Ray cluster answers at '{cluster.address}' ({error}); "
@@ -46,6 +51,22 @@ def connect(cluster: Cluster) -> Generator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _listening(*, beyond_loopback: bool) -> Generator[None]:
+    """Whether Ray's processes that start in the block may be reached from other machines.
+
+    Ray takes ``LOOPBACK`` for a mistake and then listens on every interface, where whoever reaches it can run
+    code. Where it supports one machine only it does as it is told, and this is its switch for such systems.
+    """
+    constants: Any = ray_constants
+    before = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = before and beyond_loopback
+    try:
+        yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = before
 
 
 def process_environment(cluster: Cluster, *, device: str) -> dict[str, str]:
@@ -65,8 +86,8 @@ def process_environment(cluster: Cluster, *, device: str) -> dict[str, str]:
             "TORCH_COMPILE_DISABLE": "1",
             "CUDA_VISIBLE_DEVICES": "",
         }
-        if cluster.address == "local":
-            env |= {"GLOO_SOCKET_IFNAME": "lo"}
+    if cluster.address == "local":
+        env = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"} | env
     return env | cluster.environment
 
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 import torch
@@ -263,6 +264,13 @@ class Stalling:
 """
 
 
+def listening(process: psutil.Process) -> set[str]:
+    """Addresses at which it, or what it started, takes connections."""
+    family = [process, *process.children(recursive=True)]
+    sockets = [socket for one in family for socket in one.net_connections(kind="tcp")]
+    return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
+
+
 def test_sigterm_while_the_policy_waits_for_groups_saves_the_newest_step_and_leaves(tmp_path: Path) -> None:
     (tmp_path / "stalling.py").write_text(STALLING)
     run = tmp_path / "runs" / "asked" / "0-train"
@@ -279,9 +287,11 @@ def test_sigterm_while_the_policy_waits_for_groups_saves_the_newest_step_and_lea
     while not (run / "ledger.jsonl").exists() or '"trained"' not in (run / "ledger.jsonl").read_text():
         assert time.monotonic() < deadline, "no step within the deadline"
         time.sleep(0.1)
+    heard_at = listening(psutil.Process(process.pid))
     os.kill(process.pid, signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
 
+    assert heard_at == {"127.0.0.1", "::ffff:127.0.0.1"}  # whoever reaches Ray may run code
     assert process.returncode == 0
     assert "stopped after step 1 on SIGTERM; go on with llmrl train ... --resume" in said
     (saved,) = (run / "checkpoints").iterdir()

@@ -4,12 +4,14 @@
 
 Two whole runs of ``llmrl train`` with real processes make a pair: one with ``max_lag = 0``, whose phases
 take turns and so are measured alone, and one with ``max_lag = 1`` on the same model, prompts and lengths.
-Wall time is the subject here, so it wants an idle machine with two cores; sizes are such that the phases
-take about as long as each other, where overlap is hardest.
+Wall time is the subject here, so it wants an idle machine with two cores. Overlap is hardest where the phases
+take as long as each other: two trials find the length of the prompts, which training reads for every response
+and generation only once, at which they do.
 """
 
 from __future__ import annotations
 
+import random
 import statistics
 import subprocess
 import sys
@@ -18,13 +20,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from llmrl.report.journal import read_journal
-from tests.speed.compare import Row
+from tests.speed.compare import Row, WrongResultError
 from tests.speed.model import build_model
 from tests.speed.rollouts import silence_the_end
 
 DEADLINE_S = 600
 STEPS, WARM_UP = 14, 4
 """Steps of a run, and how many of them at its beginning do not count."""
+SHORT, LONG = 8, 72
+"""Tokens of the trials' prompts; between them, or near, the phases must be equally long."""
+LONGEST = 256
+PROMPTS = 64
 
 RECIPE = """
 [run]
@@ -35,15 +41,15 @@ context_tokens = 512
 [prompts]
 sources = [{{ dataset = "{rows}" }}]
 per_step = 4
-max_tokens = 16
+max_tokens = 256
 [rollouts]
-per_prompt = 4
-max_tokens = 96
+per_prompt = 2
+max_tokens = 128
 [engines]
 max_sequences = 32
 [rewards.short]
 kind = "length"
-options = {{ max_tokens = 96 }}
+options = {{ max_tokens = 128 }}
 [report]
 trackers = []
 samples_every_steps = 0
@@ -64,43 +70,62 @@ class Phases:
     train: float
 
 
-def problems(folder: Path) -> Path:
-    """Prompts of twelve digits."""
-    path = folder / "rows.jsonl"
-    path.write_text("".join(f'{{"prompt": "{10**11 + row}"}}\n' for row in range(64)), encoding="utf-8")
-    return path
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runs:
+    """Where runs of one model go on."""
 
+    folder: Path
+    model: Path
 
-def phases(recipe: Path, folder: Path, *, max_lag: int, number: int) -> Phases:
-    """What a run of its own measures."""
-    name = f"lag-{max_lag}-{number}"
-    options = [f"engines.max_lag={max_lag}", f"run.folder={folder}", f"run.name={name}"]
-    command = [sys.executable, "-m", "llmrl.cli", "train", str(recipe), *options]
-    subprocess.run(command, check=True, timeout=DEADLINE_S, stdout=sys.stderr)
-    steps = [one.metrics for one in read_journal(folder / name / "0-train" / "metrics.jsonl").steps][WARM_UP:]
-    return Phases(
-        step=statistics.median(one["time/step"] for one in steps),
-        generate=statistics.median(one["time/wait"] - one["time/sync"] for one in steps),
-        train=statistics.median(one["time/train"] for one in steps),
-    )
+    def recipe(self, prompt_tokens: int) -> Path:
+        """For prompts of so many digits."""
+        drawn, named = random.Random(0), self.folder / f"digits-{prompt_tokens}"
+        lines = ("".join(drawn.choices("0123456789", k=prompt_tokens)) for _ in range(PROMPTS))
+        rows, recipe = named.with_suffix(".jsonl"), named.with_suffix(".toml")
+        rows.write_text("".join(f'{{"prompt": "{line}"}}\n' for line in lines), encoding="utf-8")
+        recipe.write_text(RECIPE.format(model=self.model, rows=rows, steps=STEPS), encoding="utf-8")
+        return recipe
+
+    def balanced(self) -> int:
+        """Tokens of a prompt at which a step generates for as long as it trains."""
+        short, long = (self.phases(tokens, max_lag=0, name=f"trial-{tokens}") for tokens in (SHORT, LONG))
+        ahead = [one.generate - one.train for one in (short, long)]
+        found = SHORT + round((LONG - SHORT) * ahead[0] / (ahead[0] - ahead[1]))
+        if not 0 < found < LONGEST:
+            raise WrongResultError(f"no length of prompts makes the phases equal: {short}, {long}")
+        return found
+
+    def phases(self, prompt_tokens: int, *, max_lag: int, name: str) -> Phases:
+        """What a run of its own measures."""
+        options = [f"engines.max_lag={max_lag}", f"run.folder={self.folder}", f"run.name={name}"]
+        command = [sys.executable, "-m", "llmrl.cli", "train", str(self.recipe(prompt_tokens)), *options]
+        subprocess.run(command, check=True, timeout=DEADLINE_S, stdout=sys.stderr)
+        journal = read_journal(self.folder / name / "0-train" / "metrics.jsonl")
+        steps = [one.metrics for one in journal.steps][WARM_UP:]
+        return Phases(
+            step=statistics.median(one["time/step"] for one in steps),
+            generate=statistics.median(one["time/wait"] - one["time/sync"] for one in steps),
+            train=statistics.median(one["time/train"] for one in steps),
+        )
 
 
 def rows(pairs: int) -> list[Row]:
     """The asynchronous step over the longer phase, and over both."""
     with TemporaryDirectory(prefix="llmrl-speed-") as scratch:
-        folder = Path(scratch)
-        silence_the_end(model := build_model(folder))
-        recipe = folder / "overlap.toml"
-        recipe.write_text(RECIPE.format(model=model, rows=problems(folder), steps=STEPS), encoding="utf-8")
+        silence_the_end(model := build_model(Path(scratch)))
+        runs = Runs(folder=Path(scratch), model=model)
+        tokens = runs.balanced()
         found: list[tuple[Phases, Phases]] = []
         for number in range(pairs):
             done = {
-                lag: phases(recipe, folder, max_lag=lag, number=number)
+                lag: runs.phases(tokens, max_lag=lag, name=f"lag-{lag}-{number}")
                 for lag in ((0, 1) if number % 2 == 0 else (1, 0))
             }
             found.append((done[0], done[1]))
-    alone = found[0][0]
-    sizes = f"generation {alone.generate:.2f} s, training {alone.train:.2f} s"
+    generate, train = (
+        statistics.median(getattr(one, name) for one, _ in found) for name in ("generate", "train")
+    )
+    sizes = f"generation {generate:.2f} s, training {train:.2f} s"
     return [
         Row(
             what=f"asynchronous step over the longer phase alone ({sizes})",

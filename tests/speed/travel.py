@@ -10,21 +10,20 @@ second what nobody holds, and a page never written costs more than a copy of it.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from llmrl.cluster.connection import connect
 from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.prompts.prompt import Prompt
+from llmrl.recipe.schema import Cluster
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from tests.speed.compare import Row
 
@@ -75,17 +74,11 @@ def rows(pairs: int) -> list[Row]:
     experiences = trajectories()
     bytes_of = Columns.of(experiences)
     size = sum(getattr(bytes_of, name).nbytes for name in ("tokens", "logp", "trained", "turn", "advantage"))
-    with TemporaryDirectory(prefix="llmrl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            num_cpus=1, include_dashboard=False, logging_level=logging.ERROR, _temp_dir=str(Path(folder))
-        )
-        try:
-            reader = ray.remote(Reader).remote()
-            queue = [replace(one, group=ray.get(ray.put(one.group))) for one in experiences]
-            copies = np.ones((2, size), np.uint8)
-            measured = [_round(queue, reader, copies) for _ in range(pairs + WARM_UP)][WARM_UP:]
-        finally:
-            ray.shutdown()
+    with connect(Cluster()):
+        reader = ray.remote(Reader).remote()
+        queue = [replace(one, group=ray.get(ray.put(one.group))) for one in experiences]
+        copies = np.ones((2, size), np.uint8)
+        measured = [_round(queue, reader, copies) for _ in range(pairs + WARM_UP)][WARM_UP:]
     mib = size / 2**20
     return [
         Row(
