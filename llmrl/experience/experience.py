@@ -7,13 +7,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llmrl.errors import TrainingError
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Experience:
-    """One group, ready for the optimizer."""
+    """One group, ready for the optimizer.
+
+    Raises:
+        TrainingError: credit for another number of responses, or of another length than its response.
+    """
 
     group: RolloutGroup
     judgements: tuple[Judgement, ...]
@@ -24,3 +29,10 @@ class Experience:
     """Versions between the policy now and the weights of the group's oldest token."""
     pairs: tuple[tuple[int, int], ...] = ()
     """Rollouts of the group to compare: the preferred one, then the other."""
+
+    def __post_init__(self) -> None:
+        tokens = [rollout.tokens.size for rollout in self.group.rollouts]
+        credit = [advantage.size for advantage in self.advantages]
+        if tokens != credit:
+            whose = f"the responses to prompt '{self.group.prompt.id}'"
+            raise TrainingError(f"{whose} have {tokens} tokens, but {credit} advantages, one for each token.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -296,9 +297,13 @@ def test_a_sampled_logprob_that_is_not_finite_is_refused():
         Columns.of([experience([1], bad)])
 
 
-def test_credit_of_another_length_is_refused():
-    with pytest.raises(TrainingError, match="2 tokens, but 3 advantages"):
-        Columns.of([experience([1], rollout([5, 6]), advantages=(np.zeros(3, np.float32),))])
+@pytest.mark.parametrize("lengths", [(3,), (2, 2)])
+def test_credit_that_does_not_fit_its_responses_is_refused(lengths):
+    credit = tuple(np.zeros(length, np.float32) for length in lengths)
+
+    words = re.escape(f"responses to prompt 'p' have [2] tokens, but {list(lengths)} advantages")
+    with pytest.raises(TrainingError, match=words):
+        experience([1], rollout([5, 6]), advantages=credit)
 
 
 def test_credit_that_is_not_finite_is_refused():
