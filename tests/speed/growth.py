@@ -4,15 +4,18 @@
 
 Groups go the way they go in a run: through the pool to engines in processes of their own and back, through
 the rewards, into columns and the object store. The engines take a fixed time that costs no CPU, so the CPU
-time of all processes is what is left; of a sync it includes the policy's, which gathers and writes once. A
-row is the slope of the logarithm of that time against that of the size: 1 is linear. The last row is what one
-more engine adds to a sync over what it adds to a round of calls that do nothing: Ray's own price of a call.
+time of all processes is what is left. Of a sync, which costs them no time at all, it is the time from the
+policy's step to the last engine: the policy gathers and writes once, and engines take their weights at the
+same time, if there are cores for that. A row is the slope of the logarithm of that time against that of the
+size: 1 is linear. The last row is what one more engine adds to the CPU time of a sync over what it adds to
+that of a round of calls that do nothing: Ray's own price of a call.
 """
 
 from __future__ import annotations
 
 import asyncio
 import statistics
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,17 +100,19 @@ class Flow:
 
 async def seconds_of(
     sizes: Sequence[int], work: Callable[[int], Awaitable[None]], *, rounds: int
-) -> list[float]:
-    """Median CPU seconds of the work in each size."""
-    seconds: dict[int, list[float]] = {size: [] for size in sizes}
+) -> tuple[list[float], list[float]]:
+    """Median CPU seconds of the work in each size, and seconds."""
+    cpu: dict[int, list[float]] = {size: [] for size in sizes}
+    wall: dict[int, list[float]] = {size: [] for size in sizes}
     for size in sizes:
         await work(size)
     for number in range(rounds):
         for size in sizes if number % 2 else reversed(sizes):
-            before = cpu_seconds()
+            before, began = cpu_seconds(), time.perf_counter()
             await work(size)
-            seconds[size].append(cpu_seconds() - before)
-    return [statistics.median(seconds[size]) for size in sizes]
+            wall[size].append(time.perf_counter() - began)
+            cpu[size].append(cpu_seconds() - before)
+    return [statistics.median(cpu[size]) for size in sizes], [statistics.median(wall[size]) for size in sizes]
 
 
 def slope(sizes: Sequence[int], seconds: Sequence[float]) -> float:
@@ -148,26 +153,27 @@ async def _slopes(flow: Flow, *, rounds: int) -> list[Row]:
     ]
     made: list[Row] = []
     for name, sizes, work, responses in wanted:
-        found = await seconds_of(sizes, work, rounds=rounds)
+        found, _ = await seconds_of(sizes, work, rounds=rounds)
         largest = f"{1e3 * found[-1] / responses:.2f} ms for a response at the largest"
-        made.append(_row(f"{name} {sizes[0]}-{sizes[-1]} ({largest})", slope(sizes, found), target=1.05))
-    syncs = await seconds_of(ENGINES, lambda size: flow.sync(engines=size), rounds=rounds)
-    calls = await seconds_of(ENGINES, lambda size: flow.call(engines=size), rounds=rounds)
-    largest = f"{1e3 * syncs[-1] / IN_A_ROW:.0f} ms for a sync at the largest"
+        made.append(_row(f"CPU time against {name} {sizes[0]}-{sizes[-1]} ({largest})", slope(sizes, found)))
+    syncs, until = await seconds_of(ENGINES, lambda size: flow.sync(engines=size), rounds=rounds)
+    calls, _ = await seconds_of(ENGINES, lambda size: flow.call(engines=size), rounds=rounds)
+    largest = (
+        f"{1e3 * until[0] / IN_A_ROW:.0f} ms to one, {1e3 * until[-1] / IN_A_ROW:.0f} ms to {ENGINES[-1]}"
+    )
     sync_ms, call_ms = 1e3 * each(ENGINES, syncs) / IN_A_ROW, 1e3 * each(ENGINES, calls) / CALLS
     if min(sync_ms, call_ms) <= 0:
         raise WrongResultError("one more engine cost no time: repeat this on an idle machine")
     empty = f"CPU time of one more engine in a sync over an empty call to it ({call_ms:.1f} ms)"
     return [
         *made,
-        _row(f"sync to engines {ENGINES[0]}-{ENGINES[-1]} ({largest})", slope(ENGINES, syncs), target=0.1),
+        _row(f"time of a sync against engines ({largest})", slope(ENGINES, until), target=0.1),
         Row(what=empty, ratios=[sync_ms / call_ms], target=1.25, at_most=True),
     ]
 
 
-def _row(against: str, found: float, *, target: float) -> Row:
-    what = f"log-log slope, CPU time against {against}"
-    return Row(what=what, ratios=[found], target=target, at_most=True)
+def _row(what: str, found: float, *, target: float = 1.05) -> Row:
+    return Row(what=f"log-log slope, {what}", ratios=[found], target=target, at_most=True)
 
 
 def rows(pairs: int) -> list[Row]:
