@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 import sys
 import traceback
 from collections.abc import Generator, Iterable
@@ -32,6 +33,7 @@ WRONG_INPUT = (RecipeError, DataError, ModelError, PluginError, PlacementError)
 
 EXIT_WRONG_INPUT = 2
 EXIT_FAILED = 70
+EXIT_INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Of a disk that takes no more."""
 
@@ -75,6 +77,8 @@ def _clean_errors(*, debug: bool) -> Generator[None]:
         yield
     except Stopped as stopped:
         typer.echo(str(stopped))
+        if stopped.by is signal.SIGINT:  # a script that goes on with its next command would not be stopped
+            raise typer.Exit(EXIT_INTERRUPTED) from None
     except OSError as error:
         if debug or error.errno not in FULL:
             raise

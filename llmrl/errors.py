@@ -25,6 +25,7 @@ pickling and then crosses Ray as an unreadable stranger.
 from __future__ import annotations
 
 import difflib
+import signal
 from collections.abc import Iterable
 
 
@@ -97,6 +98,11 @@ class DeadProcessError(LlmrlError, RuntimeError):
 
 class Stopped(LlmrlError):
     """The run was asked to end; it has saved and can be resumed."""
+
+    def __init__(self, message: str, by: signal.Signals) -> None:
+        """``by`` which signal it was asked."""
+        super().__init__(message)
+        self.by = by
 
 
 def did_you_mean(got: str, known: Iterable[str]) -> str:

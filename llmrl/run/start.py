@@ -75,7 +75,7 @@ async def _run(
                 held.enter_context(alone_in(recipe.folder))
                 _refuse_existing(recipe, "refuse")  # another run may have made it meanwhile
             _open_folder(recipe, existing)
-            stop.listen()
+            stop.listen(console.note)
             try:
                 return [
                     await run_stage(recipe, plan, checkpoint, console, stop, switchboard)

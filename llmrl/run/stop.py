@@ -1,14 +1,17 @@
-"""SIGTERM: end what must not be cut short, save, and leave; the run goes on later with ``--resume``."""
+"""SIGTERM or Ctrl-C: end what must not be cut short, save, and leave; the run goes on with ``--resume``."""
 
 from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
 from llmrl.errors import Stopped
+
+AGAIN_S = 1.0
+"""From the first Ctrl-C until another one counts: launchers pass on what the terminal has sent already."""
 
 
 class StopRequest:
@@ -16,14 +19,26 @@ class StopRequest:
 
     def __init__(self) -> None:
         self._made = asyncio.Event()
+        self._by = signal.SIGTERM
 
-    def listen(self) -> None:
-        """Take SIGTERM from now on; called after Ray has started, which installs handlers of its own."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.make)
+    def listen(self, say: Callable[[str], None]) -> None:
+        """Take signals from now on; called after Ray has started, which installs handlers of its own."""
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, self.make, signal.SIGTERM)
+        loop.add_signal_handler(signal.SIGINT, self._interrupted, say)
 
-    def make(self) -> None:
+    def make(self, by: signal.Signals) -> None:
         """Ask the run to end."""
-        self._made.set()
+        if not self._made.is_set():
+            self._by = by
+            self._made.set()
+
+    def _interrupted(self, say: Callable[[str], None]) -> None:
+        if not self._made.is_set():
+            say("ending the step under way, then saving; Ctrl-C again leaves at once and saves nothing")
+        self.make(signal.SIGINT)
+        loop = asyncio.get_running_loop()
+        loop.call_later(AGAIN_S, loop.remove_signal_handler, signal.SIGINT)
 
     def heed(self, moment: str) -> None:
         """End the run here if that was asked for.
@@ -32,7 +47,8 @@ class StopRequest:
             Stopped: it was.
         """
         if self._made.is_set():
-            raise Stopped(f"stopped {moment} on SIGTERM; go on with llmrl train ... --resume")
+            words = f"stopped {moment} on {self._by.name}; go on with llmrl train ... --resume"
+            raise Stopped(words, self._by)
 
     async def interrupts(self, work: Coroutine[Any, Any, None], *whole: asyncio.Lock) -> bool:
         """Do ``work`` until it is done or the run shall end; returns whether it was cut short.

@@ -271,7 +271,10 @@ def listening(process: psutil.Process) -> set[str]:
     return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
 
 
-def test_sigterm_while_the_policy_waits_for_groups_saves_the_newest_step_and_leaves(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("asked_by", "status"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_asked_to_end_while_the_policy_waits_for_groups_a_run_saves_the_newest_step_and_leaves(
+    asked_by: signal.Signals, status: int, tmp_path: Path
+) -> None:
     (tmp_path / "stalling.py").write_text(STALLING)
     run = tmp_path / "runs" / "asked" / "0-train"
     more = (
@@ -282,18 +285,22 @@ def test_sigterm_while_the_policy_waits_for_groups_saves_the_newest_step_and_lea
 
     env = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
     flags = ('plugins=["stalling"]', "engines.max_lag=0")
-    process = subprocess.Popen(command(asked, *flags), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command(asked, *flags), cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 150
     while not (run / "ledger.jsonl").exists() or '"trained"' not in (run / "ledger.jsonl").read_text():
         assert time.monotonic() < deadline, "no step within the deadline"
         time.sleep(0.1)
     heard_at = listening(psutil.Process(process.pid))
-    os.kill(process.pid, signal.SIGTERM)
+    # A terminal sends Ctrl-C to all that the command has started.
+    ask = os.killpg if asked_by is signal.SIGINT else os.kill
+    ask(process.pid, asked_by)
     said, _ = process.communicate(timeout=60)
 
     assert heard_at == {"127.0.0.1", "::ffff:127.0.0.1"}  # whoever reaches Ray may run code
-    assert process.returncode == 0
-    assert "stopped after step 1 on SIGTERM; go on with llmrl train ... --resume" in said
+    assert process.returncode == status
+    assert f"stopped after step 1 on {asked_by.name}; go on with llmrl train ... --resume" in said
     (saved,) = (run / "checkpoints").iterdir()
     assert read_state(saved).step == len(metrics_of(run.parent)) == 1
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 
 import pytest
 
 from llmrl.errors import RewardError, Stopped
+from llmrl.run import stop as stops
 from llmrl.run.stop import StopRequest
 
 
 async def test_what_waits_is_cut_short_at_once() -> None:
     stop = StopRequest()
-    asyncio.get_running_loop().call_later(0.01, stop.make)
+    asyncio.get_running_loop().call_later(0.01, stop.make, signal.SIGTERM)
 
     async with asyncio.timeout(5):
         assert await stop.interrupts(asyncio.sleep(3600))
@@ -26,7 +28,7 @@ async def test_what_must_be_whole_ends_first_and_nothing_begins_after_it() -> No
 
     async def step(name: str, lock: asyncio.Lock) -> None:
         async with lock:
-            stop.make()
+            stop.make(signal.SIGTERM)
             await asyncio.sleep(0.01)
             done.append(name)
 
@@ -68,3 +70,22 @@ async def test_who_is_cancelled_cancels_the_work() -> None:
         await waiting
 
     assert cancelled.is_set()
+
+
+async def test_the_first_interrupt_saves_and_one_more_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stops, "AGAIN_S", 0.2)
+    stop, said = StopRequest(), list[str]()
+    stop.listen(said.append)
+
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)  # what a launcher passes on
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        assert await stop.interrupts(asyncio.sleep(3600))
+    with pytest.raises(Stopped, match="stopped after step 3 on SIGINT; go on with llmrl train") as stopped:
+        stop.heed("after step 3")
+
+    assert stopped.value.by is signal.SIGINT
+    assert said == ["ending the step under way, then saving; Ctrl-C again leaves at once and saves nothing"]
+    await asyncio.sleep(0.3)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
