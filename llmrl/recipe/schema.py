@@ -79,7 +79,7 @@ class Source(Table):
     options: dict[str, Any] = {}
     """Options of the task generator."""
     rows: Positive | None = None
-    """Use only the first so many rows (after none are held out); how many rows a generator makes."""
+    """Use only so many rows, counted after ``skip``; how many rows a generator makes."""
     skip: Count = 0
     """Leave out the first so many rows; with ``rows`` this separates training rows from held-out ones."""
     fields: dict[str, str] = {}
@@ -110,7 +110,7 @@ class Prompts(Table):
     per_step: Positive = 64
     """Prompts that one optimizer step trains on (groups, not responses)."""
     max_tokens: Positive = 512
-    """Longer prompts are left out, counted and named in the log."""
+    """Longer prompts are left out; the log has their number."""
     shuffle: bool = True
     """A new order each epoch, from ``run.seed``."""
 
@@ -209,7 +209,7 @@ class Scoring(Table):
     max_error_rate: Fraction = 0.1
     """The run ends when a larger share of a step's judgements are errors."""
     check_answers: bool = True
-    """Score the gold answers against themselves at load, and refuse rows whose gold cannot be parsed."""
+    """Score each gold answer against itself before the run starts, which is refused if one is not worth 1."""
 
 
 class Choice(Table):
@@ -261,7 +261,8 @@ class Optimizer(Table):
     max_grad_norm: AboveZero = 1.0
     """Gradients are scaled down to this global L2 norm."""
     max_bad_steps: Positive = 3
-    """Steps in a row of which an update may be skipped, as its loss or gradient is not finite."""
+    """The run ends after so many steps in a row of which an update was skipped, as its loss or gradient is
+    not finite."""
 
 
 class Policy(Table):
@@ -340,7 +341,7 @@ class Cluster(Table):
     """``split``: engines and ranks each have devices of their own; ``shared``: the same ones in turn, so that
     one GPU is enough. Roles always have their own."""
     cpus_per_process: AboveZero = 0.5
-    """CPUs that Ray reserves for each engine and each rank."""
+    """CPUs that Ray reserves for each engine, each rank and each process of a role."""
     threads_per_process: Positive = 1
     """OpenMP threads of each process on CPU; more than the free cores makes everything slower."""
     start_deadline_s: AboveZero = 600.0

@@ -78,8 +78,8 @@ _TABLE: tuple[tuple[str, str, Better, str], ...] = (
     ("time/sync", "s", "down", "sending the weights to the engines until all of them confirm"),
     ("sync/bytes", "B", "down", "weights sent since the last step, once for all engines of a machine"),
     ("sync/changed", "fraction", None, "share of the weights' values that differ from the last version's"),
-    ("memory/driver_rss", "MiB", "down", "resident memory of the driver"),
-    ("memory/policy_rss", "MiB", "down", "largest resident memory of a rank"),
+    ("memory/driver_rss", "MiB", "down", "largest resident memory of the driver so far"),
+    ("memory/policy_rss", "MiB", "down", "largest resident memory of a rank so far"),
     ("memory/policy_gpu", "MiB", "down", "largest peak of GPU memory of a rank"),
 )
 
