@@ -70,6 +70,11 @@ def main() -> None:
     app()
 
 
+def _harmless(text: str) -> str:
+    """What a model wrote, or a program that it had written, may be quoted: it must not steer the terminal."""
+    return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
+
+
 @contextmanager
 def _clean_errors(*, debug: bool) -> Generator[None]:
     """An error of ours is printed as its message, and the exit status says whose it is."""
@@ -88,7 +93,7 @@ def _clean_errors(*, debug: bool) -> Generator[None]:
         if debug:
             traceback.print_exc()
         kind = next(kind for kind in type(error).__mro__ if kind.__module__ == LlmrlError.__module__)
-        typer.echo(f"{kind.__name__}: {error}", err=True)
+        typer.echo(f"{kind.__name__}: {_harmless(str(error))}", err=True)
         raise typer.Exit(EXIT_WRONG_INPUT if isinstance(error, WRONG_INPUT) else EXIT_FAILED) from None
 
 

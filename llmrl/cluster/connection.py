@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
@@ -32,39 +33,44 @@ def connect(cluster: Cluster) -> Generator[None]:
     Raises:
         PlacementError: nothing answers at ``cluster.address``.
     """
-    options: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if cluster.address == "local":
-        # For this run alone: it does not join a cluster that happens to run here.
-        options |= {"address": "local", "_node_ip_address": LOOPBACK, "num_cpus": LOCAL_CPUS}
-    else:
-        options |= {"address": cluster.address}
-    try:
-        with _listening(beyond_loopback=cluster.address != "local"):
-            ray.init(**options)
-    except ConnectionError as error:
-        raise PlacementError(
-            f"cluster.address: no Ray cluster answers at '{cluster.address}' ({error}); "
-            "start one with launch/."
-        ) from error
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
+    there: dict[str, Any] = {"address": cluster.address}
+    with _alone() if cluster.address == "local" else nullcontext(there) as where:
+        try:
+            ray.init(**quiet, **where)
+        except ConnectionError as error:
+            raise PlacementError(
+                f"cluster.address: no Ray cluster answers at '{cluster.address}' ({error}); "
+                "start one with launch/."
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @contextmanager
-def _listening(*, beyond_loopback: bool) -> Generator[None]:
-    """Whether Ray's processes that start in the block may be reached from other machines.
+def _alone() -> Generator[dict[str, Any]]:
+    """Where Ray starts a cluster for this run alone, which no other machine can reach.
 
     Ray takes ``LOOPBACK`` for a mistake and then listens on every interface, where whoever reaches it can run
     code. Where it supports one machine only it does as it is told, and this is its switch for such systems.
+    Ray's logs, which all users of the machine may read, have the environment of every process, so they lie in
+    a folder that others cannot enter.
     """
     constants: Any = ray_constants
-    before = constants.ENABLE_RAY_CLUSTER
-    constants.ENABLE_RAY_CLUSTER = before and beyond_loopback
+    before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
+    # Not below TMPDIR: a socket's path has at most 107 bytes.
+    below = os.environ.get("RAY_TMPDIR", "/tmp")
     try:
-        yield
+        with TemporaryDirectory(prefix="llmrl-", dir=below, ignore_cleanup_errors=True) as private:
+            yield {
+                "address": "local",
+                "_node_ip_address": LOOPBACK,
+                "_temp_dir": f"{private}/ray",  # which Ray opens to everybody
+                "num_cpus": LOCAL_CPUS,
+            }
     finally:
         constants.ENABLE_RAY_CLUSTER = before
 
@@ -79,9 +85,9 @@ def process_environment(cluster: Cluster, *, device: str) -> dict[str, str]:
     # Plugins are imported by name in every process, also those that lie where the run was started.
     env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    env |= {"OMP_NUM_THREADS": str(cluster.threads_per_process)}
     if device == "cpu":
         env |= {
-            "OMP_NUM_THREADS": str(cluster.threads_per_process),
             "DS_ACCELERATOR": "cpu",
             "TORCH_COMPILE_DISABLE": "1",
             "CUDA_VISIBLE_DEVICES": "",

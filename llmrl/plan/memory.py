@@ -199,7 +199,7 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
     parts = {name: part for name, part in parts.items() if part.value}
     limit = _limit(placement, machines)
     if gpu:
-        left = RESIDUE + _copies(workload, placement, gpu=gpu).value if placement.shared else 0
+        left = 2 * RESIDUE + _copies(workload, placement, gpu=gpu).value if placement.shared else 0
         limit = min(placement.gpu_share * limit, limit - left)
     return Needs(role="engine", parts=parts, limit=limit)
 

@@ -38,7 +38,7 @@ def find_folder(model: Model) -> Path:
     path = Path(str(model.path)).expanduser()
     if path.is_dir():
         return path.resolve()
-    code = ["*.py"] if model.trust_remote_code == model.path else []
+    code = ["*.py"] if model.trusts_code else []
     try:
         wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", *code]
         return Path(snapshot_download(str(model.path), allow_patterns=wanted))
@@ -77,7 +77,7 @@ def load_config(path: Path, model: Model) -> PreTrainedConfig:
     Raises:
         ModelError: a value that no such model can have.
     """
-    trusted = model.trust_remote_code == model.path
+    trusted = model.trusts_code
     try:
         return cast("PreTrainedConfig", AutoConfig.from_pretrained(path, trust_remote_code=trusted))
     except BAD_CONFIG as error:
@@ -159,7 +159,7 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _check_code(path: Path, config: dict[str, Any], model: Model) -> None:
-    if "auto_map" in config and model.trust_remote_code != model.path:
+    if "auto_map" in config and not model.trusts_code:
         raise ModelError(
             f"model.path: {shown(str(path))} brings Python code of its own, which is not run; if you have "
             f"read it and trust it, set model.trust_remote_code = {shown(model.path)}."
@@ -172,7 +172,7 @@ def _check_kind(path: Path, config: dict[str, Any], model: Model) -> None:
         raise ModelError(
             f"model.path: {shown(str(path))} is quantized and cannot be trained; use the original weights."
         )
-    trusted = "auto_map" in config and model.trust_remote_code == model.path
+    trusted = "auto_map" in config and model.trusts_code
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not trusted:
         raise ModelError(
             f"model.path: {shown(str(path))} has model_type {shown(kind)}, which this transformers does not "

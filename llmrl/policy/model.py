@@ -134,7 +134,7 @@ def _similar(kind: str) -> str:
 
 
 def _load(path: Path, model: Model) -> PreTrainedModel:
-    trusted, auto = model.trust_remote_code == model.path, cast("Any", AutoModelForCausalLM)
+    trusted, auto = model.trusts_code, cast("Any", AutoModelForCausalLM)
     config = load_config(path, model)
     _without_dropout(config)
     try:

@@ -15,6 +15,7 @@ from typing import Any, cast
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 from torch.distributed import distributed_c10d as c10d
 
@@ -113,6 +114,9 @@ class Zero:
         if self._level == 3:
             # One parameter at a time is whole on the device; what is left to move is empty, buffers apart.
             deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
+        if device == "cuda":
+            # DeepSpeed reads the devices' numbers, and fails where they are named by UUID.
+            cast("Any", get_accelerator()).available_memory = _free_memory
         self._engine: Any = deepspeed.initialize(
             model=scorer.to(self._device),
             optimizer=self._optimizer,
@@ -232,6 +236,11 @@ def _tensors_in(value: object) -> Iterator[Tensor]:
     elif isinstance(value, list | tuple):
         for one in cast("Sequence[object]", value):
             yield from _tensors_in(one)
+
+
+def _free_memory(*_: Any) -> int:
+    """Bytes of this process's GPU."""
+    return torch.cuda.mem_get_info()[0]
 
 
 def _config(scorer: Scorer, stage: Stage, *, bucket: int, clips_itself: bool) -> dict[str, Any]:

@@ -253,7 +253,7 @@ def load_tokenizer(model: Model) -> Tokenizer:
         built = build_character_tokenizer(model.characters)
         return Tokenizer(built, chat=model.chat, name="model.characters")
     path = str(Path(model.path).expanduser())
-    backend = _load_backend(path, trusted=model.trust_remote_code == model.path)
+    backend = _load_backend(path, trusted=model.trusts_code)
     return Tokenizer(backend, chat=model.chat, stop_ids=_generation_stop_ids(path), name=model.path)
 
 

@@ -18,6 +18,11 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
+def _names_alone(variables: dict[str, Any]) -> dict[str, str]:
+    """A value may be a token, and what is written down is published: model cards, trackers, reports."""
+    return dict.fromkeys(variables, "...")
+
+
 class Table(BaseModel):
     """A table of the recipe: frozen, its numbers finite, and an unknown key is an error."""
 
@@ -63,6 +68,11 @@ class Model(Table):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     lora: Lora | None = None
     """Train adapters only; absent trains all weights."""
+
+    @property
+    def trusts_code(self) -> bool:
+        """Whether Python code that lies with it may run."""
+        return self.path is not None and self.trust_remote_code == self.path
 
 
 class Source(Table):
@@ -181,6 +191,11 @@ class Role(Table):
     trust_remote_code: str | None = None
     """Run the Python code that ships with the model: only if this repeats ``path``."""
 
+    @property
+    def trusts_code(self) -> bool:
+        """Whether Python code that lies with it may run."""
+        return self.trust_remote_code == self.path
+
 
 class Reward(Table):
     """One named reward; the total is the weighted sum of all of them."""
@@ -219,6 +234,11 @@ class Choice(Table):
     """Registered name."""
     options: dict[str, Any] = {}
     """Options of the plugin; unknown ones are errors."""
+
+    @field_serializer("options", when_used="json")
+    def _without_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
+        variables: dict[str, Any] | None = options.get("variables")
+        return options | {"variables": _names_alone(variables)} if isinstance(variables, dict) else options
 
 
 class Opponent(Table):
@@ -343,19 +363,20 @@ class Cluster(Table):
     cpus_per_process: AboveZero = 0.5
     """CPUs that Ray reserves for each engine, each rank and each process of a role."""
     threads_per_process: Positive = 1
-    """OpenMP threads of each process on CPU; more than the free cores makes everything slower."""
+    """OpenMP threads of each process: on CPU what it computes with, on a GPU what updates weights that
+    ``policy.offload`` keeps on the host; more than the free cores makes everything slower."""
     start_deadline_s: AboveZero = 600.0
     """Longest time for every process to come up."""
     call_deadline_s: AboveZero = 1800.0
     """Longest time for one step, sync or save, and in which an engine gives no group, before the run ends and
     names who did not answer."""
     environment: dict[str, str] = {}
-    """Environment variables of every process, on every node. A run writes down their names alone."""
+    """Environment variables of every process, on every node. A run's files have their names alone, Ray's own
+    logs on the nodes the values too."""
 
     @field_serializer("environment", when_used="json")
-    def _names_alone(self, variables: dict[str, str]) -> dict[str, str]:
-        # A value may be a token, and what is written down is published: model cards, trackers, reports.
-        return dict.fromkeys(variables, "...")
+    def _without_secrets(self, variables: dict[str, str]) -> dict[str, str]:
+        return _names_alone(variables)
 
 
 class Report(Table):

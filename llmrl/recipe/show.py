@@ -90,6 +90,7 @@ def stage_lines(loaded: Loaded, stage: Stage) -> list[Line]:
 def _completed(stage: Stage) -> dict[str, Any]:
     """The stage as nested tables: sources have names, and every plugin is chosen and has all its options."""
     tables = stage.model_dump()
+    tables["cluster"] = stage.cluster.model_dump(mode="json")  # without the values of variables
     bundle = bundle_of(stage)
     tables |= {
         "credit": bundle.credit.model_dump(),

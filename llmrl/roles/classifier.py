@@ -132,7 +132,7 @@ class Classifier:
         return [row[: text.size] if row.ndim > 1 else row for row, text in zip(rows, texts, strict=True)]
 
     def _loaded(self, head: Any) -> Any:
-        path, trusted = self._table.path, self._table.trust_remote_code == self._table.path
+        path, trusted = self._table.path, self._table.trusts_code
         try:
             model, info = head.from_pretrained(
                 path,

@@ -50,6 +50,8 @@ class Service:
         address = urlsplit(self.url)
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError(f"url must begin with http:// or https:// and a host, got {self.url!r}")
+        if address.username or address.password:
+            raise ValueError("url must have no user and password, as recipes are published; use token_from")
         if self.seconds <= 0:
             raise ValueError(f"seconds must be above 0, got {self.seconds}")
 

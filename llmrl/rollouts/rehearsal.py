@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from llmrl.errors import DataError, DeadlineError, LlmrlError, PluginError, RecipeError, RewardError
 from llmrl.recipe.schema import Choice
@@ -64,27 +66,38 @@ def rehearse(
     """
     setup = json.dumps({"plugins": [*plugins], "environment": chosen.model_dump(), "door": door})
     command = [sys.executable, "-P", "-m", __name__]
+    rehearsal = subprocess.Popen(
+        command,
+        env={**os.environ, **variables},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
     try:
-        done = subprocess.run(
-            command,
-            input=setup,
-            env={**os.environ, **variables},
-            capture_output=True,
-            text=True,
-            timeout=deadline_s,
-            check=False,
-        )
+        said, last_words = rehearsal.communicate(setup, timeout=deadline_s)
     except subprocess.TimeoutExpired:
         raise DeadlineError(
             f"environment: '{chosen.name}' was not ready within {deadline_s:g} s (cluster.start_deadline_s)."
         ) from None
-    if done.returncode:
+    finally:
+        _end(rehearsal)
+    if rehearsal.returncode:
         raise PluginError(
-            f"environment: warm_up of '{chosen.name}' ended its process with status {done.returncode}.\n"
-            f"{done.stderr[-_LAST_WORDS:]}"
+            f"environment: warm_up of '{chosen.name}' ended its process with status {rehearsal.returncode}.\n"
+            f"{last_words[-_LAST_WORDS:]}"
         )
-    if refusal := json.loads(done.stdout):
+    if refusal := json.loads(said):
         raise _REFUSALS.get(refusal["error"], PluginError)(refusal["message"])
+
+
+def _end(rehearsal: subprocess.Popen[str]) -> None:
+    """And what it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(rehearsal.pid, signal.SIGKILL)
+    with rehearsal:  # closes its pipes and waits for it
+        pass
 
 
 def _rehearsed() -> dict[str, str]:

@@ -183,7 +183,7 @@ def _found_role(recipe: Recipe, name: str, table: Role) -> Role:
 
 def _found(table: Table, folder: Path) -> Table:
     """The table of a model that lies in ``folder``: who trusts its code trusts it where it was found."""
-    code = str(folder) if table.trust_remote_code == table.path else None
+    code = str(folder) if table.trusts_code else None
     return table.model_copy(update={"path": str(folder), "trust_remote_code": code})
 
 

@@ -25,7 +25,7 @@ write:1:64 writev:20:66
 """
 _WAITING = """
 epoll_create1:291:20 epoll_ctl:233:21 epoll_pwait:281:22 epoll_wait:232:- eventfd2:290:19 pause:34:-
-poll:7:- ppoll:271:73 pselect6:270:72 recvfrom:45:207 select:23:- sendto:44:206 shutdown:48:210 wait4:61:260
+poll:7:- ppoll:271:73 pselect6:270:72 recvfrom:45:207 select:23:- shutdown:48:210 wait4:61:260
 waitid:247:95
 """
 _MEMORY = """
@@ -49,7 +49,8 @@ getppid:110:173 getrandom:318:278 getresgid:120:150 getresuid:118:148 getrlimit:
 getsid:124:156 gettid:186:178 getuid:102:174 sysinfo:99:179 uname:63:160
 """
 CONDITIONAL = (
-    "clone:56:220 clone3:435:435 fcntl:72:25 ioctl:16:29 prlimit64:302:261 socketpair:53:199 tgkill:234:131"
+    "clone:56:220 clone3:435:435 fcntl:72:25 ioctl:16:29 prlimit64:302:261 sendto:44:206 socketpair:53:199"
+    " tgkill:234:131"
 )
 
 ALLOWED = " ".join((_FILES, _WAITING, _MEMORY, _CLOCKS, _THREADS_AND_SIGNALS, _ABOUT_ITSELF))
@@ -101,6 +102,8 @@ def program(pid: int) -> bytes:
     # "No terminal" is the answer that Python expects of a file.
     steps += _if(sometimes["ioctl"], 1, _EQUAL, (_NON_BLOCKING, _CLOSE_ON_EXEC), otherwise=errno.ENOTTY)
     steps += _if(sometimes["prlimit64"], 0, _EQUAL, (0,))
+    # Only to the other end of its own pair: sockets elsewhere have an address, and an address has a length.
+    steps += _if(sometimes["sendto"], 5, _EQUAL, (0,))
     steps += _if(sometimes["socketpair"], 0, _EQUAL, (_UNIX,))
     steps += _if(sometimes["tgkill"], 0, _EQUAL, (pid,))
     steps.append((_RETURN, 0, 0, _FAIL | errno.EPERM))

@@ -26,7 +26,8 @@ TORCH = cast("Any", reductions)
 """It has no types."""
 
 RESIDUE = 600_000_000
-"""Bytes that a rank which is away keeps on a shared GPU beside its copy, as the plan assumes."""
+"""Bytes that CUDA keeps for a process on a GPU: for a rank that is away beside its copy, for vLLM beside its
+share; as the plan assumes."""
 
 STORAGE, EVENT = slice(7, 10), slice(11, 15)
 """Where torch lists what opens a storage, and what tells its owner that it is not needed any more."""
@@ -43,7 +44,7 @@ def share_beside(stored: Stored, *, dtype: str, most: float, memory: int | None 
     """
     copy = sum(map(prod, stored.values())) * getattr(torch, dtype).itemsize
     whole: int = memory or cast("Any", torch.cuda).get_device_properties(0).total_memory
-    return min(most, 1 - (copy + RESIDUE) / whole)
+    return min(most, 1 - (copy + 2 * RESIDUE) / whole)
 
 
 class DeviceStore:

@@ -50,6 +50,9 @@ class Group:
             self._group = _collectives(PrefixStore("group", self._store), seat, device)
         except RuntimeError as error:
             raise DisconnectedError(f"rank {seat.rank} did not get into the group: {error}") from error
+        # NCCL connects with its first collective: better here, where a member that is missing has a deadline.
+        self.meet()
+        self.broadcast(torch.zeros(1, dtype=torch.uint8, device=device))
 
     def meet(self) -> None:
         """Returns when every member has got here as often as this one.

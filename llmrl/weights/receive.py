@@ -14,6 +14,7 @@ from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransfe
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader import reload
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+from vllm.utils.nccl import unpinned_nccl_env
 
 from llmrl.weights.backend import BACKEND, heard
 from llmrl.weights.bundle import Way
@@ -57,7 +58,9 @@ class Transfer(WeightTransferEngine[Init, Update]):
         self._receiver = Receiver(Path(self.model_config.model), dtype=dtype, device=self.device)
         if init_info.seat is not None:
             first = Seat(**init_info.seat)
-            self._receiver.join(replace(first, rank=first.rank + self.parallel_config.rank))
+            # vLLM may have settled for itself how NCCL talks; rank 0 has not, and both must do the same.
+            with unpinned_nccl_env():
+                self._receiver.join(replace(first, rank=first.rank + self.parallel_config.rank))
 
     def start_weight_update(self) -> None:
         """Get every layer ready to be loaded anew, whatever an update that broke off has left there."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -73,8 +74,9 @@ Samples = list[tuple[float, float]]
 
 
 def gpu_mib() -> float:
-    """In use on the first GPU, by all processes."""
-    command = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
+    """In use on the first GPU that the run sees, by all processes."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    command = ["nvidia-smi", f"--id={first}", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

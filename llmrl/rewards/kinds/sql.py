@@ -22,7 +22,7 @@ _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _ORDER = re.compile(r"\border\s+by\b", re.IGNORECASE)
 _STEPS = 1000
 """Instructions of SQLite's machine between two looks at the clock."""
-_LONGEST_VALUE = 10**6
+_LONGEST_VALUE = 10**5
 """Bytes of the longest text, blob or query."""
 _LARGEST_RESULT = 10**7
 """Bytes of text in all rows."""
@@ -91,7 +91,8 @@ class Sql:
             sqlite3.Error: it fails, writes, or takes too long.
             ValueError: it returns too much.
         """
-        _guard(database, self.seconds)
+        end = time.monotonic() + self.seconds
+        _guard(database, end)
         rows: list[Row] = []
         size = 0
         for row in database.execute(query):
@@ -99,6 +100,8 @@ class Sql:
             size += sum(len(value) for value in row if isinstance(value, str | bytes))
             if len(rows) > self.most_rows or size > _LARGEST_RESULT:
                 raise ValueError(f"more than most_rows = {self.most_rows} rows, or {_LARGEST_RESULT} bytes")
+        if time.monotonic() > end:  # within one function nobody looks at the clock
+            raise ValueError(f"longer than seconds = {self.seconds:g}")
         return rows
 
     def _database(self) -> sqlite3.Connection:
@@ -107,9 +110,8 @@ class Sql:
         return database
 
 
-def _guard(database: sqlite3.Connection, seconds: float) -> None:
-    """From now on it can only be read, and not for longer than this."""
-    end = time.monotonic() + seconds
+def _guard(database: sqlite3.Connection, end: float) -> None:
+    """From now on it can only be read, and not after ``end``."""
     database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
     database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     database.set_authorizer(_authorize)

@@ -125,7 +125,7 @@ class TorchEngine:
     def _loaded(self, dtype: torch.dtype) -> Any:
         table = self._stage.model
         model: Any = AutoModelForCausalLM.from_pretrained(
-            str(table.path), dtype=dtype, trust_remote_code=table.trust_remote_code == table.path
+            str(table.path), dtype=dtype, trust_remote_code=table.trusts_code
         )
         return model.to(self._device).eval()
 

@@ -194,7 +194,7 @@ def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:
     return AsyncEngineArgs(
         model=str(stage.model.path),
         skip_tokenizer_init=not stage.rollouts.stop,
-        trust_remote_code=stage.model.trust_remote_code is not None,
+        trust_remote_code=stage.model.trusts_code,
         dtype=stage.model.dtype,
         max_model_len=stage.model.context_tokens,
         max_num_seqs=engines.max_sequences,

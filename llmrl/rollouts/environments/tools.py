@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -79,7 +78,13 @@ class Tools(Environment):
     def calls_in(self, text: str) -> list[str]:
         """What stands between the marks of each call, in order."""
         begin, end = self.call or CALL[self.form]
-        return re.findall(f"{re.escape(begin)}(.*?){re.escape(end)}", text, re.DOTALL)
+        found: list[str] = []
+        at = 0
+        # A regular expression would begin anew at every mark that nothing closes, and hold the engine up.
+        while (start := text.find(begin, at)) >= 0 and (stop := text.find(end, start + len(begin))) >= 0:
+            found.append(text[start + len(begin) : stop])
+            at = stop + len(end)
+        return found
 
     async def result_of(self, call: str) -> str:
         """The result of one call between its marks, or that it failed."""

@@ -220,3 +220,8 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         RecipeError, match=r"rewards\.judge\.options: url must begin with http:// or https://"
     ):
         build_rewards({"judge": Reward(kind="remote", options={"url": url})})
+
+
+def test_an_address_with_a_password_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"rewards\.judge\.options: url must have no user and password"):
+        build_rewards({"judge": Reward(kind="remote", options={"url": "https://me:hunter2@host/judge"})})

@@ -12,6 +12,7 @@ import sysconfig
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,6 +49,7 @@ class World:
     canary: Path
     tcp: socket.socket
     unix: socket.socket
+    mailbox: socket.socket
     signals: list[int] = field(default_factory=list[int])
 
     def aimed(self, attack: str) -> str:
@@ -57,6 +59,7 @@ class World:
             ("JUDGE", os.getpid()),
             ("PORT", self.tcp.getsockname()[1]),
             ("SOCKET", self.unix.getsockname()),
+            ("MAILBOX", self.mailbox.getsockname()),
         ):
             attack = attack.replace(name, str(value))
         return attack
@@ -75,6 +78,8 @@ class World:
                 found.append("a connection")
             except BlockingIOError:
                 pass
+        with suppress(BlockingIOError):
+            found.append(f"a letter: {self.mailbox.recv(99)!r}")
         return found
 
 
@@ -87,13 +92,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     for path in (folder, *folder.parents):
         if path.stat().st_uid == os.getuid() and path.is_relative_to("/tmp") and path != Path("/tmp"):
             path.chmod(0o755)
-    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as unix:
-        unix.bind(str(folder / "socket"))
-        (folder / "socket").chmod(0o777)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_UNIX) as unix,
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as mailbox,
+    ):
+        for server, name in ((unix, "socket"), (mailbox, "mailbox")):
+            server.bind(str(folder / name))
+            (folder / name).chmod(0o777)
         unix.listen()
-        tcp.setblocking(False)
-        unix.setblocking(False)
-        made = World(canary=canary, tcp=tcp, unix=unix)
+        for server in (tcp, unix, mailbox):
+            server.setblocking(False)
+        made = World(canary=canary, tcp=tcp, unix=unix, mailbox=mailbox)
         old = {number: signal.signal(number, lambda got, _: made.signals.append(got)) for number in SIGNALS}
         yield made
         for number, handler in old.items():

@@ -13,6 +13,7 @@ import pytest
 import typer
 
 from llmrl.cli import _clean_errors
+from llmrl.errors import RewardError
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "quickstart" / "digits.toml"
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "accelerate")
@@ -146,3 +147,12 @@ def test_a_disk_that_is_full_ends_in_one_sentence(capsys: pytest.CaptureFixture[
 def test_any_other_error_of_the_system_keeps_its_traceback() -> None:
     with pytest.raises(FileNotFoundError), _clean_errors(debug=False):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory", "x")
+
+
+def test_what_others_wrote_does_not_steer_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(typer.Exit), _clean_errors(debug=False):
+        raise RewardError("cannot parse \x1b]0;owned\x07\x9b2J\r,\n\tor \u4e2d\u202e")
+
+    assert capsys.readouterr().err == (
+        "RewardError: cannot parse \\x1b]0;owned\\x07\\x9b2J\\r,\n\tor \u4e2d\\u202e\n"
+    )

@@ -104,3 +104,10 @@ def test_json_holds_the_recipe_that_ran(good: Path) -> None:
     assert Recipe.model_validate_json(json.dumps(told["recipe"])) == loaded.recipe
     assert told["origins"]["run.name"] == "derived"
     assert told["arithmetic"]["train"][0].startswith("32 prompts x 8 responses = 256 responses")
+
+
+def test_values_of_environment_variables_are_not_shown(good: Path) -> None:
+    loaded = load_recipe(good, ["cluster.environment.WANDB_API_KEY=hunter2"])
+
+    assert "WANDB_API_KEY" in printed(show(loaded))
+    assert "hunter2" not in printed(show(loaded)) + show_json(loaded)

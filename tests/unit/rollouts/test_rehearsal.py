@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from llmrl.errors import DataError, DeadlineError, LlmrlError, PluginError, RecipeError
@@ -42,6 +44,18 @@ def test_what_a_warm_up_starts_may_print(tmp_path: Path) -> None:
     tried(Choice(name="hard", options={"does": "os.system('echo pulled')"}), tmp_path)
 
     assert (tmp_path / "closed").exists()
+
+
+def test_nothing_that_a_warm_up_starts_outlives_it(tmp_path: Path) -> None:
+    file = tmp_path / "server"
+    server = f"sleep 300 >/dev/null 2>&1 & echo $! > {file}"
+
+    tried(Choice(name="hard", options={"does": f"os.system({server!r})"}), tmp_path)
+
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(int(file.read_text())) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(int(file.read_text()))
 
 
 @pytest.mark.parametrize(

@@ -295,3 +295,10 @@ def test_a_guessing_teacher_guesses_as_often_as_asked_and_never_right() -> None:
 def test_products_without_sense_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         Products(**options)
+
+
+def test_marks_that_nothing_closes_cost_no_more_than_their_length() -> None:
+    endless = "<tool>" * 200_000  # what a policy that loops writes; quadratic work would take hours
+
+    assert Tools(form="text").calls_in(f"<tool>1+1</tool> so <tool>2</tool>{endless}") == ["1+1", "2"]
+    assert Tools(form="text").calls_in("</tool><tool>a<tool>b</tool></tool>") == ["a<tool>b"]

@@ -52,6 +52,13 @@ def test_no_other_code_is_trusted_because_of_a_folder(trusted: str | None) -> No
     assert _found(Model(path="org/model", trust_remote_code=trusted), FOLDER).trust_remote_code is None
 
 
+def test_nobody_trusts_the_code_of_a_model_that_was_built_here() -> None:
+    built = Model(config={"model_type": "qwen3"}, characters="ab")
+
+    assert not built.trusts_code
+    assert _found(built, FOLDER).trust_remote_code is None
+
+
 def test_folders_mean_the_same_to_processes_that_start_elsewhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
