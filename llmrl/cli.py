@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import signal
 import sys
 import traceback
 from collections.abc import Generator, Iterable
@@ -16,7 +15,16 @@ from rich.console import Console
 
 from llmrl import __version__
 from llmrl.doctor import diagnose, report_findings
-from llmrl.errors import DataError, LlmrlError, ModelError, PlacementError, PluginError, RecipeError, Stopped
+from llmrl.errors import (
+    DataError,
+    Interrupted,
+    LlmrlError,
+    ModelError,
+    PlacementError,
+    PluginError,
+    RecipeError,
+    Stopped,
+)
 from llmrl.plan.calibration import FILE as CALIBRATION
 from llmrl.plan.plan import CV, Assumptions, make_plan
 from llmrl.plan.show import plan_json, show_plan
@@ -82,7 +90,7 @@ def _clean_errors(*, debug: bool) -> Generator[None]:
         yield
     except Stopped as stopped:
         typer.echo(str(stopped))
-        if stopped.by is signal.SIGINT:  # a script that goes on with its next command would not be stopped
+        if isinstance(stopped, Interrupted):  # or else a script would go on with its next command
             raise typer.Exit(EXIT_INTERRUPTED) from None
     except OSError as error:
         if debug or error.errno not in FULL:

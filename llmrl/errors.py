@@ -17,6 +17,7 @@
     +-- DeadlineError    (TimeoutError)  something did not answer in time; the message names it
     +-- DeadProcessError (RuntimeError)  a process of the run died; the message names it
     +-- Stopped                          no error: the run was asked to end, saved, and can be resumed
+        +-- Interrupted                  the same by Ctrl-C
 
 Each takes exactly one message, because an exception with any other constructor does not survive
 pickling and then crosses Ray as an unreadable stranger.
@@ -25,7 +26,6 @@ pickling and then crosses Ray as an unreadable stranger.
 from __future__ import annotations
 
 import difflib
-import signal
 from collections.abc import Iterable
 
 
@@ -99,10 +99,9 @@ class DeadProcessError(LlmrlError, RuntimeError):
 class Stopped(LlmrlError):
     """The run was asked to end; it has saved and can be resumed."""
 
-    def __init__(self, message: str, by: signal.Signals) -> None:
-        """``by`` which signal it was asked."""
-        super().__init__(message)
-        self.by = by
+
+class Interrupted(Stopped):
+    """It was Ctrl-C that asked."""
 
 
 def did_you_mean(got: str, known: Iterable[str]) -> str:

@@ -22,7 +22,6 @@ SHIPPED = ("NCCL_", "GLOO_", "HF_", "VLLM_", "RAY_AUTH_", "LLMRL_", "CUDA_LAUNCH
 """Prefixes of the driver's environment variables that reach every process on every node, but for tokens:
 whoever sees Ray's dashboard sees them, so the nodes of a cluster are given theirs."""
 
-
 LOOPBACK = "127.0.0.1"
 
 
@@ -84,8 +83,11 @@ def process_environment(cluster: Cluster, *, device: str) -> dict[str, str]:
     }
     # Plugins are imported by name in every process, also those that lie where the run was started.
     env["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    env |= {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    env |= {"OMP_NUM_THREADS": str(cluster.threads_per_process)}
+    env |= {
+        "OMP_NUM_THREADS": str(cluster.threads_per_process),
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     if device == "cpu":
         env |= {
             "DS_ACCELERATOR": "cpu",

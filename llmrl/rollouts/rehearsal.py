@@ -66,7 +66,7 @@ def rehearse(
     """
     setup = json.dumps({"plugins": [*plugins], "environment": chosen.model_dump(), "door": door})
     command = [sys.executable, "-P", "-m", __name__]
-    rehearsal = subprocess.Popen(
+    with subprocess.Popen(
         command,
         env={**os.environ, **variables},
         stdin=subprocess.PIPE,
@@ -74,15 +74,15 @@ def rehearse(
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-    )
-    try:
-        said, last_words = rehearsal.communicate(setup, timeout=deadline_s)
-    except subprocess.TimeoutExpired:
-        raise DeadlineError(
-            f"environment: '{chosen.name}' was not ready within {deadline_s:g} s (cluster.start_deadline_s)."
-        ) from None
-    finally:
-        _end(rehearsal)
+    ) as rehearsal:
+        try:
+            said, last_words = rehearsal.communicate(setup, timeout=deadline_s)
+        except subprocess.TimeoutExpired:
+            late = f"was not ready within {deadline_s:g} s (cluster.start_deadline_s)."
+            raise DeadlineError(f"environment: '{chosen.name}' {late}") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(rehearsal.pid, signal.SIGKILL)  # and what it has started
     if rehearsal.returncode:
         raise PluginError(
             f"environment: warm_up of '{chosen.name}' ended its process with status {rehearsal.returncode}.\n"
@@ -90,14 +90,6 @@ def rehearse(
         )
     if refusal := json.loads(said):
         raise _REFUSALS.get(refusal["error"], PluginError)(refusal["message"])
-
-
-def _end(rehearsal: subprocess.Popen[str]) -> None:
-    """And what it has started."""
-    with suppress(ProcessLookupError):
-        os.killpg(rehearsal.pid, signal.SIGKILL)
-    with rehearsal:  # closes its pipes and waits for it
-        pass
 
 
 def _rehearsed() -> dict[str, str]:

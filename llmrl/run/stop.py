@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
-from llmrl.errors import Stopped
+from llmrl.errors import Interrupted, Stopped
 
 AGAIN_S = 1.0
 """From the first Ctrl-C until another one counts: launchers pass on what the terminal has sent already."""
@@ -47,8 +47,8 @@ class StopRequest:
             Stopped: it was.
         """
         if self._made.is_set():
-            words = f"stopped {moment} on {self._by.name}; go on with llmrl train ... --resume"
-            raise Stopped(words, self._by)
+            kind = Interrupted if self._by is signal.SIGINT else Stopped
+            raise kind(f"stopped {moment} on {self._by.name}; go on with llmrl train ... --resume")
 
     async def interrupts(self, work: Coroutine[Any, Any, None], *whole: asyncio.Lock) -> bool:
         """Do ``work`` until it is done or the run shall end; returns whether it was cut short.
