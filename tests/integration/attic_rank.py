@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from gather_rank import met
+from parting import part
 
 from llmrl.experience.columns import Columns
 from llmrl.policy.attic import Attic
@@ -72,3 +73,4 @@ def main(rank: int, ranks: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    part()

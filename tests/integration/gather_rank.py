@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from parting import part
 
 from llmrl.policy.gather import gathered
 from llmrl.policy.tensors import pieces
@@ -67,3 +68,4 @@ def main(rank: int, ranks: int, folder: Path) -> None:
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    part()

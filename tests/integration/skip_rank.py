@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from parting import part
 
 from llmrl.experience.columns import Columns
 from llmrl.policy.worker import PolicyWorker
@@ -54,3 +55,4 @@ def states(worker: PolicyWorker) -> list[dict[str, torch.Tensor]]:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    part()

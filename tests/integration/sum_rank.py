@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import torch
+from parting import part
 
 from llmrl.batches.collate import Inputs
 from llmrl.policy.worker import PolicyWorker
@@ -47,3 +48,4 @@ def norm(worker: PolicyWorker, times: int) -> float:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]), int(sys.argv[2]))
+    part()
