@@ -35,8 +35,8 @@ class Ledger:
         self._cursor = snapshot.cursor if snapshot else 0
         self._again = deque(snapshot.unfinished if snapshot else ())
         self._open: set[int] = set(self._again)
-        if snapshot:
-            self._write("resumed", **snapshot.to_json())
+        if snapshot or self._file.tell():  # without one all is owed again that an earlier run has begun
+            self._write("resumed", **(snapshot or self.snapshot()).to_json())
 
     def draw(self) -> int:
         """The next ordinal: first those that a resumed run owes or that came too late, then new ones."""

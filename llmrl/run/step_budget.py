@@ -27,7 +27,7 @@ class StepBudget:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the step has refused too many groups; if that ended no run, it trains on what it has."""
+        """Whether the step has refused too many groups; if that ended no run, it looks for no others."""
         return self._reasons.total() > self._refills * self._per_step
 
     def spend(self, judgements: Sequence[Judgement], refused: str | None) -> None:
@@ -50,7 +50,9 @@ class StepBudget:
             self._kept += 1
         else:
             self._reasons[refused] += 1
-        if self.exhausted and (self._when_exhausted == "stop" or not self._kept):
+        # Whether it has any is known once all its places are given up, whoever was done first.
+        empty = not self._kept and self._reasons.total() >= (self._refills + 1) * self._per_step
+        if empty or (self.exhausted and self._when_exhausted == "stop"):
             raise RewardError(self._verdict())
 
     def _verdict(self) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmrl.cluster.actor import share
-from llmrl.errors import TrainingError
+from llmrl.errors import Stopped, TrainingError
 from llmrl.experience.columns import Columns
 from llmrl.experience.credit import Memory
 from llmrl.experience.experience import Experience
@@ -130,14 +130,20 @@ class Trainer:
 
     @asynccontextmanager
     async def sealing(self) -> AsyncGenerator[None]:
-        """However the block ends, what the ranks have written is a checkpoint then."""
+        """However the block ends, what the ranks have written is a checkpoint then.
+
+        Raises:
+            Exception: it could not be sealed, and the block ended well or was asked to end.
+        """
         try:
             yield
-        except BaseException:
+        except BaseException as ended:
             try:
                 await self.committed()
-            except Exception as error:  # noqa: BLE001  what ended the block is what ended the run
-                _log.warning("%s", error)
+            except Exception as error:
+                if isinstance(ended, Stopped):  # it says that the run can go on from here
+                    raise
+                _log.warning("%s", error)  # what ended the block is what ended the run
             raise
         await self.committed()
 

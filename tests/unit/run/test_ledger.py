@@ -24,6 +24,17 @@ def test_a_resumed_ledger_hands_out_what_was_unfinished_before_anything_new(tmp_
     resumed.close()
 
 
+def test_a_run_that_begins_again_without_a_checkpoint_is_told_apart_from_the_first(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Ledger(tmp_path / "ledger.jsonl") as ledger:
+            ledger.trained([ledger.draw()], step=0)
+
+    lines = [json.loads(line) for line in (tmp_path / "ledger.jsonl").read_text().splitlines()]
+
+    assert [line["event"] for line in lines] == ["dispatched", "trained", "resumed", "dispatched", "trained"]
+    assert lines[2] == {"event": "resumed", "cursor": 0, "unfinished": []}
+
+
 def test_every_event_is_one_line_that_survives_without_close(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.jsonl")
     ledger.draw()

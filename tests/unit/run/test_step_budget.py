@@ -49,11 +49,20 @@ def test_a_step_may_go_on_with_the_groups_that_it_has() -> None:
 
 def test_a_step_without_any_group_ends_the_run_in_either_case() -> None:
     budget = StepBudget(per_step=2, max_error_rate=0.1, refills=1, when_exhausted="train")
-    for _ in range(2):
+    for _ in range(3):
         budget.spend([GOOD, GOOD], "rewards equal")
 
-    with pytest.raises(RewardError, match="kept 0 and refused 3"):
+    with pytest.raises(RewardError, match="kept 0 and refused 4"):
         budget.spend([GOOD, GOOD], "rewards equal")
+
+
+def test_a_step_that_has_no_group_yet_may_still_get_one_that_is_under_way() -> None:
+    budget = StepBudget(per_step=2, max_error_rate=0.1, refills=1, when_exhausted="train")
+    for _ in range(3):  # its two groups, one of the two others, and the last one is still generated
+        budget.spend([GOOD, GOOD], "rewards equal")
+    assert budget.exhausted
+
+    budget.spend([GOOD, GOOD], None)
 
 
 def test_refusals_are_forgiven_when_the_step_fills() -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from llmrl.cluster.actor import Actor
-from llmrl.errors import CheckpointError, RewardError
+from llmrl.errors import CheckpointError, RewardError, Stopped
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
 from llmrl.run.checkpoint import Checkpoints, RunState, read_state
 from llmrl.run.crew import Crew
@@ -139,6 +139,18 @@ async def test_what_ended_a_stage_is_told_of_although_its_checkpoint_cannot_be_s
         await ended(trainer, broken())
 
     assert "the files of rank 0 of 1 are not here" in caplog.text
+
+
+async def test_a_run_that_was_asked_to_end_does_not_say_that_it_saved_when_it_could_not(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    async def asked() -> None:
+        (tmp_path / "checkpoints" / ".tmp-step-000001" / "rng-0.npz").unlink()
+        raise Stopped("stopped after step 1 on SIGTERM; go on with llmrl train ... --resume")
+
+    await save(trainer, 1)
+    with pytest.raises(CheckpointError, match="the files of rank 0 of 1 are not here"):
+        await ended(trainer, asked())
 
 
 async def test_a_stage_ends_with_its_last_checkpoint_sealed_however_it_ends(
