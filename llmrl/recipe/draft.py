@@ -18,6 +18,9 @@ Origin = Literal["default", "file", "override", "derived"]
 STAGE_TABLES = tuple(name for name in Stage.model_fields if name != "name")
 """Tables that stages share when they stand at the top of the file."""
 
+PURPOSES = ("held-out", "parity")
+"""What the evaluation and the parity gate ask engines for; training asks for the stage's name."""
+
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SAFE_NAME_TEXT = "at most 64 letters, digits, dots, dashes and underscores that begin with a letter or digit"
 
@@ -85,6 +88,11 @@ def _name_problems(names: Sequence[Value | None]) -> Iterator[str]:
             yield f"stages[{index}]: name: this key is missing. Each stage needs a name of its own."
         elif not isinstance(name, str) or not SAFE_NAME.fullmatch(name):
             yield f"stages[{index}]: name: expected {SAFE_NAME_TEXT}, got {shown(name)}."
+        elif name in PURPOSES:
+            yield (
+                f"stages[{index}]: name: expected any but {' and '.join(map(shown, PURPOSES))}, under which "
+                f"every stage asks its engines for other things, got {shown(name)}; give it another name."
+            )
         elif name in names[:index]:
             yield f"stages[{index}]: name: {shown(name)} is already the name of stages[{names.index(name)}]."
 

@@ -99,7 +99,7 @@ class RolloutWorker:
         except asyncio.CancelledError:
             raise EngineError(f"the responses to prompt '{draw.prompt.id}' were abandoned") from None
         finally:
-            if self._under_way[key] is task:  # it may have been drawn again
+            if self._under_way.get(key) is task:  # it may have been drawn again, and that be over too
                 del self._under_way[key]
                 self._news.forget(key)
 

@@ -102,9 +102,7 @@ class Online(StageStations):
         return Judged(group=group, judgements=judgements)
 
     def refuse(self, judged: Judged, /) -> bool:
-        reason = self.algorithm.keep(judged.group, judged.judgements)
-        if reason is None and self.algorithm.pairing(judged.group, judged.judgements) == ():
-            reason = "no pair"
+        reason = self.algorithm.keep(judged.group, judged.judgements) or self._untrainable(judged)
         self.budget.spend(judged.judgements, reason)
         self.trainer.record.judged(judged, kept=reason is None)
         if reason is not None:
@@ -139,6 +137,15 @@ class Online(StageStations):
         table = self.stage.optimizer
         old = self.algorithm.needs_old(table.minibatches * table.epochs)
         return old or "reference" in self.algorithm.reads
+
+    def _untrainable(self, judged: Judged) -> str | None:
+        """Why nothing of a group that is kept would be trained on, or None."""
+        pairs = self.algorithm.pairing(judged.group, judged.judgements)
+        if pairs is not None:
+            return None if pairs else "no pair"
+        both = zip(judged.group.rollouts, judged.judgements, strict=True)
+        # Keep has seen the opponent's responses too.
+        return None if any(not one.opponent and j.reward is not None for one, j in both) else "nothing judged"
 
     def _unscored(self, judged: Sequence[Judged]) -> list[Judged]:
         """None once the step has all its groups, which then scores the last ones itself."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
@@ -12,9 +12,13 @@ import pytest
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Evaluation, Optimizer, Prompts, Source, Stage
+from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.engines import Sampling
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker
+from llmrl.run.loop import Judged
 from llmrl.run.stations import Offline, Online, StageStations
+from llmrl.run.step_budget import StepBudget
 
 
 def stations(kind: type[StageStations], *, every_steps: int) -> StageStations:
@@ -76,6 +80,47 @@ async def test_a_draw_that_was_given_up_is_not_answered_with_the_same_responses(
     first, again, _ = (worker._seeds(draw, sampling) for draw in behind.asked)
     assert first == (5, "train", 7, "p/0")
     assert again == (*first, "again 1")
+
+
+def judged(*rewards: tuple[Literal["policy", "opponent"], float | None]) -> Judged:
+    prompt = Prompt(id="p/0", tokens=np.zeros(1, np.int32), text="", answer=None, source="p")
+    rollouts = tuple(
+        Rollout(
+            tokens=np.zeros(1, np.int32),
+            logp=np.zeros(1, np.float32),
+            version=np.zeros(1, np.int32),
+            trained=np.ones(1, np.bool_),
+            turn=np.zeros(1, np.int32),
+            stop="stop",
+            text="",
+            opponent=who == "opponent",
+        )
+        for who, _ in rewards
+    )
+    judgements = tuple(
+        Judgement(status="error" if reward is None else "score", reward=reward) for _, reward in rewards
+    )
+    return Judged(group=RolloutGroup(ordinal=4, prompt=prompt, rollouts=rollouts), judgements=judgements)
+
+
+@pytest.mark.parametrize("keep", ["all", "varied"])
+def test_a_group_in_which_only_the_opponent_was_judged_takes_no_place_of_the_step(keep: str) -> None:
+    online, dropped = stations(Online, every_steps=0), list[str]()
+    objective = {"objective": Choice(name="nash_md"), "keep": Choice(name=keep)}
+    given: dict[str, Any] = {
+        "algorithm": Algorithm.of(online.stage.model_copy(update=objective)),
+        "budget": StepBudget(per_step=4, max_error_rate=1.0),
+        "trainer": SimpleNamespace(
+            ledger=SimpleNamespace(dropped=lambda _, reason: dropped.append(reason)),
+            record=SimpleNamespace(judged=lambda *_, **__: None),
+        ),
+    }
+    online = replace(cast("Online", online), **given)
+
+    assert online.refuse(judged(("policy", None), ("opponent", 1.0), ("opponent", 0.0)))
+    assert dropped == ["nothing judged"]
+    assert not online.refuse(judged(("policy", 1.0), ("policy", None), ("opponent", 0.0)))
+    assert len(dropped) == 1
 
 
 def test_where_responses_are_trained_on_engines_get_every_version() -> None:

@@ -1,0 +1,44 @@
+"""Two calls for one draw: whoever ends later finds nothing of his own left, and that is no error."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+
+from llmrl.prompts.prompt import Draw, Prompt
+from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
+from llmrl.rollouts.engines import Sampling
+from llmrl.rollouts.rollout import RolloutGroup
+from llmrl.rollouts.worker import RolloutWorker
+
+STAGE = Stage(
+    prompts=Prompts(sources=(Source(task="digit_sum"),)),
+    objective=Choice(name="grpo"),
+    optimizer=Optimizer(steps=1),
+)
+DRAW = Draw(
+    ordinal=7, prompt=Prompt(id="p/0", tokens=np.zeros(1, np.int32), text="", answer=None, source="p")
+)
+SAMPLING = Sampling(purpose="train", per_prompt=1, temperature=1.0, max_tokens=8)
+
+
+class Slowing(RolloutWorker):
+    """The first group takes 0.1 s, those after it no time at all."""
+
+    asked = 0
+
+    async def _group(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
+        self.asked += 1
+        await asyncio.sleep(0.1 if self.asked == 1 else 0)
+        return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=())
+
+
+async def test_a_draw_that_was_drawn_again_and_answered_meanwhile_ends_well_itself() -> None:
+    worker = Slowing(STAGE, "cpu", 0)
+    first = asyncio.create_task(worker.generate(DRAW, SAMPLING))
+    await asyncio.sleep(0)
+
+    again = await worker.generate(DRAW, SAMPLING)
+
+    assert again.ordinal == (await first).ordinal == 7
