@@ -4,14 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable, Coroutine
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 from llmrl.errors import Interrupted, Stopped
 
 AGAIN_S = 1.0
 """From the first Ctrl-C until another one counts: launchers pass on what the terminal has sent already."""
+
+
+async def abandonable(work: Callable[[], object]) -> None:
+    """Do it in a thread that whoever leaves at once does not wait for; the end of the process cuts it short.
+
+    ``asyncio.to_thread`` would be waited for, by the loop that is closed and by the interpreter.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: BaseException | None) -> None:
+        if not ended.done():  # or else nobody waits for it any more
+            ended.set_exception(error) if error else ended.set_result(None)
+
+    def run() -> None:
+        error = None
+        try:
+            work()
+        except BaseException as raised:  # noqa: BLE001  it is raised again where it is waited for
+            error = raised
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, error)
+
+    threading.Thread(target=run, name="abandonable", daemon=True).start()
+    await ended
 
 
 class StopRequest:

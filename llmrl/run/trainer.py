@@ -22,6 +22,7 @@ from llmrl.run.checkpoint import Checkpoints, RunState
 from llmrl.run.crew import Crew, Letter
 from llmrl.run.ledger import Ledger
 from llmrl.run.record import Record
+from llmrl.run.stop import abandonable
 
 _log = logging.getLogger(__name__)
 
@@ -150,7 +151,7 @@ class Trainer:
     async def _commit(self, path: Path, state: RunState) -> None:
         """To read and hash it all takes minutes for a large model, and the run goes on meanwhile."""
         with self.record.timeline.span("checkpoint", f"seal {state.step}"):
-            await asyncio.to_thread(self.checkpoints.commit, path, state)
+            await abandonable(lambda: self.checkpoints.commit(path, state))
 
     def _state(self) -> RunState:
         return RunState(

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
 from pathlib import Path
@@ -95,6 +98,47 @@ async def test_the_next_checkpoint_waits_until_the_last_one_is_sealed(
     assert sealed(tmp_path) == ["step-000001"]
     await trainer.committed()
     assert sealed(tmp_path) == ["step-000001", "step-000002"]
+
+
+SEALING = """
+import asyncio, signal, time
+from contextlib import nullcontext
+from types import SimpleNamespace
+from llmrl.run.trainer import Trainer
+
+def commit(path, state):
+    print("sealing", flush=True)
+    time.sleep(60)
+
+async def seal():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as after the first Ctrl-C
+    trainer = Trainer.__new__(Trainer)
+    trainer.record = SimpleNamespace(timeline=SimpleNamespace(span=lambda *_: nullcontext()))
+    trainer.checkpoints = SimpleNamespace(commit=commit)
+    trainer.committing = asyncio.create_task(trainer._commit(None, SimpleNamespace(step=1)))
+    async with trainer.sealing():
+        pass
+
+asyncio.run(seal())
+"""
+
+
+def test_ctrl_c_again_does_not_wait_for_what_is_sealed() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SEALING], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"sealing\n"
+        asked = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=90)
+        took = time.monotonic() - asked
+    finally:
+        process.kill()
+
+    assert took < 20
+    assert said.splitlines()[-1] == b"KeyboardInterrupt"
 
 
 async def test_who_is_cancelled_while_one_is_sealed_can_wait_for_it_still(
