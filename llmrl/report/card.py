@@ -17,6 +17,11 @@ def has_card(folder: Path) -> bool:
     return (folder / FILE).exists()
 
 
+def remove_card(folder: Path) -> None:
+    """A model that may be in this folder is about to be replaced, and not whole until that is done."""
+    (folder / FILE).unlink(missing_ok=True)
+
+
 def write_card(
     folder: Path, recipe: Recipe, stage: Stage, before: EvaluationEntry | None, after: EvaluationEntry | None
 ) -> Path:

@@ -3,6 +3,7 @@
 {"units": {"reward/mean": "1", ...}}
 {"stage": "grpo", "step": 1, "version": 1, "seconds": 0.8, "metrics": {"reward/mean": 0.41, ...}}
 {"stage": "grpo", "step": 0, "version": 0, "evaluation": {"name": "held-out", "correct": 190, ...}}
+{"resumed": 0}    what stands above it of later steps is of weights that are lost
 """
 
 from __future__ import annotations
@@ -73,17 +74,25 @@ class Entries:
     evaluations: tuple[EvaluationEntry, ...]
     units: Mapping[str, str]
 
+    @property
+    def last(self) -> int:
+        """The last step of which anything is known; -1 without any."""
+        return max((entry.step for entry in (*self.steps, *self.evaluations)), default=-1)
+
 
 class Journal:
     """Appends to the ``metrics.jsonl`` of a stage's folder; after a crash it goes on where the file ends."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, resumed: int | None = None) -> None:
+        """Open it, and mark what is of later steps than ``resumed``, those that the weights have taken."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self._file = self.path.open("ab", buffering=0)
         self._drop_torn_line()
         if self._file.tell() == 0:
             self._append({"units": units()})
+        if resumed is not None and read_journal(self.path).last > resumed:
+            self._append({"resumed": resumed})
 
     def step(self, entry: StepEntry) -> None:
         """Write one step.
@@ -147,7 +156,8 @@ def number(value: float) -> float | None:
 def read_journal(path: Path) -> Entries:
     """Read a metrics.jsonl, also while it is being written.
 
-    Steps that a resumed run took again count once, as they went the last time.
+    Steps that a resumed run took again count once, as they went the last time, and evaluations of weights
+    that it went back behind do not count.
 
     Raises:
         DataError: a line is not what a journal writes.
@@ -161,6 +171,9 @@ def read_journal(path: Path) -> Entries:
             record = json.loads(line)
             if "units" in record:
                 known = record["units"]
+            elif "resumed" in record:
+                _forget(steps, after=record["resumed"])
+                _forget(evaluations, after=record["resumed"])
             elif "evaluation" in record:
                 evaluation = _evaluation(record)
                 evaluations[evaluation.stage, evaluation.name, evaluation.step] = evaluation
@@ -175,6 +188,11 @@ def read_journal(path: Path) -> Entries:
         evaluations=tuple(sorted(evaluations.values(), key=lambda entry: entry.step)),
         units=known,
     )
+
+
+def _forget(entries: dict[Any, StepEntry] | dict[Any, EvaluationEntry], *, after: int) -> None:
+    for key in [key for key, entry in entries.items() if entry.step > after]:
+        del entries[key]
 
 
 def _step(record: Mapping[str, Any]) -> StepEntry:

@@ -10,7 +10,7 @@ from typing import Any
 from llmrl.experience.credit import Memory
 from llmrl.recipe.schema import Recipe
 from llmrl.report.binding import binding
-from llmrl.report.card import has_card, write_card
+from llmrl.report.card import has_card, remove_card, write_card
 from llmrl.report.console import ConsoleReport
 from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import EvaluationEntry, Journal, read_journal
@@ -64,6 +64,7 @@ async def run_stage(
         console.note(f"stage {stage.name}: done before, {first} steps")
         return _result(folder)
     console.stage(stage.name, steps=stage.optimizer.steps, done=first)
+    earlier_s = _earlier_seconds(folder / JOURNAL)  # of steps that are lost too
     async with hired(
         stage,
         seed=recipe.run.seed,
@@ -78,7 +79,7 @@ async def run_stage(
             await crew.policy("restore", newest.path)
         with (
             Ledger(folder / "ledger.jsonl", state.ledger if state else None) as ledger,
-            Journal(folder) as journal,
+            Journal(folder, resumed=first) as journal,
             _trackers(recipe, plan) as trackers,
             Timeline(folder, steps=stage.report.timeline_steps) as timeline,
         ):
@@ -93,7 +94,7 @@ async def run_stage(
                 decode=lambda token: plan.tokenizer.decode([token]),
                 pool=pool,
                 scorer=plan.scorer,
-                earlier_s=_earlier_seconds(journal.path),
+                earlier_s=earlier_s,
             )
             trainer = Trainer(
                 stage=stage,
@@ -111,12 +112,17 @@ async def run_stage(
                 if await stop.interrupts(training, trainer.stepping, trainer.publishing):
                     await trainer.save()
                     stop.heed(f"after step {trainer.taken}")
-        await crew.policy("export", folder / "model")
+        await _export(crew, folder / "model")
     if bound := binding(read_journal(folder / JOURNAL).steps):
         console.note(str(bound))
     result = _result(folder)
     write_card(result.model, recipe, stage, result.before, result.after)
     return result
+
+
+async def _export(crew: Crew, model: Path) -> None:
+    remove_card(model)  # or else an older one would say that half of an export is whole
+    await crew.policy("export", model)
 
 
 def _result(folder: Path) -> StageResult:
@@ -187,5 +193,5 @@ def _trackers(recipe: Recipe, plan: StagePlan) -> Trackers:
 
 
 def _earlier_seconds(journal: Path) -> float:
-    steps = read_journal(journal).steps
+    steps = read_journal(journal).steps if journal.exists() else ()
     return steps[-1].seconds if steps else 0.0

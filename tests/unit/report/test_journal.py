@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -112,6 +113,23 @@ def test_steps_taken_again_after_a_resume_count_once(tmp_path: Path) -> None:
         (4, 0.9),
     ]
     assert journal.path.read_text().count('"units"') == 1
+
+
+def test_what_was_written_of_weights_that_are_lost_does_not_count(tmp_path: Path) -> None:
+    with Journal(tmp_path, resumed=0) as journal:
+        journal.evaluation(EVALUATION)
+        for step in (1, 2, 3, 4):
+            journal.step(a_step(step))
+        journal.evaluation(replace(EVALUATION, step=2, version=2))
+        journal.evaluation(replace(EVALUATION, step=4, version=4))
+
+    Journal(tmp_path, resumed=2).close()
+    Journal(tmp_path, resumed=2).close()  # and once more, with nothing left to forget
+    entries = read_journal(journal.path)
+
+    assert [entry.step for entry in entries.steps] == [1, 2]
+    assert [entry.step for entry in entries.evaluations] == [0, 2]  # 2 is of the weights that it goes on from
+    assert journal.path.read_text().count('{"resumed": 2}') == 1
 
 
 def test_a_journal_is_readable_while_a_line_is_being_written(tmp_path: Path) -> None:
