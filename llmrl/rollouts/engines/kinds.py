@@ -40,7 +40,9 @@ class Vllm:
         # Importing it takes 6 s and reads the environment.
         from llmrl.rollouts.engines.vllm_engine import VllmEngine  # noqa: PLC0415
 
-        return VllmEngine(stage, device=device)
+        made = VllmEngine(stage, device=device)
+        await made.open()
+        return made
 
 
 def _environment(stage: Stage, device: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from vllm import AsyncEngineArgs, SamplingParams
 from vllm.config import WeightTransferConfig
 from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 from vllm.exceptions import VLLMValidationError
+from vllm.inputs import tokens_input
 from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
@@ -60,6 +61,10 @@ class VllmEngine:
         self._scored = 0
         self._transfer_ready = False
 
+    async def open(self) -> None:
+        """Ask vLLM's process once what vLLM would else ask it on the way of the first request."""
+        await self._llm.get_supported_tasks()
+
     async def generate(self, request: Request) -> Completion:
         """One response, its logprobs, and the version of each token as vLLM reports it."""
         completion = await self._sample(request)
@@ -98,8 +103,10 @@ class VllmEngine:
             self._door.set()
 
     async def _sample(self, request: Request) -> Completion:
-        # Wait while weights change, so that the salt below is that of the weights that will be used.
-        await self._door.wait()
+        # Wait while weights change, so that the salt below is that of the weights that will be used. Whom one
+        # sync wakes up may find the next one under way.
+        while not self._door.is_set():
+            await self._door.wait()
         self._refuse_if_broken()
         sampling = SamplingParams(
             temperature=request.temperature,
@@ -115,7 +122,8 @@ class VllmEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
             extra_args=self._opponent_arguments(request),
         )
-        # The salt keeps a new request away from the KV cache of older weights.
+        # The salt keeps a new request away from the KV cache of older weights. From the door to vLLM's queue
+        # nothing gives way to another task, or a sync could come between, and the salt would be an old one.
         output = await self._run(request.id, request.tokens, sampling, salt=f"v{self._version}")
         return _completion(output.outputs[0])
 
@@ -165,10 +173,11 @@ class VllmEngine:
     async def _run(
         self, name: str, tokens: NDArray[np.int32], sampling: SamplingParams, *, salt: str
     ) -> RequestOutput:
-        prompt = {"prompt_token_ids": tokens.tolist(), "cache_salt": salt}
+        # What vLLM calls rendered: anything else first queues for a thread of its own.
+        prompt = tokens_input(tokens.tolist(), cache_salt=salt)
         last: RequestOutput | None = None
         try:
-            async for output in self._llm.generate(prompt, sampling, request_id=name):  # pyright: ignore[reportArgumentType]
+            async for output in self._llm.generate(prompt, sampling, request_id=name):
                 last = output
         except EngineDeadError as error:
             raise EngineError(f"vLLM died while it worked on request {name}: {error}") from error
