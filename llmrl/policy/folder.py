@@ -16,14 +16,13 @@ from llmrl.errors import ModelError, shown
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.heads import head_shares
 from llmrl.recipe.schema import Model
+from llmrl.weights.header import INDEX
 from llmrl.weights.proof import stored_tensors
 
 BAD_CONFIG = (ValueError, TypeError, KeyError, AttributeError, OSError, ArithmeticError, StrictDataclassError)
 """What transformers raises for a config that makes no model."""
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
-
-INDEX = "model.safetensors.index.json"
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 """Keys of a config, one of which every mixture of experts has."""
@@ -171,6 +170,11 @@ def _check_kind(path: Path, config: dict[str, Any], model: Model) -> None:
     if "quantization_config" in config:
         raise ModelError(
             f"model.path: {shown(str(path))} is quantized and cannot be trained; use the original weights."
+        )
+    if isinstance(config.get("text_config"), dict):
+        raise ModelError(
+            f"model.path: {shown(str(path))} has model_type {shown(kind)}, which reads more than text; "
+            "use a text-only model, such as one of model_type gemma3_text."
         )
     trusted = "auto_map" in config and model.trusts_code
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not trusted:

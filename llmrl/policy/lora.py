@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import Linear
+from peft.tuners.lora import Linear, LoraLayer
 from torch import Tensor, nn
 
 from llmrl.errors import ModelError, did_you_mean, shown
@@ -55,7 +56,15 @@ def adapt(model: nn.Module, settings: Lora) -> None:
     # Every rank, and every run that resumes, begins with the same adapters.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        inject_adapter_in_model(adapters, model)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of experts' names, which are refused below
+            inject_adapter_in_model(adapters, model)
+    for name, layer in _modules(model):
+        if isinstance(layer, LoraLayer) and not isinstance(layer, Linear):
+            raise ModelError(
+                f"model.lora.targets: PEFT would adapt {name}, which is no linear layer; "
+                'name layers that are, such as ["q_proj", "v_proj"].'
+            )
 
 
 def _check_target(model: nn.Module, target: str) -> None:

@@ -126,6 +126,12 @@ def _refuse_layers(model: PreTrainedModel) -> None:
     kinds = cast("list[str] | None", model.config.to_dict().get("layer_types")) or []
     if other := sorted(set(kinds) - PLAIN_LAYERS):
         _refuse(model, f"its layers use {other[0]}", "use one whose layers are all plain attention")
+    if getattr(model.config, "router_jitter_noise", 0.0):
+        _refuse(
+            model,
+            "its router draws experts at random while it trains (router_jitter_noise)",
+            "use one whose router is always the same",
+        )
 
 
 def _prove(model: PreTrainedModel, head: nn.Linear) -> None:

@@ -45,6 +45,11 @@ def adapter_pieces(model: nn.Module) -> list[Piece]:
     return [piece for one in adapters(model) for piece in _factors(one)]
 
 
+def named(model: nn.Module) -> dict[str, Tensor]:
+    """Every tensor but the adapters', by its first name as it was before there were adapters."""
+    return {name: tensor for tensor, (name, *_) in _names(model)}
+
+
 def _names(model: nn.Module) -> list[tuple[Tensor, list[str]]]:
     """Every tensor but the adapters', with all its names as they were before there were adapters."""
     names: dict[int, tuple[Tensor, list[str]]] = {}

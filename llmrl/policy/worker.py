@@ -30,7 +30,7 @@ from llmrl.policy.model import load_model, prepare_model, save_model
 from llmrl.policy.probe import probe_experience
 from llmrl.policy.scorer import Scorer
 from llmrl.policy.step import Forward, Known, Learner, Update
-from llmrl.policy.tensors import Piece, adapter_pieces, pieces
+from llmrl.policy.tensors import Piece, adapter_pieces, named, pieces
 from llmrl.policy.ulysses import Ulysses
 from llmrl.policy.zero import Meeting, Zero, join_group
 from llmrl.prompts.seeds import derive_seed
@@ -41,8 +41,10 @@ from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
 from llmrl.weights.device import DeviceStore
 from llmrl.weights.folder import FolderStore
 from llmrl.weights.group import Group
+from llmrl.weights.layout import Layout
 from llmrl.weights.memory import machine
 from llmrl.weights.outbox import Outbox
+from llmrl.weights.proof import stored_tensors
 from llmrl.weights.seat import Seat
 from llmrl.weights.store import MemoryStore, Store
 
@@ -90,7 +92,11 @@ class PolicyWorker:
         self._algorithm = Algorithm.of(stage)
         sharers = stage.policy.sequence_parallel
         self._ulysses = Ulysses(sharers) if sharers > 1 else None
-        scorer = Scorer(load_model(Path(str(stage.model.path)), stage.model), self._ulysses)
+        path = Path(str(stage.model.path))
+        model = load_model(path, stage.model)
+        self._layout = Layout(model, named(model))
+        self._left_out = stored_tensors(path).keys() - self._layout.names
+        scorer = Scorer(model, self._ulysses)
         self._vocabulary, work = scorer.vocabulary, scorer.work
         self._zero = Zero(scorer, stage, device=self._device)
         self._cut = Cut(
@@ -161,7 +167,8 @@ class PolicyWorker:
         (logp,) = self.score(Columns.of([probe]), 1.0)
         tokens = np.concatenate([probe.group.prompt.tokens, probe.group.rollouts[0].tokens])
         proof = Probe(tokens=tokens, logp=np.concatenate([np.zeros(1, np.float32), logp]))
-        tensors = gathered(self._zero, self._sent(), bucket_mib=self._stage.weights.bucket_mib)
+        buckets = gathered(self._zero, self._sent(), bucket_mib=self._stage.weights.bucket_mib)
+        tensors = map(self._layout.sent, buckets)
         if self._rank:
             deque(tensors, maxlen=0)
             return None
@@ -188,7 +195,7 @@ class PolicyWorker:
             deltas: send all weights once, then what changed.
             seat: in the group that weights are broadcast in, at the address that ``open_meeting`` gave.
         """
-        self._outbox = Outbox(self._store(seat), deltas=deltas)
+        self._outbox = Outbox(self._store(seat), deltas=deltas, left_out=frozenset(self._left_out))
 
     def _store(self, seat: Seat | None) -> Store:
         if seat is not None:

@@ -258,7 +258,8 @@ def _config(scorer: Scorer, stage: Stage, *, bucket: int, clips_itself: bool) ->
     if policy.offload != "none":
         zero["offload_optimizer"] = offload
     if policy.offload != "none" and policy.zero_stage == 3:
-        zero["offload_param"] = offload
+        # On a disk DeepSpeed has five buffers of a fixed size, which no real layer fits.
+        zero["offload_param"] = {"device": "cpu"}
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

@@ -301,7 +301,7 @@ class Policy(Table):
     """Ranks that share the tokens of each forward pass, for sequences longer than one GPU can train on; never
     changes a gradient. It divides ``ranks`` and the model's attention heads."""
     offload: Literal["none", "cpu", "nvme"] = "none"
-    """Where optimizer states live (ZeRO 1-3), and parameters too (ZeRO 3)."""
+    """Where optimizer states live (ZeRO 1-3); with ZeRO 3 parameters are in the host's memory then."""
     nvme_folder: Path | None = None
     """Folder on an NVMe disk; needed with ``offload = "nvme"``."""
 

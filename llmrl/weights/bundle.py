@@ -87,6 +87,8 @@ class WeightBundle:
     changed: float = 1.0
     """Share of all elements whose bits differ from those of a base version."""
     specs: tuple[TensorSpec, ...]
+    left_out: frozenset[str] = frozenset()
+    """Tensors of the model folder that transformers does not load, such as a copy of a tied head."""
     place: Path
     """A file that can be mapped, or a folder of such files."""
     machine: str | None

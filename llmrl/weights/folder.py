@@ -91,6 +91,7 @@ def read_folder(place: Path) -> WeightBundle:
         kept=told["kept"],
         changed=told["changed"],
         specs=SPECS.validate_python(told["specs"]),
+        left_out=frozenset(told["left_out"]),
         place=place,
         machine=None,
         probe=Probe(tokens=np.array(probe["tokens"], np.int32), logp=np.array(probe["logp"], np.float32)),
@@ -105,6 +106,7 @@ def _told(bundle: WeightBundle) -> dict[str, Any]:
         "changed": bundle.changed,
         "probe": {"tokens": bundle.probe.tokens.tolist(), "logp": bundle.probe.logp.tolist()},
         "specs": [asdict(spec) for spec in bundle.specs],
+        "left_out": sorted(bundle.left_out),
     }
 
 

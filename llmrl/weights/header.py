@@ -10,6 +10,8 @@ from typing import Any
 from llmrl.errors import ModelError
 from llmrl.weights.bundle import TensorSpec
 
+INDEX = "model.safetensors.index.json"
+
 LENGTH = struct.Struct("<Q")
 """How a file begins: with the bytes of its header."""
 
@@ -24,11 +26,22 @@ def read_headers(folder: Path) -> dict[str, TensorSpec]:
         ModelError: there is no such file, or one of them is cut short or has no readable header.
     """
     found: dict[str, TensorSpec] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in _files(folder):
         found |= read_header(path)
     if not found:
         raise ModelError(f"{folder}: no *.safetensors file; save the model with save_pretrained.")
     return found
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those that transformers reads: others may have the same weights under other names."""
+    one, index = folder / "model.safetensors", folder / INDEX
+    if one.exists():
+        return [one]
+    if index.exists():
+        shards: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        return sorted({folder / name for name in shards.values()})
+    return sorted(folder.glob("*.safetensors"))
 
 
 def read_header(path: Path) -> dict[str, TensorSpec]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,21 +94,25 @@ class Inbox:
                 words(self._bytes(spec.name), elements=elements)[index] = words(data, elements=index.size)
 
     def _merge(self, arrays: Arrays) -> None:
-        if not self._originals:
-            self._read_originals()
         factors: dict[str, dict[str, torch.Tensor]] = {}
         for spec, data in arrays:
             factors.setdefault(spec.name, {})[spec.part] = tensor_of(spec, data)
+        if not self._originals:
+            self._read_originals(adapted=factors)
         for name, of in factors.items():
             whole = merged(self._originals[name], down=of["down"], up=of["up"], scale=float(of["scale"]))
             self._bytes(name)[:] = parcel(name, "whole", whole).host
 
-    def _read_originals(self) -> None:
-        """The model folder's tensors, in memory that only adapted ones differ from."""
+    def _read_originals(self, *, adapted: Container[str]) -> None:
+        """The model folder's tensors, in memory that only adapted ones differ from.
+
+        The others stay as they are: a model may keep some in float32, whatever it computes in.
+        """
         found = read_headers(self._folder)
         for name, spec in found.items():
             data = mapped(self._folder / spec.file)[spec.start : spec.stop]
-            self._originals[name] = tensor_of(spec, data).to(self._dtype)
+            tensor = tensor_of(spec, data)
+            self._originals[name] = tensor.to(self._dtype) if name in adapted else tensor
         parcels = [parcel(name, "whole", tensor) for name, tensor in self._originals.items()]
         self._lay_out([one.at(0) for one in parcels])
         for one in parcels:

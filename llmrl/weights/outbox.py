@@ -17,8 +17,9 @@ Tensors = Sequence[tuple[str, Part, Tensor]]
 class Outbox:
     """Sends versions in order; with ``deltas`` each but the first says only what has changed."""
 
-    def __init__(self, store: Store, *, deltas: bool) -> None:
-        self._store = store
+    def __init__(self, store: Store, *, deltas: bool, left_out: frozenset[str] = frozenset()) -> None:
+        """Into ``store``; ``left_out`` are the model folder's tensors that the policy does not have."""
+        self._store, self._left_out = store, left_out
         self._held = Held() if deltas else None
 
     def send(
@@ -44,6 +45,7 @@ class Outbox:
             kept=held is not None,
             changed=held.changed / held.elements if held else 1.0,
             specs=written.specs,
+            left_out=self._left_out,
             place=written.place,
             machine=written.machine,
             way=written.way,

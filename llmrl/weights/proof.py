@@ -40,7 +40,7 @@ def check_names(bundle: WeightBundle, stored: Stored) -> None:
         WeightSyncError: a tensor is missing, unknown or of another shape.
     """
     sent = {spec.name: spec for spec in bundle.specs}
-    missing = sorted(stored.keys() - sent.keys())
+    missing = sorted(stored.keys() - sent.keys() - bundle.left_out)
     if missing and bundle.base is None:
         raise WeightSyncError(
             f"weights {bundle.version}: {len(missing)} tensors are missing, first {missing[0]}."

@@ -14,6 +14,7 @@ from vllm.distributed.weight_transfer import WeightTransferEngine, WeightTransfe
 from vllm.distributed.weight_transfer.base import WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader import reload
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+from vllm.platforms import current_platform
 from vllm.utils.nccl import unpinned_nccl_env
 
 from llmrl.weights.backend import BACKEND, heard
@@ -69,6 +70,7 @@ class Transfer(WeightTransferEngine[Init, Update]):
             info = get_layerwise_info(layer)
             info.loaded_weights.clear()
             info.load_numel = 0
+            _pack_experts_again(layer)
 
     def receive_weights(self, update_info: Update) -> None:
         """Load the tensors as they come."""
@@ -82,6 +84,13 @@ class Transfer(WeightTransferEngine[Init, Update]):
 
     def shutdown(self) -> None:
         """What is held between updates goes with the process."""
+
+
+def _pack_experts_again(layer: torch.nn.Module) -> None:
+    """On CPU vLLM packs the matrices of experts only when it builds their kernel: have it built anew."""
+    method = getattr(layer, "quant_method", None)
+    if getattr(method, "moe_kernel", None) is not None and current_platform.is_cpu():
+        cast("Any", method).moe_kernel = None
 
 
 def _repack_tied_head(model: torch.nn.Module) -> None:

@@ -8,7 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from llmrl.policy.model import prepare_model
 from llmrl.recipe.load import load_recipe
+from llmrl.recipe.schema import Model
 from llmrl.report.journal import read_journal
 from llmrl.run.start import train_recipe
 
@@ -87,3 +89,45 @@ def test_three_steps_move_the_weights_and_engines_follow(tmp_path: Path, tiny_mo
     assert ("model.norm.weight" in moved) == (name != "adapters")
     assert "model.layers.1.mlp.up_proj.weight" in moved
     assert "library_name: transformers" in (stage / "model" / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def experts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A mixture of experts, whose matrices are one tensor in memory and many in the folder and in vLLM."""
+    config = {
+        "model_type": "qwen3_moe",
+        "hidden_size": 128,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 64,
+        "initializer_range": 0.2,
+    }
+    model = Model(config=config, characters="0123456789+=,#", context_tokens=32)
+    return prepare_model(model, folder=tmp_path_factory.mktemp("model") / "experts", seed=0)
+
+
+EXPERTS = {
+    "experts": ["policy.zero_stage=3", "policy.ranks=2", "weights.delta=true"],
+    "experts-adapters": ['model.lora.targets=["q_proj", "v_proj"]'],
+    "experts-torch": ["engines.kind=torch", "weights.transport=broadcast"],
+}
+
+
+@pytest.mark.parametrize("name", EXPERTS)
+def test_a_mixture_of_experts_moves_and_engines_follow(tmp_path: Path, experts: Path, name: str) -> None:
+    path = tmp_path / f"{name}.toml"
+    path.write_text(RECIPE.format(folder=tmp_path / "runs", model=experts))
+
+    # Every sync along the way is proven by the probe, the first step by the parity gate.
+    train_recipe(load_recipe(path, EXPERTS[name]))
+
+    folders = experts, tmp_path / "runs" / name / "0-train" / "model"
+    before, after = (load_file(folder / "model.safetensors") for folder in folders)
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert before.keys() == after.keys()
+    assert "model.layers.1.self_attn.q_proj.weight" in moved
+    assert any(".mlp.experts." in key for key in moved) == (name != "experts-adapters")

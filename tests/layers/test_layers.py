@@ -54,6 +54,7 @@ policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zer
            |                                               | huggingface_hub:folder
            | prompts.seeds recipe.heads:folder             | triton:kernels,fused
 weights    |                                               | torch:adapter,inbox,parcel,receive,outbox
+           |                                               | torch:layout transformers:layout
            |                                               | torch:broadcast,device,group,packed,receiver
            |                                               | vllm:receive safetensors:folder
 cluster    | recipe.schema                                 | ray

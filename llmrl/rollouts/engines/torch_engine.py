@@ -28,6 +28,7 @@ from llmrl.rollouts.engines.engine import Completion, Request, Sampler
 from llmrl.rollouts.engines.opponent import geometric_mixture, move_average
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.layout import Layout
 from llmrl.weights.proof import check_names, stored_tensors
 from llmrl.weights.receiver import Receiver
 from llmrl.weights.seat import Seat
@@ -57,6 +58,7 @@ class TorchEngine:
         # An average in bfloat16 would not move: its steps are smaller than the distance of two numbers.
         second = torch.float32 if self._opponent.kind == "average" else dtype
         self._second: Any = None if self._opponent.kind == "none" else self._loaded(second)
+        self._layout = Layout(self._model, self._model.state_dict())
         self._receiver = Receiver(Path(str(stage.model.path)), dtype=stage.model.dtype, device=self._device)
         self._version = 0
         self._asleep: list[torch.Size] = []
@@ -235,8 +237,9 @@ class TorchEngine:
 
     @torch.inference_mode()
     def _take(self, tensors: Sequence[tuple[str, Tensor]], *, versions: int) -> None:
-        weights = self._model.state_dict()
-        averages: dict[str, Tensor] = self._second.state_dict() if self._opponent.kind == "average" else {}
+        weights = self._layout.stored(self._model.state_dict())
+        average = self._opponent.kind == "average"
+        averages = self._layout.stored(self._second.state_dict()) if average else {}
         for name, tensor in tensors:
             weights[name].copy_(tensor)
             if averages:

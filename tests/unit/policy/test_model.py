@@ -17,7 +17,7 @@ from llmrl.errors import ModelError
 from llmrl.policy.folder import check_heads
 from llmrl.policy.model import load_model, prepare_model, save_model
 from llmrl.policy.scorer import Scorer
-from llmrl.policy.tensors import pieces
+from llmrl.policy.tensors import adapter_pieces, pieces
 from llmrl.recipe.schema import Lora, Model
 from llmrl.weights.proof import stored_tensors
 
@@ -223,6 +223,38 @@ def test_a_merged_weight_is_base_plus_scaled_product(good):
     assert {n: tuple(t.shape) for n, t in on_disk(model).items()} == stored_tensors(good)
 
 
+def built_with_experts(folder: Path) -> Path:
+    config = {key: value for key, value in CONFIG.items() if key != "head_dim"}
+    experts = {"model_type": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}
+    model = Model(config={**config, **experts, "moe_intermediate_size": 16}, characters=CHARACTERS)
+    return prepare_model(model, folder=folder, seed=0)
+
+
+def test_experts_get_no_adapters_and_what_is_trained_is_what_travels(tmp_path):
+    path = built_with_experts(tmp_path / "model")
+
+    with pytest.raises(
+        ModelError, match=r"model\.lora\.targets: PEFT would adapt model\.layers\.0\.mlp.*q_proj"
+    ):
+        load(path, lora=Lora(rank=4))
+
+    model = load(path, lora=Lora(rank=4, targets=("q_proj", "v_proj")))
+    trained = [p for p in model.parameters() if p.requires_grad]
+    travel = [source for piece in adapter_pieces(model) for source in piece.sources]
+    assert {id(p) for p in trained} == {id(p) for p in travel}
+
+
+def test_a_mixture_of_experts_is_saved_as_it_was(tmp_path):
+    path = built_with_experts(tmp_path / "model")
+    model = load(path)
+
+    save_model(model, on_disk(model), tokenizer_folder=path, folder=tmp_path / "saved")
+
+    before, after = (load_file(folder / "model.safetensors") for folder in (path, tmp_path / "saved"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 @pytest.mark.parametrize(
     ("targets", "said"),
     [
@@ -319,6 +351,7 @@ DAMAGE = {
         edit_config(auto_map={"AutoModelForCausalLM": "evil.Model"}),
         "brings Python code of its own, which is not run",
     ),
+    "images": (edit_config(text_config={"hidden_size": 8}), "reads more than text; use a text-only model"),
     "quantized": (edit_config(quantization_config={"quant_method": "gptq"}), "is quantized"),
     "unknown kind": (edit_config(model_type="qwen99"), "has model_type 'qwen99', which this transformers"),
     "no causal model": (edit_config(model_type="bert_japanese"), "does not know as a causal language model"),

@@ -161,6 +161,12 @@ def test_layers_that_the_proof_is_too_short_for_are_refused_by_kind(make_model):
         Scorer(model)
 
 
+def test_a_router_that_draws_at_random_is_refused(make_model):
+    with pytest.raises(ModelError, match="its router draws experts at random while it trains"):
+        Scorer(make_model("phimoe", num_local_experts=4, router_jitter_noise=0.01))
+    assert Scorer(make_model("phimoe", num_local_experts=4, router_jitter_noise=0.0)).vocabulary == 23
+
+
 def test_a_head_that_is_not_linear_is_refused(make_model):
     model = make_model("llama")
     model.set_output_embeddings(nn.Sequential(nn.Linear(32, 23)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,26 @@ def test_the_names_of_a_model_folder_come_from_its_headers(tmp_path: Path, outbo
 
     assert stored_tensors(tmp_path) == {"a.weight": (2, 3), "b.weight": (2,), "c.scale": ()}
     check_names(send(outbox, TENSORS), stored_tensors(tmp_path))
+
+
+def test_files_that_transformers_does_not_read_are_no_part_of_a_model_folder(tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "model.safetensors")
+    save_file({"layers.0.wq.weight": torch.ones(2)}, tmp_path / "consolidated.safetensors")
+    assert set(stored_tensors(tmp_path)) == set(TENSORS)
+
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(TENSORS, "model-00001-of-00001.safetensors")}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert set(stored_tensors(tmp_path)) == set(TENSORS)
+
+
+def test_what_the_policy_does_not_have_is_not_missed_and_all_else_is() -> None:
+    stored = {name: tuple(tensor.shape) for name, tensor in TENSORS.items()} | {"tied": (2, 3)}
+    outbox = Outbox(MemoryStore(), deltas=False, left_out=frozenset({"tied"}))
+
+    check_names(send(outbox, TENSORS), stored)
+    with pytest.raises(WeightSyncError, match=r"1 tensors are missing, first b\.weight"):
+        check_names(send(outbox, {name: TENSORS[name] for name in ("a.weight", "c.scale")}), stored)
 
 
 def test_a_folder_without_safetensors_is_refused(tmp_path: Path) -> None:
