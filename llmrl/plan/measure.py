@@ -280,7 +280,7 @@ async def _train_times(
     flop_s, update_s = fitted(np.array(rows), np.array(seconds))
     known = training_of(job.workload, place, job.machines, job.rates)
     beside = (known.update.value + known.talk.value) / job.workload.updates - job.rates.update_s
-    return 1 / (place.ranks * float(flop_s)), max(0.0, float(update_s) - beside)
+    return 1 / (place.ranks * max(1e-18, float(flop_s))), max(0.0, float(update_s) - beside)
 
 
 async def _slowed(room: Laboratory, groups: Sequence[RolloutGroup]) -> float:

@@ -14,7 +14,7 @@ from llmrl.run.start import train_recipe
 QUICKSTART = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "digits.toml"
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_quickstart_goes_from_under_a_half_to_over_nineteen_twentieths(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -238,8 +238,12 @@ async def test_a_process_that_is_killed_while_idle_is_replaced(hostile: Scorer, 
     await hostile.judge([sample("# 5")])
     (child,) = noted(pids)
 
+    (process,) = hostile._processes
+
     os.kill(child, signal.SIGKILL)
-    await asyncio.sleep(0.3)
+    async with asyncio.timeout(20):
+        while process.alive:
+            await asyncio.sleep(0.01)
 
     (after,) = await hostile.judge([sample("# 5")])
     assert (after.reward, hostile.restarts, hostile.errors) == (2.5, 1, 0)

@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrl.sandbox.plain import LONGEST, decode, encode
@@ -50,6 +50,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(VALUES)
 def test_what_is_sent_arrives_equal_and_of_the_same_type(value: object) -> None:
     arrived = sent(value)
