@@ -139,9 +139,9 @@ def test_a_program_is_killed_with_its_children_at_the_deadline(
     began = time.monotonic()
 
     with pytest.raises(
-        DeadlineError, match=r"did not end within deadline_s = 0\.5; its last words: 'waiting for it'\."
+        DeadlineError, match=r"did not end within deadline_s = 2; its last words: 'waiting for it'\."
     ):
-        run(shell(programs, script, deadline_s=0.5))
+        run(shell(programs, script, deadline_s=2))
 
     assert time.monotonic() - began < WITHIN_S
     assert gone(int((tmp_path / "child").read_text()))
@@ -185,7 +185,7 @@ def test_a_program_of_many_rows_is_started_once_and_again_when_it_has_ended(prog
     with pytest.raises(EngineError, match="says: bad"):
         run(program, "bad")
     third = run(program, "leave")
-    time.sleep(0.3)
+    assert gone(int(first or 0))
     other = run(program)
 
     assert first is not None
@@ -208,7 +208,7 @@ def test_a_program_that_says_more_than_one_outcome_of_a_row_gets_no_other_row(
 
     for _ in range(3):
         assert run(program) == 0  # each time the first row of a new process
-        time.sleep(0.4)
+        time.sleep(1.0)
 
 
 def test_rows_at_the_same_time_have_a_process_each(programs: list[Program]) -> None:

@@ -43,10 +43,10 @@ class Rank:
 
 
 class SlowDisk(Checkpoints):
-    """Takes 0.3 s to write, read and hash what a large model is made of."""
+    """Takes a second to write, read and hash what a large model is made of."""
 
     def commit(self, path: Path, state: RunState) -> Path:
-        time.sleep(0.3)
+        time.sleep(1.0)
         return super().commit(path, state)
 
 
@@ -160,7 +160,8 @@ async def test_a_checkpoint_that_cannot_be_sealed_ends_the_run_at_the_next_step(
 ) -> None:
     await save(trainer, 1)
     (tmp_path / "checkpoints" / ".tmp-step-000001" / "rng-0.npz").unlink()
-    await asyncio.sleep(0.6)
+    assert trainer.committing is not None
+    await asyncio.wait([trainer.committing])
 
     with pytest.raises(CheckpointError, match="the files of rank 0 of 1 are not here"):
         await trainer.step([], step=1, posts=True)

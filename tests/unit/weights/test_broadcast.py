@@ -154,7 +154,7 @@ def groups(threads: ThreadPoolExecutor, size: int, deadline_s: float = 60) -> tu
 def test_whoever_waits_for_a_member_that_does_not_come_gives_up_together_with_all_others(
     threads: ThreadPoolExecutor,
 ) -> None:
-    (first, second, _), _ = groups(threads, 3, deadline_s=0.5)
+    (first, second, _), _ = groups(threads, 3, deadline_s=2.0)
 
     waiting = [threads.submit(member.meet) for member in (first, second)]
 
