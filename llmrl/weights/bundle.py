@@ -30,9 +30,12 @@ Words = NDArray[np.unsignedinteger]
 """The bits of a tensor's elements, flat."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TensorSpec:
-    """Where one array lies in the bundle's bytes."""
+    """Where one array lies in the bundle's bytes.
+
+    Without slots, with which pickle takes three times as long: every engine reads one for every tensor.
+    """
 
     name: str
     """Of the tensor in the Hugging Face state dict."""

@@ -1,4 +1,4 @@
-"""Packed attention is each sequence's own, forward and backward, in float32 and bfloat16."""
+"""Packed attention is each sequence's own, forward and backward, in both dtypes, and keeps no scores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from llmrl.policy import attention
 from tests.gpu.finding import NAMES, ROUNDING, Row, Sizes, grad_of, in_float32, off
+
+LONG = 4096
+"""Tokens of a sequence whose scores would be seen in the memory."""
 
 
 def attention_rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
@@ -31,6 +34,21 @@ def attention_rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
                 f"packed attention ({way}), {NAMES[dtype]}, head {width}, and its gradients: worst difference"
             )
             yield Row(what=what, got=worst, limit=ROUNDING[dtype])
+    if device.type == "cuda":
+        yield from _memory_rows(device)
+
+
+def _memory_rows(device: torch.device) -> Iterator[Row]:
+    """What autograd keeps of one long sequence; all pairs' scores would be dozens of times as much."""
+    for dtype in (torch.float32, torch.bfloat16):
+        q, k, v = _attention_inputs((LONG,), 64, dtype, device)
+        before = torch.cuda.memory_allocated(device)
+        out = _packed(q, k, v, (LONG,))
+        kept = (torch.cuda.memory_allocated(device) - before) / out.nbytes
+        what = (
+            f"packed attention, {NAMES[dtype]}, {LONG} tokens: kept until the backward pass, over its output"
+        )
+        yield Row(what=what, got=kept, limit=8)
 
 
 def _attention_inputs(
