@@ -31,6 +31,10 @@ class Pairing(Protocol):
         """
         ...
 
+    def paired(self, own: int, opponents: int, /) -> int:
+        """Most responses that are trained on of a group of so many, by the policy and by the opponent."""
+        return own + opponents
+
 
 pairing: Registry[Pairing] = Registry("pairing", base=Pairing)
 
@@ -44,6 +48,10 @@ class NoPairs(Pairing):
 
     def __call__(self, _group: RolloutGroup, _judgements: Sequence[Judgement]) -> None:
         return None
+
+    def paired(self, own: int, _opponents: int) -> int:
+        """All that the policy wrote."""
+        return own
 
 
 @pairing("extremes")
@@ -59,6 +67,10 @@ class Extremes(Pairing):
             return ()
         best, worst = max(judged, key=lambda one: one[0]), min(judged, key=lambda one: one[0])
         return ((best[1], worst[1]),) if best[0] > worst[0] else ()
+
+    def paired(self, own: int, opponents: int) -> int:
+        """One pair."""
+        return min(2, own + opponents)
 
 
 @pairing("in_order")
@@ -77,6 +89,10 @@ class InOrder(Pairing):
             if (first := rewards[a]) is not None and (second := rewards[b]) is not None
         )
 
+    def paired(self, own: int, opponents: int) -> int:
+        """All, but for the last one of an odd number."""
+        return (own + opponents) // 2 * 2
+
 
 @pairing("opponent")
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,3 +108,7 @@ class AgainstOpponent(Pairing):
             for (a, first), (b, second) in zip(own, cycle(theirs), strict=False)
             if first != second
         )
+
+    def paired(self, own: int, opponents: int) -> int:
+        """All of the policy's, with as many of the opponent's as they need."""
+        return own + min(own, opponents) if opponents else 0

@@ -115,13 +115,17 @@ class Architecture:
         return head_shares(self.heads, self.kv_heads)
 
     @property
-    def parameters(self) -> int:
-        """All of them; a tied head counts once."""
+    def layer(self) -> int:
+        """All parameters of one layer."""
         router = self.hidden * self.experts if self.experts > 1 else 0
         small = self.norms * self.hidden + 2 * self.head_size * self.qk_norm
         small += self.head_size * (self.heads + 2 * self.kv_heads) * self.qkv_bias
-        layer = self.attention + self.experts * self.expert + router + small
-        return self.layers * layer + self.hidden + self.head * (1 if self.tied else 2)
+        return self.attention + self.experts * self.expert + router + small
+
+    @property
+    def parameters(self) -> int:
+        """All of them; a tied head counts once."""
+        return self.layers * self.layer + self.hidden + self.head * (1 if self.tied else 2)
 
     @property
     def matrices(self) -> int:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from llmrl.plan.figure import Figure
 from llmrl.plan.hardware import Machines
-from llmrl.plan.memory import Needs, engine_needs, kv_cache, rank_needs, slots
+from llmrl.plan.memory import Needs, engine_needs, kv_cache, one_response, rank_needs, slots
 from llmrl.plan.pace import Pace, pace_of
 from llmrl.plan.placement import Placement
 from llmrl.plan.rates import Rates
@@ -40,6 +40,8 @@ class Estimate:
     """Of an engine, if there is any, and of a rank."""
     cache: Figure | None
     """KV cache of one device of an engine."""
+    response: Figure | None
+    """The part of it that a response of full length takes."""
     slots: Figure | None
     """Responses at once."""
     generation: Generation | None
@@ -57,20 +59,26 @@ class Estimate:
     @property
     def fits(self) -> bool:
         """Whether every process has the devices and the memory that it needs."""
-        return self.placed and all(needs.fits for needs in self.needs)
+        return self.placed and self.holds_a_response and all(needs.fits for needs in self.needs)
+
+    @property
+    def holds_a_response(self) -> bool:
+        """Whether the KV cache is large enough for one of full length."""
+        return not (self.cache and self.response) or self.cache.value >= self.response.value
 
 
 def estimate(job: Job, placement: Placement) -> Estimate:
     """Every formula of the plan, for one placement."""
     workload, machines, rates = job.workload, job.machines, job.rates
     needs = [rank_needs(workload, placement, machines)]
-    generation = cache = held = None
-    if workload.generated:
+    generation = cache = held = response = None
+    if placement.engines:
         engine = engine_needs(workload, placement, machines, context=job.context)
-        cache = kv_cache(engine, placement, machines)
+        cache, response = kv_cache(engine, machines), one_response(workload, placement, job.context)
         held = slots(cache, workload, placement)
-        generation = generation_of(workload, placement, machines, rates, slots=held.value)
         needs.insert(0, engine)
+        if workload.generated:
+            generation = generation_of(workload, placement, machines, rates, slots=held.value)
     training = training_of(workload, placement, machines, rates)
     sync = sync_of(workload, placement, machines, rates)
     swap = swap_of(workload, placement, rates)
@@ -79,6 +87,7 @@ def estimate(job: Job, placement: Placement) -> Estimate:
         placed=machines.hold(placement.widths()),
         needs=tuple(needs),
         cache=cache,
+        response=response,
         slots=held,
         generation=generation,
         training=training,

@@ -30,12 +30,12 @@ from llmrl.plan.hardware import Device
 from llmrl.plan.placement import Placement, placement_of
 from llmrl.plan.plan import Assumptions, make_job
 from llmrl.plan.rollout import generation_of
-from llmrl.plan.sync import sync_of
+from llmrl.plan.sync import swap_of, sync_of
 from llmrl.plan.training import training_of
 from llmrl.policy.folder import find_folder
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.seeds import derive_seed
-from llmrl.recipe.schema import Recipe, Stage
+from llmrl.recipe.schema import Optimizer, Recipe, Role, Stage
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.crew import Crew, hired
@@ -95,6 +95,7 @@ class Laboratory:
 
     async def sync(self) -> float:
         """New weights, until every engine has proven that it serves them."""
+        await self.crew.turns.policy()
         self.version += 1
         began = self.clock()
         await self.crew.publish(self.crew.post(self.version))
@@ -127,7 +128,9 @@ async def laboratory(
     path = folder / "model" if build else find_folder(first)
     bundle = Algorithm.of(stage).bundle
     model = stage.model.model_copy(update={"path": str(path), "config": None})
-    placed = stage.model_copy(update={"model": model, "opponent": bundle.opponent})
+    # Made-up prompts are answered by nobody, and nobody judges the responses.
+    alone = {"environment": None, "roles": dict[str, Role]()}
+    placed = stage.model_copy(update={"model": model, "opponent": bundle.opponent, **alone})
     vocabulary = read_architecture(first).vocabulary
     async with hired(
         placed, seed=recipe.run.seed, plugins=recipe.plugins, engines=True, build=build, logs=folder
@@ -187,11 +190,14 @@ def calibrate(recipe: Recipe, assumptions: Assumptions, *, clock: Clock = time.m
 async def calibration(room: Laboratory, job: Job) -> Calibration:
     """The rates that explain what was measured, in a few sizes of each part."""
     place = placement_of(room.stage)
-    decode, groups = await _decode_times(room)
+    await room.sync()  # on shared devices engines sleep until weights come
+    decode, groups = await _decode_times(room, prompts_once=job.machines.device.is_gpu)
     train_rate, update_s = await _train_times(room, job, place, groups)
-    together = await _slowed(room, groups)
-    await room.sync()
+    together = 1.0 if place.shared else await _slowed(room, groups)
     sync_s = median([await room.sync() for _ in range(2 * ROUNDS)])
+    known = sync_of(job.workload, place, job.machines, job.rates).value
+    # On shared devices the ranks leave meanwhile, half of what the plan counts for that.
+    known += swap_of(job.workload, place, job.rates).value / 2
     return Calibration(
         device=job.machines.device.name,
         dtype=job.workload.dtype,
@@ -200,14 +206,14 @@ async def calibration(room: Laboratory, job: Job) -> Calibration:
         score=train_rate,
         update_s=update_s,
         together=together,
-        sync_s=max(
-            0.0, sync_s - sync_of(job.workload, place, job.machines, job.rates).value + job.rates.sync_s
-        ),
+        sync_s=max(0.0, sync_s - known + job.rates.sync_s),
         **_decode_rates(job, place, decode),
     )
 
 
-async def _decode_times(room: Laboratory) -> tuple[NDArray[np.float64], list[RolloutGroup]]:
+async def _decode_times(
+    room: Laboratory, *, prompts_once: bool
+) -> tuple[NDArray[np.float64], list[RolloutGroup]]:
     """[4] seconds of a step, of a sequence in it, a token of context, one of a prompt; and responses."""
     table, stage = room.stage.rollouts, room.stage
     prompt = max(1, stage.prompts.max_tokens // 2)
@@ -220,18 +226,24 @@ async def _decode_times(room: Laboratory) -> tuple[NDArray[np.float64], list[Rol
     for _ in range(ROUNDS):
         for count, tokens in sizes:
             spent, groups = await room.generate(room.draws(max(1, count), prompt), max_tokens=max(1, tokens))
-            rows.append(demands(groups))
+            rows.append(demands(groups, prompts_once=prompts_once))
             seconds.append(spent)
             kept = groups if len(groups) >= len(kept) and tokens == length else kept
     return fitted(np.array(rows), np.array(seconds)), kept
 
 
-def demands(groups: Sequence[RolloutGroup]) -> list[float]:
-    """[4] decode steps, sequences and tokens of context over all of them, and tokens of prompts."""
+def demands(groups: Sequence[RolloutGroup], *, prompts_once: bool) -> list[float]:
+    """[4] decode steps, sequences and tokens of context over all of them, and tokens of prompts.
+
+    Args:
+        groups: all that was generated at once.
+        prompts_once: each is read once for its group, as ``generation_of`` counts on a GPU.
+    """
     prompts = np.array([group.prompt.tokens.size for group in groups for _ in group.rollouts], np.float64)
     lengths = np.array([one.tokens.size for group in groups for one in group.rollouts], np.float64)
     context = (prompts * lengths + lengths**2 / 2).sum()
-    return [float(lengths.max()), float(lengths.sum()), float(context), float(prompts.sum())]
+    read = sum(group.prompt.tokens.size for group in groups) if prompts_once else prompts.sum()
+    return [float(lengths.max()), float(lengths.sum()), float(context), float(read)]
 
 
 def fitted(demanded: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -275,12 +287,17 @@ async def _train_times(
     for _ in range(ROUNDS):
         for part in (groups, groups[: max(1, len(groups) // 4)]):
             spent = await room.train(part)
-            rows.append([step_flops(job, part), job.workload.updates])
+            rows.append([step_flops(job, part), updates_of(room.stage.optimizer, groups=len(part))])
             seconds.append(spent)
     flop_s, update_s = fitted(np.array(rows), np.array(seconds))
     known = training_of(job.workload, place, job.machines, job.rates)
     beside = (known.update.value + known.talk.value) / job.workload.updates - job.rates.update_s
     return 1 / (place.ranks * max(1e-18, float(flop_s))), max(0.0, float(update_s) - beside)
+
+
+def updates_of(optimizer: Optimizer, *, groups: int) -> int:
+    """Of a step on so few groups: a minibatch has at least one."""
+    return optimizer.epochs * min(optimizer.minibatches, groups)
 
 
 async def _slowed(room: Laboratory, groups: Sequence[RolloutGroup]) -> float:

@@ -57,49 +57,71 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
     shape, w, ranks = workload.architecture, workload.width, placement.ranks
     p, trained = shape.parameters, workload.adapters or shape.parameters
     split = {stage: ranks if placement.zero_stage >= stage else 1 for stage in (1, 2, 3)}
+    gpu, left = machines.device.is_gpu, _left(placement, gpu=machines.device.is_gpu)
     # ZeRO keeps a float32 copy of the weights even where they are float32 themselves.
     states = 8 if placement.zero_stage == 0 and w == 4 else 12
-    away, all_away = placement.offload != "none", placement.offload != "none" and placement.zero_stage == 3
     parts = {
         "weights": _bytes(
-            "w P / W" if split[3] > 1 else "w P", 0 if all_away else w * p / split[3], w=w, P=p
+            "w P / W" if split[3] > 1 else "w P", w * p / split[3] if "weights" in left else 0, w=w, P=p
         ),
         "optimizer": _bytes(
-            "on the host" if away else "k P / W" if split[1] > 1 else "k P",
-            0 if away else states * trained / split[1],
+            "k P / W" if split[1] > 1 else "k P",
+            states * trained / split[1] if "optimizer" in left else 0,
             k=states,
             P=trained,
             W=ranks,
         ),
-        "gathered": _bytes(
-            "max(weights.bucket_mib, w V d) of ZeRO 3 while weights are sent",
-            max(placement.bucket_mib * 2**20, w * shape.head) if split[3] > 1 else 0,
-            w=w,
-            V=shape.vocabulary,
-            d=shape.hidden,
-        ),
-        "copies for engines": _copies(workload, placement, gpu=machines.device.is_gpu),
+        "gathered": _gathered(workload, placement, gpu=gpu),
+        "copies for engines": _copies(workload, placement, gpu=gpu),
         "reference": _bytes("w P, not sharded", w * p if workload.scores_reference else 0, w=w, P=p),
         "sleeping engine": _bytes(
             "CUDA context + graphs, which stay",
-            RESIDUE + GRAPHS if placement.shared and workload.generated and machines.device.is_gpu else 0,
+            RESIDUE + GRAPHS if placement.shared and placement.engines and gpu else 0,
         ),
     }
     moments = (
-        _backward(workload, placement, trained / split[2], gpu=machines.device.is_gpu),
-        _updating(workload, placement, trained / split[1]),
+        _backward(workload, placement, trained / split[2], gpu=gpu),
+        _updating(workload, placement, trained / split[1], gpu=gpu),
     )
     parts |= max(moments, key=lambda moment: sum(part.value for part in moment.values()))
     kept = {name: part for name, part in parts.items() if part.value}
     return Needs(role="rank", parts=kept, limit=_limit(placement, machines))
 
 
+def _left(placement: Placement, *, gpu: bool) -> frozenset[str]:
+    """What ``policy.offload`` leaves in the device's memory, which without a GPU is the host's: a disk takes
+    the optimizer states from there, and nothing else takes anything."""
+    everything = frozenset({"weights", "gradients", "optimizer"})
+    if placement.offload == "none" or (placement.offload == "cpu" and not gpu):
+        return everything
+    return frozenset() if gpu and placement.zero_stage == 3 else everything - {"optimizer"}
+
+
+def _gathered(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
+    """What ZeRO 3 makes whole: weights to be sent, or a layer and its gradients, which it takes as one.
+
+    Not with adapters, whose layers it takes matrix by matrix.
+    """
+    shape, w = workload.architecture, workload.width
+    if placement.zero_stage < 3 or (placement.ranks == 1 and "weights" in _left(placement, gpu=gpu)):
+        return _bytes("nothing is sharded", 0)
+    return _bytes(
+        "max(weights.bucket_mib, w V d, 2 w layer) of ZeRO 3",
+        max(placement.bucket_mib * 2**20, w * shape.head, 0 if workload.adapters else 2 * w * shape.layer),
+        w=w,
+        V=shape.vocabulary,
+        d=shape.hidden,
+        layer=shape.layer,
+    )
+
+
 def _backward(workload: Workload, placement: Placement, held: float, *, gpu: bool) -> dict[str, Figure]:
     """What a rank that holds so many gradients has beside its states in the backward pass."""
     w, trained = workload.width, workload.adapters or workload.architecture.parameters
     g = 4 if placement.zero_stage >= 2 else w
+    here = held if "gradients" in _left(placement, gpu=gpu) else 0
     return {
-        "gradients": _bytes("g P / W" if held < trained else "g P", g * held, g=g, P=trained),
+        "gradients": _bytes("g P / W" if held < trained else "g P", g * here, g=g, P=trained),
         "activations": _activations(workload, placement),
         "head": _head(workload, placement, gpu=gpu),
         "buckets": _bytes(
@@ -110,7 +132,7 @@ def _backward(workload: Workload, placement: Placement, held: float, *, gpu: boo
     }
 
 
-def _updating(workload: Workload, placement: Placement, owned: float) -> dict[str, Figure]:
+def _updating(workload: Workload, placement: Placement, owned: float, *, gpu: bool) -> dict[str, Figure]:
     """The same while it updates so many parameters: ZeRO flattens gradients, then copies them to float32.
 
     ZeRO 3, and 2 in bfloat16, have them flat and in float32 already; without ZeRO they are copied only.
@@ -118,7 +140,7 @@ def _updating(workload: Workload, placement: Placement, owned: float) -> dict[st
     w, trained = workload.width, workload.adapters or workload.architecture.parameters
     flattens = placement.zero_stage == 1 or (placement.zero_stage == 2 and w == 4)
     copies = w < 4 and placement.zero_stage < 2
-    if not (flattens or copies) or placement.offload != "none":
+    if not (flattens or copies) or "optimizer" not in _left(placement, gpu=gpu):
         return {}
     return {
         "gradients": _bytes("w P / W", w * owned, w=w, P=trained),
@@ -128,12 +150,16 @@ def _updating(workload: Workload, placement: Placement, owned: float) -> dict[st
 
 
 def _activations(workload: Workload, placement: Placement) -> Figure:
-    """What autograd keeps of every token: both norms in float32 and normalized, projections, MLP."""
+    """What autograd keeps of every token: both norms in float32 and normalized, projections, MLP.
+
+    Each of its experts has a copy of the token for its own, and an answer that the router weighs.
+    """
     shape, w, t = workload.architecture, workload.width, placement.tokens_per_pass
     q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     mlp = shape.inner * shape.experts_per_token
     layer = w * (4 * shape.hidden + 2 * q + 2 * kv + 4 * mlp) + 8 * shape.hidden
     layer += (4 + w) * (q + kv) * shape.qk_norm
+    layer += 2 * w * shape.experts_per_token * shape.hidden * (shape.experts > 1)
     if placement.recomputes:
         kept = shape.layers * w * shape.hidden + layer
         return _bytes(
@@ -145,7 +171,7 @@ def _activations(workload: Workload, placement: Placement) -> Figure:
 def _copies(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     """The weights that rank 0 keeps packed on its device; adapters pass through the host unless broadcast."""
     w, p = workload.width, workload.adapters or workload.architecture.parameters
-    kept = workload.generated and (placement.broadcast or (gpu and not workload.adapters))
+    kept = placement.engines and (placement.broadcast or (gpu and not workload.adapters))
     count = placement.copies if kept else 0
     return _bytes("copies w P of rank 0", count * w * p, copies=count, w=w, P=p)
 
@@ -169,7 +195,11 @@ def _head(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
 
 
 def engine_needs(workload: Workload, placement: Placement, machines: Machines, *, context: int) -> Needs:
-    """One GPU of an engine, with room for one response of full length; the rest becomes KV cache."""
+    """One GPU of an engine, with its KV cache or room for one response of full length.
+
+    On a GPU the cache is what is left of vLLM's share, unless the recipe says how large it is: vLLM then
+    looks at no share.
+    """
     shape, w, tp = workload.architecture, workload.width, placement.tensor_parallel
     gpu = machines.device.is_gpu
     batched = max(BATCHED_TOKENS[gpu], 0 if gpu else context)
@@ -188,29 +218,49 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
         "opponent": _bytes(
             "w P, not shared", w * shape.parameters if workload.opposed else 0, w=w, P=shape.parameters
         ),
-        "one response": _bytes(
-            "context kv / tp",
-            context * shape.kv_bytes_on(tp, w),
-            context=context,
-            kv=shape.kv_bytes(w),
-            tp=tp,
-        ),
     }
-    parts = {name: part for name, part in parts.items() if part.value}
-    limit = _limit(placement, machines)
-    if gpu:
-        left = 2 * RESIDUE + _copies(workload, placement, gpu=gpu).value if placement.shared else 0
-        limit = min(placement.gpu_share * limit, limit - left)
+    reserved = _reserved(placement, gpu=gpu)
+    cache = (
+        {"KV cache": reserved} if reserved else {"one response": one_response(workload, placement, context)}
+    )
+    parts = {name: part for name, part in (parts | cache).items() if part.value}
+    whole = _limit(placement, machines)
+    limit = whole - beside_engine(workload, placement, context).value
+    if gpu and placement.shared:
+        limit -= 2 * RESIDUE + _copies(workload, placement, gpu=gpu).value
+    if gpu and not reserved:
+        limit = min(placement.gpu_share * whole, limit)
     return Needs(role="engine", parts=parts, limit=limit)
 
 
-def kv_cache(needs: Needs, placement: Placement, machines: Machines) -> Figure:
-    """Bytes of KV cache on one GPU of an engine: what the recipe says, or what is left."""
-    spare = needs.limit - needs.total + needs.parts["one response"].value
+def one_response(workload: Workload, placement: Placement, context: int) -> Figure:
+    """KV cache of a response of full length, on one GPU of an engine."""
+    shape, w, tp = workload.architecture, workload.width, placement.tensor_parallel
+    return _bytes(
+        "context kv / tp", context * shape.kv_bytes_on(tp, w), context=context, kv=shape.kv_bytes(w), tp=tp
+    )
+
+
+def beside_engine(workload: Workload, placement: Placement, context: int) -> Figure:
+    """KV caches of an opponent's responses under way, which transformers keeps outside of vLLM's share."""
+    groups = (placement.lag + 1) / max(1, placement.engines)
+    at_once = min(placement.max_sequences, workload.opponents * groups) if workload.opposed else 0
+    kv = workload.architecture.kv_bytes(workload.width)
+    return _bytes("opponents at once x context kv", at_once * context * kv, opponents=at_once, kv=kv)
+
+
+def _reserved(placement: Placement, *, gpu: bool) -> Figure | None:
+    """The KV cache that an engine has on each GPU whatever is left there; None if it takes what is left."""
     if placement.kv_cache_mib is not None:
         return _bytes("engines.kv_cache_mib", placement.kv_cache_mib * 2**20)
-    if not machines.device.is_gpu:
-        return _bytes("the default on CPU", CPU_KV_CACHE)
+    return None if gpu else _bytes("the default on CPU", CPU_KV_CACHE)
+
+
+def kv_cache(needs: Needs, machines: Machines) -> Figure:
+    """Bytes of KV cache on one GPU of an engine: what is reserved, or what is left."""
+    if reserved := needs.parts.get("KV cache"):
+        return reserved
+    spare = needs.limit - needs.total + needs.parts["one response"].value
     return _bytes("share M - weights - workspace", max(0.0, spare), M=machines.device.memory_gb * 1e9)
 
 

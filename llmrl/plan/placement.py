@@ -27,6 +27,8 @@ class Placement:
     gpu_share: float
     """Of a GPU's memory that an engine may use."""
     kv_cache_mib: int | None
+    one_gpu_each: bool = False
+    """Whether no engine of this kind can be shared by several GPUs."""
     sequence_parallel: int = 1
     """Ranks that share the tokens of a micro-batch."""
     bucket_mib: int = 256
@@ -34,8 +36,8 @@ class Placement:
     """Devices of each model that judges or talks; a plan leaves them as they are."""
     shared: bool = False
     """Engines and ranks on the same devices, in turn."""
-    broadcast: bool = False
-    """Weights go from device to device."""
+    transport: str = "auto"
+    """The way of the weights; ``broadcast`` is from device to device."""
 
     @property
     def roles(self) -> int:
@@ -53,6 +55,11 @@ class Placement:
         engines = [self.tensor_parallel] * self.engines
         alone = max(0, self.ranks - sum(engines)) if self.shared else self.ranks
         return [*engines, *self.role_widths, *[1] * alone]
+
+    @property
+    def broadcast(self) -> bool:
+        """Whether weights go from device to device."""
+        return self.transport == "broadcast"
 
     @property
     def processes(self) -> int:
@@ -80,13 +87,15 @@ class Placement:
             "engines.max_lag": self.lag,
             "policy.ranks": self.ranks,
             "policy.zero_stage": self.zero_stage,
+            "weights.transport": self.transport,
         }
 
 
 def placement_of(stage: Stage) -> Placement:
     """What a recipe's stage says; its plugins must have been imported."""
-    engines, policy = stage.engines, stage.policy
-    generates = Algorithm.of(stage).online or bool(stage.evaluation.sources)
+    engines, policy, algorithm = stage.engines, stage.policy, Algorithm.of(stage)
+    generates = algorithm.online or bool(stage.evaluation.sources)
+    opposed = algorithm.bundle.opponent.kind != "none"
     asked = asked_roles(stage).values()
     return Placement(
         engines=engines.count if generates else 0,
@@ -101,8 +110,9 @@ def placement_of(stage: Stage) -> Placement:
         offload=policy.offload,
         gpu_share=engines.gpu_memory_utilization,
         kv_cache_mib=engines.kv_cache_mib,
+        one_gpu_each=engines.kind == "torch" or opposed,
         bucket_mib=stage.weights.bucket_mib,
         shared=stage.cluster.placement == "shared",
-        broadcast=stage.weights.transport == "broadcast",
+        transport=stage.weights.transport,
         role_widths=tuple(role.tensor_parallel for role in asked for _ in range(role.count)),
     )

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmrl.errors import PlacementError
+from llmrl.errors import PlacementError, RecipeError
 from llmrl.objectives.algorithm import responses_together
 from llmrl.plan.architecture import Architecture, read_architecture
 from llmrl.plan.calibration import calibrated
@@ -14,12 +14,15 @@ from llmrl.plan.estimate import Estimate, Job, estimate
 from llmrl.plan.figure import Figure, amount
 from llmrl.plan.hardware import CPU, Machines, find_machines, read_efficiency
 from llmrl.plan.lengths import Lengths, assumed, read_lengths
-from llmrl.plan.memory import Needs
+from llmrl.plan.memory import Needs, beside_engine
 from llmrl.plan.placement import Placement, placement_of
 from llmrl.plan.rates import estimated
 from llmrl.plan.split import best_shared, best_split, smallest_change
 from llmrl.plan.workload import workload_of
 from llmrl.recipe.schema import Recipe, Stage
+
+UNSHARED = frozenset({"reference", "opponent"})
+"""What every rank and every engine has for itself, however many there are."""
 
 CV = 0.6
 """Spread of lengths that is assumed where nobody says another."""
@@ -124,7 +127,7 @@ def make_plan(recipe: Recipe, assumptions: Assumptions) -> list[Plan]:
 def make_job(stage: Stage, architecture: Architecture, assumptions: Assumptions) -> Job:
     """What a stage has to do and on what, at the rates of the data sheet."""
     machines = _machines(stage, assumptions)
-    prompt = assumptions.mean_prompt or stage.prompts.max_tokens / 2
+    prompt = _prompt_tokens(stage, assumptions)
     return Job(
         workload=workload_of(stage, architecture, _lengths(stage, assumptions), prompt_tokens=prompt),
         machines=machines,
@@ -153,21 +156,28 @@ def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
     short = next((needs for needs in made.needs if not needs.fits), None)
     if short is None:
         return
-    change = smallest_change(job, place)
-    cure = (
-        f"{change[0]} would fit" if change else "no change of these keys would fit; use more or larger GPUs"
-    )
     where = f"one {job.machines.device.name}" if job.machines.device.is_gpu else "this machine"
     raise PlacementError(
         f"{_role(short)} needs {amount(short.total, 'bytes')} and may use {amount(short.limit, 'bytes')} of "
-        f"{where} ({_parts(short)}); {cure}."
+        f"{where} ({_parts(short)}); {_cure(job, place, short)}."
     )
+
+
+def _cure(job: Job, place: Placement, short: Needs) -> str:
+    if change := smallest_change(job, place):
+        return f"{change[0]} would fit"
+    if not job.machines.device.is_gpu:
+        return "no change of these keys would fit; use fewer processes, or a machine with more memory"
+    whole = [name for name in UNSHARED & short.parts.keys() if short.parts[name].value > short.limit]
+    if whole:
+        return f"{_role(short)} holds the whole {whole[0]}, so that more GPUs would not help; use larger ones"
+    return "no change of these keys would fit; use more or larger GPUs"
 
 
 def _refuse_uneven_heads(job: Job, place: Placement) -> None:
     shape = job.workload.architecture
     keys = {"policy.sequence_parallel": place.sequence_parallel}
-    if job.workload.generated:
+    if place.engines:
         keys["engines.tensor_parallel"] = place.tensor_parallel
     for key, count in keys.items():
         if count not in shape.shares:
@@ -198,12 +208,11 @@ def _fewer(place: Placement) -> str:
 
 
 def _refuse_small_cache(job: Job, made: Estimate) -> None:
-    needs = made.needs[0].parts.get("one response")
-    if needs is None or made.cache is None or made.cache.value >= needs.value or not made.needs[0].fits:
+    if made.holds_a_response or made.cache is None or made.response is None or not made.needs[0].fits:
         return
     raise PlacementError(
         f"engines.kv_cache_mib: {made.cache.value / 2**20:,.0f} MiB hold less than one response of "
-        f"model.context_tokens = {job.context:,}; use at least {needs.value / 2**20:,.0f}."
+        f"model.context_tokens = {job.context:,}; use at least {made.response.value / 2**20:,.0f}."
     )
 
 
@@ -222,7 +231,7 @@ def _plan(stage: Stage, architecture: Architecture, assumptions: Assumptions) ->
         stage=stage.name,
         steps=stage.optimizer.steps,
         job=job,
-        assumed=_said(job, assumptions),
+        assumed=(*_said(job, assumptions), *_room_for_opponents(job, place)),
         recipe=own,
         synchronous=estimate(job, replace(place, lag=0)) if generates and not place.shared else None,
         best=best_split(job, place) if searches else None,
@@ -249,13 +258,35 @@ def _lengths(stage: Stage, assumptions: Assumptions) -> Lengths:
     return assumed(mean, cv=assumptions.cv, cap=cap, said=said)
 
 
+def _prompt_tokens(stage: Stage, assumptions: Assumptions) -> float:
+    mean, most = assumptions.mean_prompt, stage.prompts.max_tokens
+    if mean is None:
+        return most / 2
+    if not 1 <= mean <= most:
+        raise RecipeError(
+            f"--mean-prompt: expected tokens between 1 and prompts.max_tokens = {most}, got {mean:g}."
+        )
+    return mean
+
+
 def _said(job: Job, assumptions: Assumptions) -> tuple[str, ...]:
-    half = "" if assumptions.mean_prompt else ", half of prompts.max_tokens (--mean-prompt)"
+    half = "" if assumptions.mean_prompt is not None else ", half of prompts.max_tokens (--mean-prompt)"
     return (
         f"{job.machines}: {job.rates.said}.",
         f"Responses: {job.workload.lengths.said}.",
         f"Prompts of {job.workload.prompt_tokens:,.0f} tokens{half}.",
     )
+
+
+def _room_for_opponents(job: Job, place: Placement) -> Iterator[str]:
+    """What vLLM must leave free on a GPU, and cannot know of."""
+    beside = beside_engine(job.workload, place, job.context)
+    room = 1 - beside.value / (job.machines.device.memory_gb * 1e9) if job.machines.device.is_gpu else 1.0
+    if beside.value and place.kv_cache_mib is None and room < place.gpu_share:
+        yield (
+            f"Caches of the opponent take up to {beside} of an engine's GPU beside vLLM's share: "
+            f"engines.gpu_memory_utilization is taken for {room:.2f}, and the recipe should say so."
+        )
 
 
 def _role(needs: Needs) -> str:

@@ -142,7 +142,7 @@ def _memory_table(plan: Plan, *, explain: bool) -> Table:
         total = Figure(value=needs.total, unit="bytes", formula="the sum", inputs={})
         _row(table, [needs.role, f"in all, of {amount(needs.limit, 'bytes')}"], total, explain=explain)
     for name, figure in (("KV cache", plan.recipe.cache), ("at once", plan.recipe.slots)):
-        if figure is not None:
+        if figure is not None and name not in plan.recipe.needs[0].parts:
             _row(table, ["engine", name], figure, explain=explain)
     return table
 

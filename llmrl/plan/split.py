@@ -13,6 +13,9 @@ from llmrl.plan.placement import Placement
 MANY = 48
 """Numbers of engines that are tried for each width; on a large cluster these are not all."""
 
+LOWEST = {"none": 0, "cpu": 1, "nvme": 3}
+"""Stage of ZeRO that each ``policy.offload`` needs."""
+
 Way = tuple[dict[str, Any], str]
 """Fields of a placement to change, and how a recipe says it."""
 
@@ -32,11 +35,12 @@ def best_shared(job: Job, start: Placement) -> Estimate | None:
     """The fastest synchronous placement whose engines and ranks take turns on all devices."""
     devices = job.machines.devices - start.roles
     ranks = devices - devices % start.sequence_parallel
-    everywhere = replace(start, ranks=ranks, shared=True, broadcast=False, lag=0)
+    transport = "memory" if start.broadcast else start.transport
+    everywhere = replace(start, ranks=ranks, shared=True, transport=transport, lag=0)
     tried = (
-        _lowest_stage(job, replace(everywhere, tensor_parallel=width, engines=devices // width))
-        for width in _widths(job)
-        if devices % width == 0
+        _lowest_stage(job, replace(everywhere, tensor_parallel=width, engines=ranks // width))
+        for width in _widths(job, start)
+        if ranks % width == 0
     )
     return min((one for one in tried if one), key=lambda one: one.step_s, default=None)
 
@@ -60,7 +64,7 @@ def smallest_change(job: Job, start: Placement) -> tuple[str, Estimate] | None:
 
 def _splits(job: Job, start: Placement) -> Iterator[Placement]:
     devices = job.machines.devices - start.roles
-    for width in _widths(job):
+    for width in _widths(job, start):
         most = (devices - 1) // width
         for engines in sorted({max(1, round(most * (i + 1) / MANY)) for i in range(MANY)} if most else set()):
             ranks = devices - engines * width
@@ -69,17 +73,16 @@ def _splits(job: Job, start: Placement) -> Iterator[Placement]:
             yield replace(start, engines=engines, tensor_parallel=width, ranks=ranks, shared=False)
 
 
-def _widths(job: Job) -> list[int]:
+def _widths(job: Job, start: Placement) -> list[int]:
     """GPUs of one engine: powers of two that can share the heads, within a node."""
-    if not job.machines.device.is_gpu:
+    if start.one_gpu_each or not job.machines.device.is_gpu:
         return [1]
     shares, most = job.workload.architecture.shares, job.machines.per_node
     return [width for width in shares if width <= most and width.bit_count() == 1]
 
 
 def _lowest_stage(job: Job, placement: Placement) -> Estimate | None:
-    lowest = {"none": min(1, placement.zero_stage), "cpu": 1, "nvme": 3}[placement.offload]
-    for stage in range(lowest, 4):
+    for stage in range(max(LOWEST[placement.offload], min(1, placement.zero_stage)), 4):
         made = estimate(job, replace(placement, zero_stage=stage))
         if made.fits:
             return made
@@ -88,8 +91,10 @@ def _lowest_stage(job: Job, placement: Placement) -> Estimate | None:
 
 def _ways(job: Job, start: Placement) -> dict[str, list[Way]]:
     """For each key that saves memory, the values to try: the mildest key first, and the mildest value."""
-    stages = range(start.zero_stage + 1, 4 if start.ranks > 1 else start.zero_stage + 1)
-    wider = (width for width in _widths(job) if width > start.tensor_parallel)
+    # Mostly a higher stage takes less, but from 2 on gradients are in float32.
+    stages = [*range(start.zero_stage + 1, 4), *range(start.zero_stage - 1, LOWEST[start.offload] - 1, -1)]
+    wider = (width for width in _widths(job, start) if _widens(start, width))
+    explicit, gpu = start.kv_cache_mib is not None, job.machines.device.is_gpu
     ways: dict[str, list[Way]] = {
         "zero": [({"zero_stage": stage}, f"policy.zero_stage = {stage}") for stage in stages],
         "recompute": [({"recomputes": True}, "model.gradient_checkpointing = true")],
@@ -97,8 +102,9 @@ def _ways(job: Job, start: Placement) -> dict[str, list[Way]]:
             ({"tokens_per_microbatch": job.together}, f"policy.tokens_per_microbatch = {job.together}"),
         ],
         "share": [({"gpu_share": 0.95}, "engines.gpu_memory_utilization = 0.95")],
+        "cache": [({"kv_cache_mib": None}, "the default of engines.kv_cache_mib")] if explicit else [],
         "width": [_widened(start, width) for width in wider],
-        "offload": [({"offload": "cpu"}, 'policy.offload = "cpu"')],
+        "offload": [({"offload": "cpu"}, 'policy.offload = "cpu"')] if gpu else [],
         "sequences": [
             ({"sequence_parallel": ranks}, f"policy.sequence_parallel = {ranks}")
             for ranks in _sharers(job, start)
@@ -113,6 +119,11 @@ def _sharers(job: Job, start: Placement) -> Iterator[int]:
     for ranks in job.workload.architecture.shares:
         if start.sequence_parallel < ranks <= most and start.ranks % ranks == 0:
             yield ranks
+
+
+def _widens(start: Placement, width: int) -> bool:
+    """Whether engines of so many GPUs come out even where they share them with the ranks."""
+    return width > start.tensor_parallel and not (start.shared and start.ranks % width)
 
 
 def _widened(start: Placement, width: int) -> Way:

@@ -12,42 +12,53 @@ from llmrl.plan.workload import Workload
 def sync_of(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Figure:
     """From the end of an update until the engines generate with its weights; 0 where nothing is generated.
 
-    All weights, or the adapters if only these are trained, go from one rank to every engine through the
-    memory of the hosts: device to host, for other nodes the object store and the network, host to device.
-    A broadcast goes over the links between the devices.
+    All weights, or the adapters if only these are trained, are made whole where ZeRO 3 has sharded them, and
+    go from one rank to every engine.
     """
     if not workload.generated:
         return Figure(value=0.0, unit="s", formula="nothing is generated", inputs={})
-    size = workload.width * (workload.adapters or workload.architecture.parameters)
+    size, tensors = workload.width * _sent(workload), workload.architecture.tensors
+    whole, way = _made_whole(workload, placement, machines, rates), _way(size, placement, machines, rates)
+    return Figure(
+        value=rates.sync_s + whole.value + way.value + tensors * rates.tensor_s,
+        unit="s",
+        formula=f"fixed{whole.formula} + {way.formula} + tensors each",
+        inputs={"fixed": rates.sync_s, "S": size, **whole.inputs, **way.inputs}
+        | {"tensors": tensors, "each": rates.tensor_s},
+    )
+
+
+def _sent(workload: Workload) -> int:
+    return workload.adapters or workload.architecture.parameters
+
+
+def _made_whole(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Figure:
+    """What is sent, and before it all weights once more, for the logprobs that prove it."""
+    ranks = placement.ranks
+    if placement.zero_stage < 3 or ranks == 1:
+        return Figure(value=0.0, unit="s", formula="", inputs={})
+    speed = rates.link if ranks <= machines.per_node else rates.network
+    everything = workload.width * workload.architecture.parameters
+    return Figure(
+        value=(workload.width * _sent(workload) + everything) * (ranks - 1) / ranks / speed,
+        unit="s",
+        formula=" + (S + w P) (W - 1) / W / speed",
+        inputs={"w P": everything, "W": ranks, "speed": speed},
+    )
+
+
+def _way(size: float, placement: Placement, machines: Machines, rates: Rates) -> Figure:
+    """Through the memory of the hosts: device to host, for other nodes the object store and the network, host
+    to device. A broadcast goes over the links between the devices."""
     across = placement.devices > machines.per_node and machines.nodes > 1
     if placement.broadcast and machines.device.is_gpu:
-        rate = rates.network if across else rates.link
-        return Figure(
-            value=rates.sync_s + size / rate + workload.architecture.tensors * rates.tensor_s,
-            unit="s",
-            formula=f"fixed + S / {'network' if across else 'link'} + tensors each",
-            inputs={
-                "fixed": rates.sync_s,
-                "S": size,
-                "network" if across else "link": rate,
-                "tensors": workload.architecture.tensors,
-                "each": rates.tensor_s,
-            },
-        )
-    hops = 2 / rates.host + across * (2 / rates.copy + 1 / rates.network)
+        name, rate = ("network", rates.network) if across else ("link", rates.link)
+        return Figure(value=size / rate, unit="s", formula=f"S / {name}", inputs={name: rate})
     return Figure(
-        value=rates.sync_s + size * hops + workload.architecture.tensors * rates.tensor_s,
+        value=size * (2 / rates.host + across * (2 / rates.copy + 1 / rates.network)),
         unit="s",
-        formula=f"fixed + S (2 / host{' + 2 / copy + 1 / network' if across else ''}) + tensors each",
-        inputs={
-            "fixed": rates.sync_s,
-            "S": size,
-            "host": rates.host,
-            "copy": rates.copy,
-            "network": rates.network,
-            "tensors": workload.architecture.tensors,
-            "each": rates.tensor_s,
-        },
+        formula=f"S (2 / host{' + 2 / copy + 1 / network' if across else ''})",
+        inputs={"host": rates.host, "copy": rates.copy, "network": rates.network},
     )
 
 

@@ -69,9 +69,17 @@ def trained_parameters(workload: Workload) -> int:
 
 def microbatches(workload: Workload, placement: Placement) -> int:
     """A, forward passes of one rank in one update."""
-    sharing = placement.ranks / placement.sequence_parallel
-    each = workload.tokens * workload.epochs / (sharing * workload.updates)
+    return _microbatches(workload.tokens * workload.epochs / workload.updates, placement)
+
+
+def _microbatches(tokens: float, placement: Placement) -> int:
+    each = tokens * placement.sequence_parallel / placement.ranks
     return max(1, math.ceil(each / placement.tokens_per_microbatch))
+
+
+def _scorings(workload: Workload, placement: Placement) -> float:
+    """Forward passes of one rank in a step without a backward pass; those of the reference gather nothing."""
+    return (workload.scores_old + workload.scans) * _microbatches(workload.tokens, placement)
 
 
 def _scored(workload: Workload, ranks: int, flops: float, *, wanted: bool) -> Figure:
@@ -113,20 +121,20 @@ def _talk(workload: Workload, placement: Placement, machines: Machines, rates: R
     ranks, passes = placement.ranks, microbatches(workload, placement)
     speed = rates.link if ranks <= machines.per_node else rates.network
     trained = workload.width * trained_parameters(workload)
-    # ZeRO 3 gathers every weight for each forward and each backward pass, frozen ones too.
-    gathers = {0: 1, 1: 1, 2: 1, 3: 2 * passes}[placement.zero_stage]
-    gathered = workload.width * workload.architecture.parameters if placement.zero_stage == 3 else trained
-    reductions = passes if placement.zero_stage >= 2 else 1
+    # ZeRO 3 gathers every weight for each forward and each backward pass, frozen ones too, and to score.
+    everything = placement.zero_stage == 3
+    gathers = workload.updates * (2 * passes if everything else 1)
+    gathers += _scorings(workload, placement) if everything else 0
+    gathered = workload.width * workload.architecture.parameters if everything else trained
+    reductions = workload.updates * (passes if placement.zero_stage >= 2 else 1)
     exchanged = _exchanged(workload, placement)
     near = rates.link if placement.sequence_parallel <= machines.per_node else rates.network
     return Figure(
-        value=workload.updates * (gathers * gathered + reductions * trained) * (ranks - 1) / ranks / speed
-        + exchanged / near,
+        value=(gathers * gathered + reductions * trained) * (ranks - 1) / ranks / speed + exchanged / near,
         unit="s",
-        formula="updates (gathers w P + reductions w trained) (W - 1) / W / speed"
+        formula="(gathers w P + reductions w trained) (W - 1) / W / speed"
         + (" + exchanged / near" if exchanged else ""),
         inputs={
-            "updates": workload.updates,
             "gathers": gathers,
             "reductions": reductions,
             "A": passes,

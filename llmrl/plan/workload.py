@@ -31,6 +31,8 @@ class Workload:
     """L, the longest response of a step."""
     generated: int
     """Responses that the engines give, an opponent's included; 0 where the dataset has them."""
+    trained: float = 1.0
+    """Rows to train on for each of the N responses: pairs leave some out, or take an opponent's in."""
     epochs: int = 1
     updates: int = 1
     """Optimizer updates of a step."""
@@ -51,15 +53,25 @@ class Workload:
         return WIDTHS[self.dtype]
 
     @property
+    def opponents(self) -> int:
+        """Responses of an opponent in a step."""
+        return max(0, self.generated - self.samples)
+
+    @property
+    def rows(self) -> float:
+        """That a step trains on, each a response with its prompt."""
+        return self.samples * self.trained
+
+    @property
     def tokens(self) -> float:
         """T, that the policy reads in one pass over the step, prompts included."""
-        return self.samples * (self.prompt_tokens + self.lengths.mean)
+        return self.rows * (self.prompt_tokens + self.lengths.mean)
 
     @property
     def squares(self) -> float:
         """Sum of squared lengths over the step, prompts included."""
         p, lengths = self.prompt_tokens, self.lengths
-        return self.samples * (p * p + 2 * p * lengths.mean + lengths.square)
+        return self.rows * (p * p + 2 * p * lengths.mean + lengths.square)
 
     @property
     def forward_flops(self) -> float:
@@ -88,7 +100,8 @@ def workload_of(
     """
     algorithm, optimizer = Algorithm.of(stage), stage.optimizer
     numbers, opponent = stage_arithmetic(stage), algorithm.bundle.opponent
-    opponents = 0 if opponent.kind == "none" else stage.prompts.per_step * opponent.per_prompt
+    against = 0 if opponent.kind == "none" else opponent.per_prompt
+    own = stage.rollouts.per_prompt
     updates = optimizer.minibatches * optimizer.epochs
     # The first update of a step looks at the scores of `old`, every other one at scores of its own.
     scans = (updates - 1) / optimizer.minibatches if algorithm.objective.scope == "step" else 0.0
@@ -100,7 +113,8 @@ def workload_of(
         prompt_tokens=prompt_tokens,
         lengths=lengths,
         longest=lengths.longest_of(numbers.responses_per_step),
-        generated=numbers.responses_per_step + opponents if numbers.generates else 0,
+        generated=stage.prompts.per_step * (own + against) if numbers.generates else 0,
+        trained=algorithm.pairing.paired(own, against) / own if numbers.generates else 1.0,
         epochs=optimizer.epochs,
         updates=updates,
         scores_old=algorithm.needs_old(updates),

@@ -162,7 +162,8 @@ class Engines(Table):
     max_sequences: Positive = 256
     """Responses that one engine generates at once."""
     kv_cache_mib: Positive | None = None
-    """KV cache of one engine in MiB; by default 256 on CPU, and on a GPU what vLLM finds free."""
+    """KV cache in MiB, on each GPU of an engine and whatever ``gpu_memory_utilization`` says; by default 256
+    on CPU, and on a GPU what vLLM finds free of its share."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Share of a GPU that vLLM may use."""
     eager: bool | None = None

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from llmrl.errors import DataError
+from llmrl.errors import DataError, shown
 from llmrl.report.binding import Binding, binding
 from llmrl.report.curves import POINTS, Curves, curves, shares
 from llmrl.report.excerpts import Excerpts, excerpts
@@ -84,11 +84,21 @@ def read_story(run_folder: Path) -> Story:
     return Story(
         name=run_folder.resolve().name,
         stages=stages,
-        metrics={name: metric(name) for stage in stages for name in stage.curves.metrics},
+        metrics={name: _meaning(run_folder, name) for stage in stages for name in stage.curves.metrics},
         excerpts=excerpts(folders),
         settings=settings(recipe) if recipe else {},
         arithmetic=arithmetic,
     )
+
+
+def _meaning(run_folder: Path, name: str) -> MetricInfo:
+    try:
+        return metric(name)
+    except KeyError:
+        raise DataError(
+            f"{run_folder}: {FILE} has a metric {shown(name)}, which this version of llmrl does not know; "
+            "use the version that wrote it."
+        ) from None
 
 
 def _stage(folder: Path, journal: Entries, points: int) -> StageStory:

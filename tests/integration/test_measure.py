@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from llmrl.plan.measure import calibrate
 from llmrl.plan.plan import Assumptions, make_plan
 from llmrl.recipe.load import load_recipe
@@ -49,8 +51,26 @@ tokens_per_microbatch = 128
 """
 
 
-def test_a_machine_is_measured_by_the_recipes_own_engine_and_policy(tmp_path: Path) -> None:
-    (tmp_path / "tiny.toml").write_text(RECIPE)
+IN_TURN = """
+[cluster]
+placement = "shared"
+"""
+LISTENED = """
+[environment]
+name = "running_sum"
+
+[roles.judge]
+path = "stage:earlier"
+kind = "generate"
+"""
+
+
+@pytest.mark.parametrize(
+    "more", ["", IN_TURN, LISTENED], ids=["apart", "in turn", "without environment and roles"]
+)
+def test_a_machine_is_measured_by_the_recipes_own_engine_and_policy(more: str, tmp_path: Path) -> None:
+    lag = "max_lag = 0" if "shared" in more else ""
+    (tmp_path / "tiny.toml").write_text(RECIPE.replace("[engines]", f"[engines]\n{lag}") + more)
     recipe = load_recipe(tmp_path / "tiny.toml").recipe
     file = tmp_path / "calibration.json"
 
@@ -62,5 +82,5 @@ def test_a_machine_is_measured_by_the_recipes_own_engine_and_policy(tmp_path: Pa
     assert found.train > 0
     assert found.sync_s > 0
     assert found.step_s + found.sequence_s > 0
-    assert plan.assumed[0].startswith("2 x cpu: measured, ")
+    assert plan.assumed[0].startswith(f"{1 if lag else 2} x cpu: measured, ")
     assert 0 < plan.recipe.step_s < 60

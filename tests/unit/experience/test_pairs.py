@@ -115,6 +115,17 @@ def test_pairs_that_say_so_connect_no_more_than_two(pairs: Extremes | InOrder) -
     assert max(Counter(number for pair in made for number in pair).values()) == 1
 
 
+@pytest.mark.parametrize("pairs", [Extremes(), InOrder(), AgainstOpponent()])
+@pytest.mark.parametrize(("own", "opponents"), [(1, 1), (2, 0), (5, 1), (5, 2), (1, 3), (8, 0)])
+def test_pairs_hold_as_many_responses_as_they_say_where_all_rewards_differ(
+    pairs: Extremes | InOrder | AgainstOpponent, own: int, opponents: int
+) -> None:
+    size = own + opponents
+    made = pairs(group_of(size, opponents=opponents), scored(*np.random.default_rng(0).random(size)))
+
+    assert pairs.paired(own, opponents) == len({number for pair in made for number in pair})
+
+
 def test_an_opponents_only_response_connects_all_of_the_policys() -> None:
     made = AgainstOpponent()(group_of(5, opponents=1), scored(0.1, 0.2, 0.8, 0.9, 0.5))
 

@@ -11,9 +11,13 @@ import pytest
 from llmrl.errors import RecipeError
 from llmrl.plan.calibration import Calibration, calibrated, read_calibration
 from llmrl.plan.hardware import find_machines, read_efficiency
-from llmrl.plan.measure import check_device, demands, fitted
+from llmrl.plan.measure import check_device, demands, fitted, updates_of
+from llmrl.plan.placement import Placement
 from llmrl.plan.rates import estimated
+from llmrl.plan.rollout import generation_of
+from llmrl.plan.workload import Workload
 from llmrl.prompts.prompt import Prompt
+from llmrl.recipe.schema import Optimizer
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
 FOUND = Calibration(
@@ -51,10 +55,27 @@ def group_of(prompt: int, lengths: list[int]) -> RolloutGroup:
 
 
 def test_what_responses_demand_of_an_engine_counted_by_hand() -> None:
-    steps, sequences, context, prompts = demands([group_of(10, [4, 6])])
+    steps, sequences, context, prompts = demands([group_of(10, [4, 6])], prompts_once=False)
 
     assert (steps, sequences, prompts) == (6, 10, 20)
     assert context == (10 * 4 + 8) + (10 * 6 + 18)
+
+
+def test_prompts_are_counted_in_a_measurement_as_in_a_plan(work: Workload, place: Placement) -> None:
+    groups = [group_of(100, [500] * 8) for _ in range(128)]  # a step of the workload
+
+    for gpus, once in (("8xH100", True), ("cpu", False)):
+        machines = find_machines(gpus, nodes=1, default=8)
+        rates = estimated(machines.device, read_efficiency(machines.device), dtype=work.dtype)
+        prefill = generation_of(work, replace(place, engines=1), machines, rates, slots=256).prefill
+        tokens = demands(groups, prompts_once=once)[3]
+        assert prefill == pytest.approx(tokens * 2 * work.architecture.matrices / rates.prefill)
+
+
+def test_a_step_on_fewer_groups_than_minibatches_makes_fewer_updates() -> None:
+    table = Optimizer(steps=1, minibatches=4, epochs=2)
+
+    assert [updates_of(table, groups=groups) for groups in (1, 3, 4, 9)] == [2, 6, 8, 8]
 
 
 def test_costs_are_found_again_from_the_times_that_they_make() -> None:

@@ -78,12 +78,41 @@ def test_offloading_moves_states_to_the_host_and_with_zero_3_the_weights_too(
     everything = rank_needs(work, replace(place, offload="cpu", zero_stage=3), machines).parts
 
     assert "optimizer" not in states
-    assert "weights" in states
-    assert "weights" not in everything
+    assert {"weights", "gradients"} <= states.keys()
+    assert not {"weights", "gradients", "optimizer"} & everything.keys()
+
+
+def test_without_a_gpu_only_a_disk_takes_something_out_of_the_memory(
+    work: Workload, place: Placement
+) -> None:
+    cores = find_machines("cpu", nodes=1, default=8)
+    here, host, disk = (
+        rank_needs(work, replace(place, offload=offload, zero_stage=3), cores).parts
+        for offload in ("none", "cpu", "nvme")
+    )
+
+    assert host == here
+    assert disk == {name: part for name, part in here.items() if name != "optimizer"}
+
+
+@pytest.mark.parametrize(("adapters", "layers"), [(0, 2), (10_000_000, 0)])
+def test_zero_3_makes_a_layer_and_its_gradients_whole_at_once(
+    adapters: int, layers: int, work: Workload, place: Placement, machines: Machines
+) -> None:
+    sharded = replace(place, zero_stage=3, bucket_mib=1)
+    wide = replace(work.architecture, vocabulary=1000)
+
+    parts = rank_needs(replace(work, architecture=wide, adapters=adapters), sharded, machines).parts
+    alone = rank_needs(work, replace(sharded, ranks=1), machines).parts
+
+    # Of Qwen2.5 7B: four projections with three biases, an MLP, two norms.
+    layer = 2 * 3584 * 128 * (28 + 4) + 128 * (28 + 2 * 4) + 3 * 3584 * 18944 + 2 * 3584
+    assert parts["gathered"].value == max(layers * 2 * layer, 2 * 1000 * 3584)
+    assert "gathered" not in alone
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "qwen3_moe"])
 def test_activations_are_what_autograd_keeps(
     kind: str, dtype: str, work: Workload, place: Placement, machines: Machines
 ) -> None:
@@ -96,6 +125,8 @@ def test_activations_are_what_autograd_keeps(
         "head_dim": 16,
         "vocab_size": 100,
     }
+    if kind == "qwen3_moe":
+        sizes |= {"num_experts": 8, "num_experts_per_tok": 4, "moe_intermediate_size": 96}
     shape = architecture_of({"model_type": kind, **sizes}, where="here")
 
     planned = rank_needs(
@@ -150,7 +181,7 @@ def test_what_an_engine_leaves_becomes_cache_and_limits_how_many_are_generated(
     work: Workload, place: Placement, machines: Machines
 ) -> None:
     needs = engine_needs(work, place, machines, context=2000)
-    cache = kv_cache(needs, place, machines)
+    cache = kv_cache(needs, machines)
     held = slots(cache, work, replace(place, max_sequences=10_000))
 
     left = 0.9 * 80 * GB - needs.parts["weights"].value - needs.parts["workspace"].value
@@ -158,6 +189,34 @@ def test_what_an_engine_leaves_becomes_cache_and_limits_how_many_are_generated(
     # Responses of 500 tokens are 250 long on average while they are made, after a prompt of 100.
     assert held.value == pytest.approx(left / 57_344 / (100 + 250))
     assert slots(cache, work, place).value == 256
+
+
+def test_a_cache_of_a_size_of_its_own_takes_that_much_of_each_gpu_and_looks_at_no_share(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    said = replace(place, kv_cache_mib=40_000, tensor_parallel=2)
+    free, fixed = (engine_needs(work, made, machines, context=2000) for made in (place, said))
+    small = engine_needs(work, place, find_machines("cpu", nodes=1, default=8), context=2000)
+
+    assert (free.limit, fixed.limit) == (0.9 * 80 * GB, 80 * GB)
+    assert kv_cache(fixed, machines).value == fixed.parts["KV cache"].value == 40_000 * 2**20
+    assert fixed.fits
+    assert not engine_needs(work, replace(said, kv_cache_mib=72_000), machines, context=2000).fits
+    assert small.parts["KV cache"].value == 256 * 2**20
+
+
+def test_an_opponents_caches_are_beside_what_vllm_may_take(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    opposed = replace(work, opposed=True, generated=work.samples + 128)
+    few, many = (
+        engine_needs(opposed, replace(place, max_sequences=most), machines, context=4000)
+        for most in (16, 256)
+    )
+
+    # 128 opponents a step, those of two steps under way, on four engines: 64 on each.
+    assert few.limit == 0.9 * 80 * GB
+    assert many.limit == 80 * GB - 64 * 4000 * 57_344
 
 
 def test_a_key_value_head_is_never_cut_in_two(work: Workload, place: Placement, machines: Machines) -> None:

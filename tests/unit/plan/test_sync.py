@@ -24,11 +24,26 @@ def seconds(work: Workload, place: Placement, machines: Machines, *, link: float
 def test_a_broadcast_takes_the_links_between_the_gpus(work: Workload, place: Placement) -> None:
     node, nodes = (find_machines("8xH100", nodes=count, default=8) for count in (1, 2))
     size = 2 * work.architecture.parameters
-    broadcast, wide = replace(place, broadcast=True), replace(place, broadcast=True, engines=12)
+    broadcast, wide = (replace(place, transport="broadcast", engines=n) for n in (4, 12))
 
     assert seconds(work, place, node, link=300e9, network=25e9) == pytest.approx(2 * size / 50e9)
     assert seconds(work, broadcast, node, link=300e9, network=25e9) == pytest.approx(size / 300e9)
     assert seconds(work, wide, nodes, link=300e9, network=25e9) == pytest.approx(size / 25e9)
+
+
+def test_sharded_weights_are_made_whole_before_and_gathered_once_more_for_the_proof(
+    work: Workload, place: Placement
+) -> None:
+    node = find_machines("8xH100", nodes=1, default=8)
+    adapted, sharded = replace(work, adapters=10_000_000), replace(place, zero_stage=3)
+    size = 2 * work.architecture.parameters
+
+    def more(job: Workload) -> float:
+        whole, parts = (seconds(job, made, node, link=300e9, network=25e9) for made in (place, sharded))
+        return parts - whole
+
+    assert more(work) == pytest.approx(2 * size * 3 / 4 / 300e9)  # of four ranks
+    assert more(adapted) == pytest.approx((size + 2 * 10_000_000) * 3 / 4 / 300e9)
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3])
@@ -37,7 +52,7 @@ def test_rank_0_keeps_a_copy_of_every_version_that_waits_for_its_broadcast(
 ) -> None:
     node = find_machines("8xH100", nodes=1, default=8)
     split = replace(place, lag=lag)
-    broadcast = replace(split, broadcast=True)
+    broadcast = replace(split, transport="broadcast")
 
     more = rank_needs(work, broadcast, node).total - rank_needs(work, split, node).total
     assert more == pytest.approx((lag + 1) * 2 * work.architecture.parameters)

@@ -30,6 +30,23 @@ def test_zero_2_reduces_every_micro_batch_and_zero_3_gathers_twice_for_each(
     assert found == pytest.approx([2, 2, passes + 1, 3 * passes])
 
 
+def test_zero_3_gathers_for_the_passes_that_score_a_step_too(work: Workload, place: Placement) -> None:
+    sharded = replace(place, zero_stage=3)
+    weights = 2 * work.architecture.parameters * 3 / 4  # of four ranks
+    # 1,024 rows of 600 tokens, 8,192 at once on each of four ranks.
+    passes = microbatches(work, sharded)
+    assert passes == 19
+
+    plain, scored, scanned, compared = (
+        talk_s(replace(work, **more), sharded) / weights  # pyright: ignore[reportArgumentType]
+        for more in ({}, {"scores_old": True}, {"scans": 0.5}, {"scores_reference": True})
+    )
+
+    assert scored - plain == pytest.approx(passes)
+    assert scanned - plain == pytest.approx(passes / 2)
+    assert compared == plain  # the reference is whole on every rank
+
+
 def test_frozen_weights_are_gathered_too_and_never_reduced(work: Workload, place: Placement) -> None:
     adapted, sharded = replace(work, adapters=10_000_000), replace(place, zero_stage=3)
     passes = microbatches(adapted, sharded)

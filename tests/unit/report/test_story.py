@@ -60,6 +60,19 @@ def test_a_change_is_between_the_first_and_the_last_tenth(fake_run: Path) -> Non
     )
 
 
+def test_a_metric_of_another_version_is_refused_by_its_name(fake_run: Path) -> None:
+    journal = fake_run / "1-grpo" / "metrics.jsonl"
+    journal.write_text(journal.read_text().replace('"reward/mean": 0.', '"reward/median": 0.'))
+
+    with pytest.raises(DataError) as refused:
+        read_story(fake_run)
+
+    assert str(refused.value) == (
+        f"{fake_run}: metrics.jsonl has a metric 'reward/median', which this version of llmrl does not "
+        "know; use the version that wrote it."
+    )
+
+
 def test_stages_are_in_the_order_of_their_numbers(fake_run: Path) -> None:
     (fake_run / "1-grpo").rename(fake_run / "10-grpo")
     (fake_run / "0-sft").rename(fake_run / "9-sft")
