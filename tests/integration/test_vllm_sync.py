@@ -27,9 +27,9 @@ NO_PROBE = Probe(tokens=PROMPT, logp=np.zeros(PROMPT.size, np.float32))
 OUTBOX = Outbox(MemoryStore(), deltas=False)
 
 
-def bundle_of(folder: Path, version: int) -> WeightBundle:
+def bundle_of(folder: Path, version: int, *, scale: float = 1.0) -> WeightBundle:
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tensors: Tensors = [(name, "whole", tensor.detach()) for name, tensor in model.named_parameters()]
+    tensors: Tensors = [(name, "whole", scale * tensor.detach()) for name, tensor in model.named_parameters()]
     return OUTBOX.send([tensors], version=version, probe=NO_PROBE)
 
 
@@ -38,12 +38,12 @@ def request(name: str) -> Request:
 
 
 @asynccontextmanager
-async def started(model: Path) -> AsyncGenerator[VllmEngine]:
+async def started(model: Path, *, max_sequences: int = 16) -> AsyncGenerator[VllmEngine]:
     stage = Stage(
-        model=Model(path=str(model), context_tokens=256),
+        model=Model(path=str(model), context_tokens=512),
         prompts=Prompts(sources=(Source(task="digit_sum"),)),
         rollouts=Rollouts(),
-        engines=Engines(kind="vllm", max_sequences=16, kv_cache_mib=64),
+        engines=Engines(kind="vllm", max_sequences=max_sequences, kv_cache_mib=64),
         objective=Choice(name="grpo"),
         optimizer=Optimizer(steps=1),
     )
@@ -106,3 +106,26 @@ async def test_a_request_that_waits_for_a_sync_waits_also_for_the_next_one(tiny_
 
     assert seen == [("v2", "v2")]
     assert set(completion.version.tolist()) == {2}
+
+
+@pytest.mark.asyncio
+async def test_what_waits_for_a_place_reads_its_prompt_with_the_weights_it_meets(tiny_model: Path) -> None:
+    long = np.resize(PROMPT, 260)  # more than a block of the cache on CPU
+    bundle = bundle_of(tiny_model, 1, scale=1.5)
+    async with started(tiny_model, max_sequences=1) as engine:
+        seen = admitted(engine)
+        first, second = (
+            asyncio.create_task(
+                engine.generate(Request(id=name, tokens=long, max_tokens=most, temperature=1.0, seed=0))
+            )
+            for name, most in (("first", 250), ("second", 8))
+        )
+        while len(seen) < 2:
+            await asyncio.sleep(0)
+        await engine.load(bundle)
+        before, after = await first, await second
+        whole = await engine.score(np.concatenate([long, after.tokens]))
+
+    assert set(before.version.tolist()) == {0, 1}  # so the other one did wait
+    assert set(after.version.tolist()) == {1}
+    np.testing.assert_allclose(after.logp, whole[long.size :], atol=1e-4)

@@ -57,6 +57,13 @@ class WholeScheduler(Scheduler):
             self._kept.pop(request.request_id, None)
         return ended
 
+    def set_pause_state(self, pause_state: PauseState) -> None:
+        """What has waited while weights may have changed reads its prompt with the new ones."""
+        super().set_pause_state(pause_state)
+        if pause_state == PauseState.UNPAUSED:
+            for request in self.waiting:
+                _renew_salt(request)
+
     @property
     def _must_send(self) -> bool:
         return bool(self._kept) and self.pause_state == PauseState.PAUSED_ALL
@@ -81,6 +88,13 @@ class WholeScheduler(Scheduler):
 
 class WholeAsyncScheduler(WholeScheduler, AsyncScheduler):
     """The same where vLLM plans the next step while the GPU is busy with this one."""
+
+
+def _renew_salt(request: Request) -> None:
+    """Keep it away from the KV cache that it would have shared, but not from who waited with it."""
+    request.cache_salt = f"{request.cache_salt}+"
+    request.block_hashes.clear()
+    request.update_block_hashes()
 
 
 def join(outputs: Sequence[EngineCoreOutput]) -> EngineCoreOutput:
