@@ -254,6 +254,11 @@ class Opponent(Table):
     decay: Decay = 0.999
     """Of the moving ``average``: the share of it that each weight version leaves in place."""
 
+    @property
+    def responses(self) -> int:
+        """To each prompt."""
+        return 0 if self.kind == "none" else self.per_prompt
+
 
 class Optimizer(Table):
     """AdamW, its schedule, and when a stage ends."""
