@@ -102,7 +102,7 @@ class GroupCredit(Credit):
     """Added to the standard deviation."""
     lone: Literal["zero", "reward"] = "zero"
     """What a response has that nothing can be compared with: no advantage, or as in verl the reward as it is,
-    as if the mean were 0 and the group's standard deviation 1."""
+    whatever the scale: as if the mean were 0 and the standard deviation 1."""
 
     def __post_init__(self) -> None:
         if not 0 < self.eps < math.inf:
@@ -121,7 +121,10 @@ class GroupCredit(Credit):
         """[G] advantages of one group; ``batch`` is the standard deviation of the step's rewards."""
         if rewards.size == 1 and self.lone == "zero":
             return np.zeros(1)
-        mean, own = (rewards.mean(), deviation(rewards)) if rewards.size > 1 else (0.0, 1.0)
+        if rewards.size == 1:
+            mean, own, batch = 0.0, 1.0, 1.0
+        else:
+            mean, own = rewards.mean(), deviation(rewards)
         divisor = {"group": own + self.eps, "batch": batch + self.eps, "none": 1.0}[self.scale]
         return (rewards - mean) / divisor
 

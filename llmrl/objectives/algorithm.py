@@ -80,9 +80,8 @@ def responses_together(stage: Stage) -> int:
     bundle = bundle_of(stage)
     if bundle.trains_on == "pairs":
         return 2
-    opponents = 0 if bundle.opponent.kind == "none" else bundle.opponent.per_prompt
     pairs = pairing.build(bundle.pairing.name, bundle.pairing.options, key="pairing")
-    return pairs.together or stage.rollouts.per_prompt + opponents
+    return pairs.together or stage.rollouts.per_prompt + bundle.opponent.responses
 
 
 def bundle_of(stage: Stage) -> Bundle:

@@ -122,7 +122,7 @@ def _backward(workload: Workload, placement: Placement, held: float, *, gpu: boo
     here = held if "gradients" in _left(placement, gpu=gpu) else 0
     return {
         "gradients": _bytes("g P / W" if held < trained else "g P", g * here, g=g, P=trained),
-        "activations": _activations(workload, placement),
+        "activations": _activations(workload, placement, gpu=gpu),
         "head": _head(workload, placement, gpu=gpu),
         "buckets": _bytes(
             "w min(P, bucket) from ZeRO 2 on",
@@ -149,15 +149,17 @@ def _updating(workload: Workload, placement: Placement, owned: float, *, gpu: bo
     }
 
 
-def _activations(workload: Workload, placement: Placement) -> Figure:
+def _activations(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     """What autograd keeps of every token: both norms in float32 and normalized, projections, MLP.
 
-    Each of its experts has a copy of the token for its own, and an answer that the router weighs.
+    Each of its experts has a copy of the token for its own, and an answer that the router weighs. In float32
+    attention on a GPU has keys and values for every head.
     """
     shape, w, t = workload.architecture, workload.width, placement.tokens_per_pass
     q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     mlp = shape.inner * shape.experts_per_token
-    layer = w * (4 * shape.hidden + 2 * q + 2 * kv + 4 * mlp) + 8 * shape.hidden
+    attended = q if gpu and w == 4 else kv
+    layer = w * (4 * shape.hidden + 2 * q + 2 * attended + 4 * mlp) + 8 * shape.hidden
     layer += (4 + w) * (q + kv) * shape.qk_norm
     layer += 2 * w * shape.experts_per_token * shape.hidden * (shape.experts > 1)
     if placement.recomputes:

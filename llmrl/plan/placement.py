@@ -70,7 +70,7 @@ class Placement:
     def copies(self) -> int:
         """Of the weights, on rank 0's device: all that wait for a broadcast, or the one opened there."""
         alone = self.shared and self.engines == self.tensor_parallel == self.ranks == 1
-        return self.lag + 1 if self.broadcast else int(alone)
+        return self.lag + 1 if self.broadcast else int(alone and self.transport == "auto")
 
     @property
     def tokens_per_pass(self) -> int:

@@ -100,8 +100,7 @@ def workload_of(
     """
     algorithm, optimizer = Algorithm.of(stage), stage.optimizer
     numbers, opponent = stage_arithmetic(stage), algorithm.bundle.opponent
-    against = 0 if opponent.kind == "none" else opponent.per_prompt
-    own = stage.rollouts.per_prompt
+    own, against = stage.rollouts.per_prompt, opponent.responses
     updates = optimizer.minibatches * optimizer.epochs
     # The first update of a step looks at the scores of `old`, every other one at scores of its own.
     scans = (updates - 1) / optimizer.minibatches if algorithm.objective.scope == "step" else 0.0

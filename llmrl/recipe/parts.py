@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -79,10 +80,10 @@ def plugins_of(stage: Stage) -> dict[Keys, Any]:
 def part_problems(stage: Stage) -> list[str]:
     """What is wrong with the plugins of a stage, those of its sources apart."""
     problems: list[str] = []
-    compared = False
+    compared, asked = False, dict[str, int]()
     with _noted(problems):
         bundle = bundle_of(stage)
-        compared = _pairs_with_several(stage, bundle)
+        compared, asked = _pairs_with_several(stage, bundle), _asked_of_a_prompt(stage, bundle)
         problems.extend(_nothing_to_learn(stage, bundle))
         problems.extend(_too_small_for_pairs(stage))
         problems.extend(_turns_that_cannot_be(stage, bundle))
@@ -94,7 +95,7 @@ def part_problems(stage: Stage) -> list[str]:
                 problems.extend(_rewards_that_are_not_there(keys, part, bundle))
     if stage.environment is not None:
         with _noted(problems):
-            _build_environment(stage.environment)
+            problems.extend(_runs_that_take_too_long(stage, _build_environment(stage.environment), asked))
     for name, table in stage.rewards.items():
         if not SAFE_NAME.fullmatch(name):
             problems.append(f"rewards: expected names of {SAFE_NAME_TEXT}, got {shown(name)}.")
@@ -197,6 +198,31 @@ def _rewards_that_are_not_there(keys: Keys, part: Any, bundle: Bundle) -> Iterat
 
 def _is_agent(name: str) -> bool:
     return name in environment.names and issubclass(environment.get(name, key="environment"), Agent)
+
+
+def _asked_of_a_prompt(stage: Stage, bundle: Bundle) -> dict[str, int]:
+    """How many responses, by the keys that say so."""
+    asked: dict[str, int] = {}
+    if bundle.trains_on == "rollouts":
+        asked["rollouts.per_prompt"] = stage.rollouts.per_prompt + bundle.opponent.responses
+    if stage.evaluation.sources:
+        asked["evaluation.per_prompt"] = stage.evaluation.per_prompt
+    return asked
+
+
+def _runs_that_take_too_long(stage: Stage, made: object, asked: Mapping[str, int]) -> Iterator[str]:
+    """An engine that gives no group within the deadline of a call ends the run."""
+    if not isinstance(made, Agent):
+        return
+    places, waited = made.at_once or stage.engines.max_sequences, stage.cluster.call_deadline_s
+    for key, responses in asked.items():
+        rounds = math.ceil(responses / places)
+        if rounds * made.deadline_s >= waited:
+            yield (
+                f"cluster.call_deadline_s: expected more than {rounds} * environment.options.deadline_s = "
+                f"{rounds * made.deadline_s:g}, which the {responses} responses to a prompt ({key}) may take "
+                f"with {places} at once, got {waited:g}; raise it, or lower the other."
+            )
 
 
 def _turns_that_cannot_be(stage: Stage, bundle: Bundle) -> Iterator[str]:

@@ -255,6 +255,11 @@ class Opponent(Table):
     decay: Decay = 0.999
     """Of the moving ``average``: the share of it that each weight version leaves in place."""
 
+    @property
+    def responses(self) -> int:
+        """To each prompt."""
+        return 0 if self.kind == "none" else self.per_prompt
+
 
 class Optimizer(Table):
     """AdamW, its schedule, and when a stage ends."""
@@ -313,7 +318,8 @@ class Weights(Table):
     transport: Literal["auto", "memory", "folder", "broadcast"] = "auto"
     """``memory``: shared by the engines of a machine, and sent once to each elsewhere; ``folder``: through
     files in ``folder``; ``broadcast``: to all workers of all engines at once, between GPUs by NCCL, on CPU by
-    gloo. ``auto`` is ``folder`` if there is one, else ``memory``."""
+    gloo. ``auto`` is ``folder`` if there is one, else ``memory``; on one GPU that one engine and one rank
+    share the weights stay there instead."""
     folder: Path | None = None
     """With ``folder``: a folder that all machines share; each run needs its own."""
     delta: bool | Literal["auto"] = "auto"
@@ -433,8 +439,9 @@ class Stage(Table):
     def shares_one_device(self) -> bool:
         """Whether one rank leaves all weights on the GPU that it shares with one engine."""
         alone = self.policy.ranks == self.engines.count == self.engines.tensor_parallel == 1
-        whole = self.model.lora is None and self.weights.delta is not True and self.weights.folder is None
-        return self.cluster.placement == "shared" and alone and whole
+        table = self.weights
+        left = table.transport == "auto" and table.folder is None and table.delta is not True
+        return self.cluster.placement == "shared" and alone and left and self.model.lora is None
 
 
 class Run(Table):

@@ -8,8 +8,8 @@ from functools import cache
 
 import httpx
 
-LONGEST_ANSWER = 2**16
-"""Bytes; what is longer is no answer."""
+LONGEST_ANSWER = 4 * 2**20
+"""Bytes; what is longer is no answer. As JSON one character of text may take 12."""
 
 
 async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
@@ -17,7 +17,7 @@ async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, 
 
     Raises:
         ConnectionError: there is no whole answer; it may have been asked for nevertheless.
-        ValueError: the answer is longer than 64 KiB.
+        ValueError: the answer is longer than ``LONGEST_ANSWER``.
     """
     client = _client(asyncio.get_running_loop())
     try:

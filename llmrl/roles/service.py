@@ -73,7 +73,7 @@ class Service:
         """The body of the answer to a question, which goes as JSON to ``url`` and ``route``.
 
         Raises:
-            ServiceError: any status but 200, or nobody answers.
+            ServiceError: any status but 200, an answer that is too long, or nobody answers.
             DeadlineError: there is no whole answer within ``seconds``.
         """
         due = asyncio.get_running_loop().time() + self.seconds
@@ -108,6 +108,8 @@ class Service:
             status, body = await _poster()(url, question, headers)
         except ConnectionError as error:
             raise _Passing(str(error)) from None
+        except ValueError as error:
+            raise ServiceError(f"{self.who} failed: {error}.") from None
         says = f"status {status}, {_said(body)}"
         if status == _TOO_MANY or status >= _ITS_FAULT:
             raise _Passing(says)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,7 +58,7 @@ class RolloutWorker:
         self._under_way: dict[DrawKey, asyncio.Task[RolloutGroup]] = {}
         self._news = News()
         self._environment: Environment | None = None
-        self._place: AbstractAsyncContextManager[None] = nullcontext()
+        self._places = asyncio.Semaphore(stage.engines.max_sequences)
 
     async def start(self, devices: str | None = None) -> None:
         """Load the model; the engine serves version 0 afterwards.
@@ -77,7 +76,7 @@ class RolloutWorker:
         self._engine = await kind.start(self._stage, device=self._device)
         if isinstance(self._environment, Agent):
             if self._environment.at_once is not None:
-                self._place = asyncio.Semaphore(self._environment.at_once)
+                self._places = asyncio.Semaphore(self._environment.at_once)
             await self._endpoint.start()
 
     async def meet(self, members: Mapping[str, Sequence[Member]]) -> None:
@@ -241,7 +240,7 @@ class RolloutWorker:
             seeds=self._seeds(draw, sampling),
             sampling=sampling,
             limits=self._limits(agent, sampling),
-            place=self._place,
+            places=self._places,
         )
 
     def _seeds(self, draw: Draw, sampling: Sampling) -> tuple[int | str, ...]:

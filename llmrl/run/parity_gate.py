@@ -31,7 +31,11 @@ async def pass_gate(
     """
     temperature = stage.rollouts.temperature
     sampling = Sampling(
-        purpose="parity", per_prompt=1, temperature=temperature, max_tokens=min(64, stage.rollouts.max_tokens)
+        purpose="parity",
+        per_prompt=1,
+        temperature=temperature,
+        max_tokens=min(64, stage.rollouts.max_tokens),
+        together=stage.policy.tokens_per_microbatch,
     )
     draws = [stream.at(ordinal) for ordinal in range(PROMPTS_PER_ENGINE * len(crew.engines))]
     groups = await asyncio.gather(*(pool.generate(draw, sampling) for draw in draws))

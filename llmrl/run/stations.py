@@ -92,7 +92,7 @@ class Online(StageStations):
             per_prompt=rollouts.per_prompt,
             temperature=rollouts.temperature,
             max_tokens=rollouts.max_tokens,
-            opponents=0 if bundle.opponent.kind == "none" else bundle.opponent.per_prompt,
+            opponents=bundle.opponent.responses,
             branches=bundle.branches,
             together=self.stage.policy.tokens_per_microbatch // responses_together(self.stage),
         )

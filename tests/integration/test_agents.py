@@ -10,13 +10,14 @@ import re
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import pytest_asyncio
-from openai import APIError, AsyncOpenAI, OpenAI
+from openai import APIError, AsyncOpenAI, BadRequestError, OpenAI
 
 from llmrl.errors import EngineError
 from llmrl.prompts.prompt import Draw, Prompt
@@ -66,6 +67,8 @@ class Troubled(Agent):
             time.sleep(8)
         if self.trouble == "nan":
             return float("nan")
+        if self.trouble == "huge":
+            return 10**400
         return 1.0
 
 
@@ -83,6 +86,22 @@ class Forgetful(Agent):
                 answer = client.completions.create(model="policy", prompt=content).choices[0].text
                 content = f"{number}+{sum(map(ord, answer)) % 10}="
         return 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacting(Agent):
+    """Says too much, then less, and gets into trouble of its own."""
+
+    deadline_s: float = 20.0
+    max_turn_tokens: int | None = 4
+
+    def run(self, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> float | None:
+        with OpenAI(base_url=base_url, api_key=api_key) as client:
+            client.completions.create(model="policy", prompt=prompt.text)
+            with suppress(BadRequestError):
+                client.completions.create(model="policy", prompt="1" * 1000)
+            client.completions.create(model="policy", prompt="2=")
+        raise RuntimeError("no such tool")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,12 +155,12 @@ class Silent(Agent):
         raise OSError("no docker here")
 
 
-def stage_of(folder: Path, name: str, options: Mapping[str, object]) -> Stage:
+def stage_of(folder: Path, name: str, options: Mapping[str, object], max_sequences: int = 16) -> Stage:
     return Stage(
         model=Model(path=str(folder), context_tokens=256),
         prompts=Prompts(sources=(Source(task="running_sum", rows=50),)),
         rollouts=Rollouts(temperature=0.7, max_tokens=40),
-        engines=Engines(kind="torch", max_sequences=16),
+        engines=Engines(kind="torch", max_sequences=max_sequences),
         environment=Choice(name=name, options=dict(options)),
         objective=Choice(name="grpo"),
         optimizer=Optimizer(steps=1),
@@ -162,9 +181,14 @@ def draws(tiny_model: Path) -> list[Draw]:
 
 
 async def worker_of(
-    folder: Path, name: str, options: Mapping[str, object], plugins: Sequence[str] = ()
+    folder: Path,
+    name: str,
+    options: Mapping[str, object],
+    plugins: Sequence[str] = (),
+    *,
+    max_sequences: int = 16,
 ) -> RolloutWorker:
-    worker = RolloutWorker(stage_of(folder, name, options), "cpu", 0, plugins)
+    worker = RolloutWorker(stage_of(folder, name, options, max_sequences), "cpu", 0, plugins)
     await worker.start()
     return worker
 
@@ -223,6 +247,7 @@ async def test_a_program_without_room_for_another_answer_keeps_its_outcome(
         ("waits", "did not end within deadline_s = 4"),
         ("blocks", "did not end within deadline_s = 4"),
         ("nan", "run() returned nan"),
+        ("huge", "which is neither a finite number nor None"),
     ],
 )
 async def test_an_agent_in_trouble_aborts_its_own_rollout_with_the_reason_and_nobody_judges_it(
@@ -311,26 +336,53 @@ class Counted(Agent):
     def run(self, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> float | None:
         AT_WORK.append(1)
         together = len(AT_WORK)
-        with OpenAI(base_url=base_url, api_key=api_key) as client:
-            client.completions.create(model="policy", prompt=prompt.text, max_tokens=1)
-        time.sleep(0.6)
-        AT_WORK.pop()
+        try:
+            with OpenAI(base_url=base_url, api_key=api_key) as client:
+                client.completions.create(model="policy", prompt=prompt.text, max_tokens=1)
+        finally:
+            time.sleep(0.6)
+            AT_WORK.pop()
         return float(together)
 
 
 AT_WORK: list[int] = []
 
 
+@pytest.mark.parametrize(("at_once", "max_sequences"), [(3, 16), (None, 3)])
 async def test_runs_of_an_agent_wait_for_a_place_and_not_at_the_cost_of_their_deadline(
-    tiny_model: Path, draws: Sequence[Draw]
+    tiny_model: Path, draws: Sequence[Draw], at_once: int | None, max_sequences: int
 ) -> None:
-    worker = await worker_of(tiny_model, "counted", {})
+    worker = await worker_of(tiny_model, "counted", {"at_once": at_once}, max_sequences=max_sequences)
     groups = await asyncio.gather(*(worker.generate(draw, sampling(per_prompt=5)) for draw in draws[:3]))
     await worker.close()
 
     outcomes = [one.outcome or 0 for group in groups for one in group.rollouts]
     assert max(outcomes) == 3
     assert {one.stop == "abort" for group in groups for one in group.rollouts} == {False}
+
+
+async def test_a_run_that_is_given_up_keeps_its_place_until_it_has_ended(
+    tiny_model: Path, draws: Sequence[Draw]
+) -> None:
+    worker = await worker_of(tiny_model, "counted", {"at_once": 1})
+    given_up = asyncio.create_task(worker.generate(draws[0], sampling(per_prompt=2)))
+    while not AT_WORK:
+        await asyncio.sleep(0.01)
+    await worker.abandon(draws[0], sampling(per_prompt=2))
+    with pytest.raises(EngineError, match="were abandoned"):
+        await given_up
+    group = await worker.generate(draws[1], sampling(per_prompt=2))
+    await worker.close()
+
+    assert [one.outcome for one in group.rollouts] == [1.0, 1.0]
+
+
+async def test_an_agent_that_found_room_again_is_aborted_for_what_befalls_it_later(
+    asked: RolloutWorker, draws: Sequence[Draw]
+) -> None:
+    group = await asked._agents(Compacting(), draws[0], sampling(per_prompt=2)).run()
+
+    assert {(one.stop, one.abort) for one in group.rollouts} == {("abort", "RuntimeError: no such tool")}
 
 
 async def test_an_agent_that_forgets_is_trained_on_every_answer_after_what_it_asked_then(

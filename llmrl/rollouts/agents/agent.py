@@ -19,7 +19,8 @@ class Agent(Environment):
     deadline_s: float = 300.0
     """Seconds that one :meth:`run` may take, the policy's answers included."""
     at_once: int | None = None
-    """Most runs at a time for one engine; others wait, and their deadline begins after that."""
+    """Most runs at a time for one engine; others wait, and their deadline begins after that. None takes
+    ``engines.max_sequences``: of more, some would wait for the engine while their deadlines run."""
 
     @abstractmethod
     def run(

@@ -46,7 +46,7 @@ class AgentCalls:
     """[L] ids of the first call's context."""
     exchanges: list[Exchange] = field(default_factory=list[Exchange])
     full: bool = False
-    """Whether a call found no room for an answer."""
+    """Whether a call found no room for an answer, and none was answered after it."""
     failure: Exception | None = None
     """What the engine failed with; not the agent's doing."""
     gave_up: bool = False
@@ -147,6 +147,7 @@ class AgentCalls:
             finished=said.stop == "stop",
         )
         self.first, self._said = opening, context
+        self.full = False  # whoever made its history shorter has found room again
         self.exchanges = [*exchanges, Exchange(said=said, turn=turn, reply=Reply(), heard=None)]
 
     def _last(self) -> Answer:

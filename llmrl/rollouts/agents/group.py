@@ -6,7 +6,6 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,8 +40,8 @@ class AgentGroup:
     """What every seed derives from: the run, the purpose and the draw."""
     sampling: Sampling
     limits: Limits
-    place: AbstractAsyncContextManager[None]
-    """Entered by each run; all groups of an engine share it."""
+    places: asyncio.Semaphore
+    """Each run takes one; all groups of an engine share them."""
 
     async def run(self) -> RolloutGroup:
         """The policy's rollouts, then the opponent's.
@@ -69,15 +68,12 @@ class AgentGroup:
 
     async def _run(self, sample: int) -> tuple[AgentCalls, Ended]:
         calls = self._calls(sample)
-        async with self.place:
-            with self.endpoint.admitted(calls) as key:
-                ended = await run_agent(
-                    self.agent,
-                    self.draw.prompt,
-                    base_url=self.endpoint.url,
-                    api_key=key,
-                    seed=derive_seed(*self.seeds, "world"),
-                )
+        await self.places.acquire()
+        with self.endpoint.admitted(calls) as key:
+            running = asyncio.create_task(self._running(key))
+            running.add_done_callback(lambda _: self.places.release())
+            # A run that is given up loses its key at once, and its place when it has ended.
+            ended = await asyncio.shield(running)
         if calls.failure is not None:
             raise calls.failure
         ended = _judged(calls, ended)
@@ -90,6 +86,15 @@ class AgentGroup:
                 ended.reason,
             )
         return calls, ended
+
+    async def _running(self, key: str) -> Ended:
+        return await run_agent(
+            self.agent,
+            self.draw.prompt,
+            base_url=self.endpoint.url,
+            api_key=key,
+            seed=derive_seed(*self.seeds, "world"),
+        )
 
     def _calls(self, sample: int) -> AgentCalls:
         return AgentCalls(

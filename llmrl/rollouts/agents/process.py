@@ -65,8 +65,9 @@ class AgentProcess:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes another row; one that said a second outcome would answer the next row with it."""
-        return self._many and not self._over() and not self._heard()
+        """Whether it takes another row; one that said a second outcome would answer the next row with it, and
+        one that left some of the last row unread would take the next one for the rest of it."""
+        return self._many and not self._over() and not self._heard() and not self._unsent
 
     def ask(self, row: Mapping[str, object], *, seconds: float) -> dict[str, Any]:
         """What it says of a row: an object with one of ``OUTCOMES``.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from llmrl.errors import LlmrlError, shown
+from llmrl.errors import EngineError, LlmrlError, shown
 from llmrl.prompts.prompt import Prompt
 from llmrl.rollouts.agents.agent import Agent
 
@@ -51,16 +51,20 @@ async def run_agent(agent: Agent, prompt: Prompt, *, base_url: str, api_key: str
 def _ended(outcome: Callable[[], object]) -> Ended:
     """What came of it; whatever a plugin raises is a reason, sys.exit included."""
     try:
-        value = outcome()
+        return Ended(outcome=_number(outcome()))
     except LlmrlError as error:
         return Ended(reason=str(error))
     except BaseException as error:  # noqa: BLE001  the thread is the agent's, and its end is what is told
         return Ended(reason=f"{type(error).__name__}: {error}")
+
+
+def _number(value: object) -> float | None:
     if value is None:
-        return Ended()
-    if not isinstance(value, int | float) or not math.isfinite(value):
-        return Ended(reason=f"run() returned {shown(value)}, which is neither a finite number nor None")
-    return Ended(outcome=float(value))
+        return None
+    with suppress(OverflowError):  # of an integer that no float can hold
+        if isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+    raise EngineError(f"run() returned {shown(value)}, which is neither a finite number nor None")
 
 
 def _outcome(agent: Agent, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> object:

@@ -30,7 +30,7 @@ class Program(Agent):
     """What a process gets: one row, after which its input ends; or one line after another, where it takes
     long to start."""
     at_once: Positive | None = 8
-    """Most processes of it for one engine; None starts one for every response that is under way."""
+    """Most processes of it for one engine; None takes ``engines.max_sequences``."""
     folder: str = "."
     """Where it runs."""
     variables: dict[str, str] = field(default_factory=dict[str, str])

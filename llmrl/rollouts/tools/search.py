@@ -71,7 +71,8 @@ class Index:
     def ranked(self, question: str) -> list[str]:
         """Every document that has a word of the question, best first; of equals the earlier."""
         scores = np.zeros(len(self._texts))
-        for word in set(_words(question)) & self._places.keys():
+        # In one order in every process: the last bits of a sum depend on it, and with them who is first.
+        for word in sorted(set(_words(question)) & self._places.keys()):
             documents, times = self._places[word].T
             rarity = np.log1p((scores.size - documents.size + 0.5) / (documents.size + 0.5))
             scores[documents] += rarity * times * (K1 + 1) / (times + self._held[documents])

@@ -70,6 +70,14 @@ def test_a_lone_response_carries_no_signal_unless_its_reward_is_asked_for(steps:
     assert steps.credited(replace(passing, scale="none"), [2.0, None]) == [[2.0, 0.0]]
 
 
+def test_a_lone_reward_passes_whatever_the_deviation_of_the_batch_is(steps: Any) -> None:
+    passing = GroupCredit(scale="batch", lone="reward", eps=1.0)
+
+    # The others are divided by the deviation of 2, 5 and 8, which is 3, and eps; equal rewards have none.
+    assert steps.credited(passing, [2.0], [5.0, 8.0]) == [[1.0], [-0.375, 0.375]]
+    assert steps.credited(passing, [2.0], [2.0, None]) == [[1.0], [1.0, 0.0]]
+
+
 @pytest.mark.parametrize("estimator", COMPARING[:-2], ids=repr)
 def test_equal_rewards_give_exactly_zero(steps: Any, estimator: Credit) -> None:
     assert steps.credited(estimator, [0.3, 0.3]) == [[0.0, 0.0]]

@@ -244,3 +244,25 @@ def test_an_update_copies_the_gradients_twice_and_may_need_more_than_the_backwar
     assert update == pytest.approx(per_parameter * work.architecture.parameters)
     assert "activations" not in parts
     assert "activations" in offloaded
+
+
+def test_float32_attention_on_a_gpu_has_keys_and_values_for_every_head(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    exact, cores = replace(work, dtype="float32"), find_machines("cpu", nodes=1, default=8)
+    gpu, cpu = (rank_needs(exact, place, where).parts["activations"].value for where in (machines, cores))
+
+    # Of Qwen2.5 7B: 24 of 28 heads have no key and value of their own.
+    assert gpu - cpu == 8192 * 28 * 4 * 2 * 24 * 128
+
+
+def test_a_rank_keeps_the_weights_for_an_engine_beside_it_unless_they_are_to_pass_the_host(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    beside = replace(place, engines=1, tensor_parallel=1, ranks=1, shared=True)
+    host = rank_needs(work, replace(beside, transport="memory"), machines).parts
+
+    assert rank_needs(work, beside, machines).parts["copies for engines"].value == (
+        2 * work.architecture.parameters
+    )
+    assert "copies for engines" not in host

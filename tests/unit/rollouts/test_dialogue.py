@@ -129,6 +129,12 @@ async def test_a_user_who_is_dead_aborts_the_conversation_in_a_sentence_that_nam
     )
 
 
+async def test_a_user_who_says_more_than_anybody_reads_aborts_the_conversation() -> None:
+    async with meeting(User(lambda _: "x" * 2**22)) as made:
+        with pytest.raises(DeadlineError, match=r"role 'user' failed: .* longer than 4194304 bytes\."):
+            await held(made, "a")
+
+
 async def test_where_one_process_is_dead_the_next_one_answers() -> None:
     async with meeting(User(_dies), User(lambda _: "here", name="user-1")) as made:
         replies = [await held(made, text) for text in ("a", "b", "c")]

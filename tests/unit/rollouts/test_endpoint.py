@@ -245,6 +245,18 @@ async def test_the_budget_of_a_rollout_is_no_error_until_nothing_is_left(seat: M
     assert agent.calls.full
 
 
+async def test_an_agent_that_makes_its_history_shorter_is_not_out_of_room(seat: MakeSeat) -> None:
+    agent = seat([65, END], chat=False)
+    await agent.client.completions.create(model="m", prompt="hello")
+
+    with pytest.raises(BadRequestError, match=r"model\.context_tokens 500 at once"):
+        await agent.client.completions.create(model="m", prompt="hello" * 500)
+    full = agent.calls.full
+    await agent.client.completions.create(model="m", prompt="world")
+
+    assert (full, agent.calls.full) == (True, False)
+
+
 @pytest.mark.parametrize(
     "contents",
     [

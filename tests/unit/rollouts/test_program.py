@@ -11,6 +11,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,18 @@ def test_a_program_that_says_more_than_one_outcome_of_a_row_gets_no_other_row(
     for _ in range(3):
         assert run(program) == 0  # each time the first row of a new process
         time.sleep(1.0)
+
+
+def test_a_program_that_answers_before_it_has_read_its_row_gets_no_other_row(programs: list[Program]) -> None:
+    said = "'{\"outcome\": %d}' % os.getpid(), flush=True"
+    script = f"import os, time; os.read(0, 1); print({said}); time.sleep(60)"
+    program = python(programs, script, rows="many")
+    long = replace(PROMPT, answer="x" * 2**20)  # more than a pipe holds
+
+    first, second = (program.run(long, base_url="", api_key="", seed=0) for _ in range(2))
+
+    assert first != second
+    assert gone(int(first or 0))
 
 
 def test_rows_at_the_same_time_have_a_process_each(programs: list[Program]) -> None:

@@ -21,7 +21,7 @@ from llmrl.rollouts.environments import environment
 from llmrl.rollouts.environments.tools import Tools
 from llmrl.rollouts.tools import Tool, ToolError, tool
 from llmrl.rollouts.tools.calculator import Calculator
-from llmrl.rollouts.tools.search import Search
+from llmrl.rollouts.tools.search import Index, Search
 
 END = 3
 PROMPT = Prompt(id="p", tokens=np.array([1], np.int32), text="", answer=None, source="p")
@@ -99,6 +99,18 @@ def test_a_search_finds_rare_words_first_and_short_documents_before_long_ones(li
     assert answer(Search(file=library, top=1, characters=7), "sun") == "The sun"
     with pytest.raises(ToolError, match=r"nothing found for 'quasar'"):
         answer(search, "quasar")
+
+
+def test_equal_documents_keep_their_order_in_whatever_order_a_process_hashes_words() -> None:
+    # Each has nine words of its own, the first of which no other text has, the second one other, and so on:
+    # all are worth the same, but for the last bits of sums that are not made in the same order.
+    mine = [[f"w{rarity}x{number}" for rarity in range(9)] for number in range(20)]
+    fill = [word for words in mine for rarity, word in enumerate(words) for _ in range(rarity)]
+    texts = [" ".join(words) for words in mine]
+
+    found = Index([*texts, *fill]).ranked(" ".join(texts))
+
+    assert found[:20] == texts
 
 
 def test_the_score_of_a_word_is_that_of_the_paper(tmp_path: Path) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any, cast
+
 import numpy as np
 import pytest
 
 from llmrl.errors import EngineError, ParityError
 from llmrl.prompts.prompt import Prompt
+from llmrl.recipe.schema import Choice, Optimizer, Policy, Prompts, Source, Stage
 from llmrl.rollouts.agents.group import _silence
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.parity import Comparison, check_parity
-from llmrl.run.parity_gate import _refuse_silence
+from llmrl.run.parity_gate import _refuse_silence, pass_gate
 
 RNG = np.random.default_rng(0)
 
@@ -78,6 +83,28 @@ def test_a_policy_that_nobody_asks_anything_ends_the_run_with_the_reason() -> No
 
     with pytest.raises(EngineError, match=r"no token for the first 4 prompts: OSError: no docker here$"):
         _refuse_silence(groups)
+
+
+async def test_what_the_gate_asks_for_fits_into_a_micro_batch_as_what_is_trained_does() -> None:
+    stage = Stage(
+        prompts=Prompts(sources=(Source(task="digit_sum"),)),
+        policy=Policy(tokens_per_microbatch=2048),
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+    )
+    asked: list[Sampling] = []
+
+    async def generate(prompt: Prompt, sampling: Sampling) -> RolloutGroup:
+        asked.append(sampling)
+        return RolloutGroup(ordinal=0, prompt=prompt, rollouts=(_silence("it is ill", opponent=False),))
+
+    prompt = Prompt(id="p/0", tokens=np.zeros(1, np.int32), text="", answer=None, source="p")
+    stream, crew = SimpleNamespace(at=lambda _: prompt), SimpleNamespace(engines=["engine-0"])
+    pool = SimpleNamespace(generate=generate)
+
+    with pytest.raises(EngineError, match="it is ill"):
+        await pass_gate(stage, cast("Any", stream), cast("Any", crew), cast("Any", pool), routed=False)
+    assert [one.together for one in asked] == [2048] * 4
 
 
 def test_a_mixture_of_experts_may_differ_by_more_in_bfloat16_only() -> None:

@@ -30,6 +30,7 @@ def stage_with(**tables: dict[str, Any]) -> Stage:
         ({"cluster": {"placement": "split"}}, False),
         ({"engines": {"count": 2}, "policy": {"ranks": 2}}, False),
         ({"weights": {"delta": True}}, False),
+        ({"weights": {"transport": "memory"}}, False),
     ],
 )
 def test_weights_are_left_on_the_gpu_where_one_rank_and_one_engine_share_it(
