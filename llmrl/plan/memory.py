@@ -220,18 +220,18 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
         "opponent": _bytes(
             "w P, not shared", w * shape.parameters if workload.opposed else 0, w=w, P=shape.parameters
         ),
+        "opponent's caches": opponents_caches(workload, placement),
     }
     reserved = _reserved(placement, gpu=gpu)
     cache = (
         {"KV cache": reserved} if reserved else {"one response": one_response(workload, placement, context)}
     )
     parts = {name: part for name, part in (parts | cache).items() if part.value}
-    whole = _limit(placement, machines)
-    limit = whole - beside_engine(workload, placement, context).value
+    limit = whole = _limit(placement, machines)
     if gpu and placement.shared:
         limit -= 2 * RESIDUE + _copies(workload, placement, gpu=gpu).value
     if gpu and not reserved:
-        limit = min(placement.gpu_share * whole, limit)
+        limit = min(placement.gpu_share * whole + opponents_caches(workload, placement).value, limit)
     return Needs(role="engine", parts=parts, limit=limit)
 
 
@@ -243,12 +243,19 @@ def one_response(workload: Workload, placement: Placement, context: int) -> Figu
     )
 
 
-def beside_engine(workload: Workload, placement: Placement, context: int) -> Figure:
-    """KV caches of an opponent's responses under way, which transformers keeps outside of vLLM's share."""
+def opponents_caches(workload: Workload, placement: Placement) -> Figure:
+    """Of responses under way, as long as the longest; transformers keeps them outside of vLLM's share."""
     groups = (placement.lag + 1) / max(1, placement.engines)
     at_once = min(placement.max_sequences, workload.opponents * groups) if workload.opposed else 0
-    kv = workload.architecture.kv_bytes(workload.width)
-    return _bytes("opponents at once x context kv", at_once * context * kv, opponents=at_once, kv=kv)
+    kv, length = workload.architecture.kv_bytes(workload.width), workload.prompt_tokens + workload.longest
+    return _bytes(
+        "opponents at once (p + L) kv",
+        at_once * length * kv,
+        opponents=at_once,
+        p=workload.prompt_tokens,
+        L=workload.longest,
+        kv=kv,
+    )
 
 
 def _reserved(placement: Placement, *, gpu: bool) -> Figure | None:

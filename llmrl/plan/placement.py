@@ -38,6 +38,8 @@ class Placement:
     """Engines and ranks on the same devices, in turn."""
     transport: str = "auto"
     """The way of the weights; ``broadcast`` is from device to device."""
+    may_stay: bool = True
+    """Whether they may stay on a GPU that one engine and one rank share."""
 
     @property
     def roles(self) -> int:
@@ -70,7 +72,7 @@ class Placement:
     def copies(self) -> int:
         """Of the weights, on rank 0's device: all that wait for a broadcast, or the one opened there."""
         alone = self.shared and self.engines == self.tensor_parallel == self.ranks == 1
-        return self.lag + 1 if self.broadcast else int(alone and self.transport == "auto")
+        return self.lag + 1 if self.broadcast else int(alone and self.may_stay)
 
     @property
     def tokens_per_pass(self) -> int:
@@ -114,5 +116,6 @@ def placement_of(stage: Stage) -> Placement:
         bucket_mib=stage.weights.bucket_mib,
         shared=stage.cluster.placement == "shared",
         transport=stage.weights.transport,
+        may_stay=stage.weights.may_stay,
         role_widths=tuple(role.tensor_parallel for role in asked for _ in range(role.count)),
     )

@@ -14,15 +14,12 @@ from llmrl.plan.estimate import Estimate, Job, estimate
 from llmrl.plan.figure import Figure, amount
 from llmrl.plan.hardware import CPU, Machines, find_machines, read_efficiency
 from llmrl.plan.lengths import Lengths, assumed, read_lengths
-from llmrl.plan.memory import Needs, beside_engine
+from llmrl.plan.memory import Needs, opponents_caches
 from llmrl.plan.placement import Placement, placement_of
 from llmrl.plan.rates import estimated
 from llmrl.plan.split import best_shared, best_split, smallest_change
 from llmrl.plan.workload import workload_of
 from llmrl.recipe.schema import Recipe, Stage
-
-UNSHARED = frozenset({"reference", "opponent"})
-"""What every rank and every engine has for itself, however many there are."""
 
 CV = 0.6
 """Spread of lengths that is assumed where nobody says another."""
@@ -168,9 +165,11 @@ def _cure(job: Job, place: Placement, short: Needs) -> str:
         return f"{change[0]} would fit"
     if not job.machines.device.is_gpu:
         return "no change of these keys would fit; use fewer processes, or a machine with more memory"
-    whole = [name for name in UNSHARED & short.parts.keys() if short.parts[name].value > short.limit]
-    if whole:
-        return f"{_role(short)} holds the whole {whole[0]}, so that more GPUs would not help; use larger ones"
+    if short.role == "engine" and place.one_gpu_each:
+        fewer = "lower engines.max_sequences, or " if "opponent's caches" in short.parts else ""
+        return f"more GPUs would not help, as such an engine has one; {fewer}use larger ones"
+    if "reference" in short.parts and short.parts["reference"].value > short.limit:
+        return "more GPUs would not help, as each policy rank holds the whole reference; use larger ones"
     return "no change of these keys would fit; use more or larger GPUs"
 
 
@@ -280,7 +279,7 @@ def _said(job: Job, assumptions: Assumptions) -> tuple[str, ...]:
 
 def _room_for_opponents(job: Job, place: Placement) -> Iterator[str]:
     """What vLLM must leave free on a GPU, and cannot know of."""
-    beside = beside_engine(job.workload, place, job.context)
+    beside = opponents_caches(job.workload, place)
     room = 1 - beside.value / (job.machines.device.memory_gb * 1e9) if job.machines.device.is_gpu else 1.0
     if beside.value and place.kv_cache_mib is None and room < place.gpu_share:
         yield (

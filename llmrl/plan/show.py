@@ -115,7 +115,7 @@ def _model(plan: Plan) -> str:
     return (
         f"{shape.kind} with {_count(shape.parameters)} parameters, {_count(shape.matrices)} of them in "
         f"matrix products{experts}, {shape.kv_bytes(work.width):,} bytes of KV cache a token "
-        f"in {work.dtype}; {work.samples:,} responses and {work.tokens:,.0f} tokens a step."
+        f"in {work.dtype}; {work.samples:,} responses a step, which trains on {work.tokens:,.0f} tokens."
     )
 
 

@@ -107,7 +107,8 @@ def _refuse(module: nn.Module, mask: Tensor | None, dropout: float, others: dict
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
     """[B, heads, L, d]; a window shorter than the rows needs a mask."""
     band = _band(query.shape[2], window, query.device)
-    if query.is_cuda:  # its one kernel for float32 takes equal heads; all else keeps [heads, L, L]
+    # On a GPU the one kernel that takes the rest and does not keep [heads, L, L] wants equal heads.
+    if query.is_cuda and not _kernel_takes(query, value):
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], dim=1) for x in (key, value))
     return scaled_dot_product_attention(
         query,

@@ -215,8 +215,9 @@ def _runs_that_take_too_long(stage: Stage, made: object, asked: Mapping[str, int
     if not isinstance(made, Agent):
         return
     places, waited = made.at_once or stage.engines.max_sequences, stage.cluster.call_deadline_s
+    given_up = int(stage.rollouts.oversample > 0)  # whose runs may have to end first
     for key, responses in asked.items():
-        rounds = math.ceil(responses / places)
+        rounds = math.ceil(responses / places) + given_up
         if rounds * made.deadline_s >= waited:
             yield (
                 f"cluster.call_deadline_s: expected more than {rounds} * environment.options.deadline_s = "

@@ -328,6 +328,11 @@ class Weights(Table):
     bucket_mib: Positive = 256
     """Most MiB of weights that a rank has whole at once while they are sent; a larger tensor goes alone."""
 
+    @property
+    def may_stay(self) -> bool:
+        """Whether whole weights may stay on a GPU that one engine and one rank share."""
+        return self.transport == "auto" and self.folder is None and self.delta is not True
+
 
 class Evaluation(Table):
     """Held-out prompts, scored before, during and after the stage."""
@@ -439,9 +444,8 @@ class Stage(Table):
     def shares_one_device(self) -> bool:
         """Whether one rank leaves all weights on the GPU that it shares with one engine."""
         alone = self.policy.ranks == self.engines.count == self.engines.tensor_parallel == 1
-        table = self.weights
-        left = table.transport == "auto" and table.folder is None and table.delta is not True
-        return self.cluster.placement == "shared" and alone and left and self.model.lora is None
+        whole = self.weights.may_stay and self.model.lora is None
+        return self.cluster.placement == "shared" and alone and whole
 
 
 class Run(Table):

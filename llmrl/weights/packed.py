@@ -53,10 +53,8 @@ class PackedStore:
         for index, block in enumerate(self._free):
             if block.nbytes == size:
                 return self._free.pop(index)
-        if (
-            self._device.type == "cuda"
-        ):  # cut from a larger free segment, it would keep all of that from engines
-            torch.cuda.empty_cache()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()  # a block cut from a larger free segment would keep that from engines
         return torch.empty(size, dtype=torch.uint8, device=self._device)
 
 

@@ -364,7 +364,7 @@ async def test_runs_of_an_agent_wait_for_a_place_and_not_at_the_cost_of_their_de
 async def test_a_run_that_is_given_up_keeps_its_place_until_it_has_ended(
     tiny_model: Path, draws: Sequence[Draw]
 ) -> None:
-    worker = await worker_of(tiny_model, "counted", {"at_once": 1})
+    worker = await worker_of(tiny_model, "counted", {"at_once": 1, "deadline_s": 60.0})
     given_up = asyncio.create_task(worker.generate(draws[0], sampling(per_prompt=2)))
     while not AT_WORK:
         await asyncio.sleep(0.01)

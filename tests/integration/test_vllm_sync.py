@@ -40,7 +40,7 @@ def request(name: str) -> Request:
 @asynccontextmanager
 async def started(model: Path, *, max_sequences: int = 16) -> AsyncGenerator[VllmEngine]:
     stage = Stage(
-        model=Model(path=str(model), context_tokens=512),
+        model=Model(path=str(model), context_tokens=2048),
         prompts=Prompts(sources=(Source(task="digit_sum"),)),
         rollouts=Rollouts(),
         engines=Engines(kind="vllm", max_sequences=max_sequences, kv_cache_mib=64),
@@ -111,21 +111,22 @@ async def test_a_request_that_waits_for_a_sync_waits_also_for_the_next_one(tiny_
 @pytest.mark.asyncio
 async def test_what_waits_for_a_place_reads_its_prompt_with_the_weights_it_meets(tiny_model: Path) -> None:
     long = np.resize(PROMPT, 260)  # more than a block of the cache on CPU
-    bundle = bundle_of(tiny_model, 1, scale=1.5)
+    bundles = bundle_of(tiny_model, 1), bundle_of(tiny_model, 2, scale=1.5)
     async with started(tiny_model, max_sequences=1) as engine:
+        await engine.load(bundles[0])  # so that the next one is quick
         seen = admitted(engine)
         first, second = (
             asyncio.create_task(
                 engine.generate(Request(id=name, tokens=long, max_tokens=most, temperature=1.0, seed=0))
             )
-            for name, most in (("first", 250), ("second", 8))
+            for name, most in (("first", 1500), ("second", 8))
         )
         while len(seen) < 2:
             await asyncio.sleep(0)
-        await engine.load(bundle)
+        await engine.load(bundles[1])
         before, after = await first, await second
         whole = await engine.score(np.concatenate([long, after.tokens]))
 
-    assert set(before.version.tolist()) == {0, 1}  # so the other one did wait
-    assert set(after.version.tolist()) == {1}
+    assert set(before.version.tolist()) == {1, 2}  # so the other one did wait
+    assert set(after.version.tolist()) == {2}
     np.testing.assert_allclose(after.logp, whole[long.size :], atol=1e-4)

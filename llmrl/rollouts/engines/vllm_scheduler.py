@@ -30,6 +30,7 @@ class WholeScheduler(Scheduler):
         super().__init__(*args, **kwargs)
         end_with_owner()  # of what vLLM starts in that process, this class alone is ours
         self._kept: dict[str, list[EngineCoreOutput]] = {}
+        self._resumed = 0
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
@@ -61,8 +62,9 @@ class WholeScheduler(Scheduler):
         """What has waited while weights may have changed reads its prompt with the new ones."""
         super().set_pause_state(pause_state)
         if pause_state == PauseState.UNPAUSED:
+            self._resumed += 1
             for request in self.waiting:
-                _renew_salt(request)
+                _salt(request, f"resumed-{self._resumed}")
 
     @property
     def _must_send(self) -> bool:
@@ -90,9 +92,9 @@ class WholeAsyncScheduler(WholeScheduler, AsyncScheduler):
     """The same where vLLM plans the next step while the GPU is busy with this one."""
 
 
-def _renew_salt(request: Request) -> None:
-    """Keep it away from the KV cache that it would have shared, but not from who waited with it."""
-    request.cache_salt = f"{request.cache_salt}+"
+def _salt(request: Request, salt: str) -> None:
+    """Have it share KV cache with requests of this salt alone, such as those that waited with it."""
+    request.cache_salt = salt
     request.block_hashes.clear()
     request.update_block_hashes()
 

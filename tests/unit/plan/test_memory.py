@@ -210,13 +210,14 @@ def test_an_opponents_caches_are_beside_what_vllm_may_take(
 ) -> None:
     opposed = replace(work, opposed=True, generated=work.samples + 128)
     few, many = (
-        engine_needs(opposed, replace(place, max_sequences=most), machines, context=4000)
+        engine_needs(opposed, replace(place, max_sequences=most, gpu_share=0.99), machines, context=4000)
         for most in (16, 256)
     )
 
     # 128 opponents a step, those of two steps under way, on four engines: 64 on each.
-    assert few.limit == 0.9 * 80 * GB
-    assert many.limit == 80 * GB - 64 * 4000 * 57_344
+    longest = (work.prompt_tokens + work.longest) * 57_344
+    taken = {needs.parts["opponent's caches"].value / longest: needs.limit for needs in (few, many)}
+    assert taken == {16: 0.99 * 80 * GB + 16 * longest, 64: 80 * GB}
 
 
 def test_a_key_value_head_is_never_cut_in_two(work: Workload, place: Placement, machines: Machines) -> None:
@@ -260,7 +261,7 @@ def test_a_rank_keeps_the_weights_for_an_engine_beside_it_unless_they_are_to_pas
     work: Workload, place: Placement, machines: Machines
 ) -> None:
     beside = replace(place, engines=1, tensor_parallel=1, ranks=1, shared=True)
-    host = rank_needs(work, replace(beside, transport="memory"), machines).parts
+    host = rank_needs(work, replace(beside, may_stay=False), machines).parts
 
     assert rank_needs(work, beside, machines).parts["copies for engines"].value == (
         2 * work.architecture.parameters

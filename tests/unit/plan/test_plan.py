@@ -257,7 +257,7 @@ def test_more_gpus_are_no_cure_where_each_holds_a_whole_model(recipe: Path) -> N
         planned(recipe, *compared, gpus="20xL40S", config=config)
 
     assert str(refused.value).endswith(
-        "; a policy rank holds the whole reference, so that more GPUs would not help; use larger ones."
+        "; more GPUs would not help, as each policy rank holds the whole reference; use larger ones."
     )
 
 
@@ -265,8 +265,8 @@ def test_more_gpus_are_no_cure_where_each_holds_a_whole_model(recipe: Path) -> N
     ("one_gpu", "cure"),
     [
         ("engines.count=4", r"engines\.tensor_parallel = 2 \(with engines\.count = 2\) would fit"),
-        ('engines.kind="torch"', "no change of these keys would fit; use more or larger GPUs"),
-        ('opponent={ kind = "reference" }', "an engine holds the whole opponent, so that more GPUs"),
+        ('engines.kind="torch"', "more GPUs would not help, as such an engine has one; use larger ones"),
+        ('opponent={ kind = "reference" }', "more GPUs .* has one; lower engines.max_sequences, or use"),
     ],
 )
 def test_no_engine_is_widened_that_can_have_one_gpu_only(one_gpu: str, cure: str, recipe: Path) -> None:
@@ -422,12 +422,13 @@ def test_an_opponent_takes_the_room_of_a_model_beside_the_engines(recipe: Path) 
     weights = opposed.recipe.needs[0].parts["opponent"].value
     assert weights == opposed.job.workload.width * opposed.job.workload.architecture.parameters
     # 128 opponents of each of two steps on four engines, which vLLM's share of 0.85 leaves no room for.
-    caches = 64 * 4608 * 57_344
+    work = opposed.job.workload
+    caches = 64 * (work.prompt_tokens + work.longest) * 57_344
     less = weights + 0.85 * 80e9 - (80e9 - caches)
     assert alone.recipe.cache.value - opposed.recipe.cache.value == pytest.approx(less)
     assert opposed.assumed[-1] == (
-        "Caches of the opponent take up to 16.9 GB of an engine's GPU beside vLLM's share: "
-        "engines.gpu_memory_utilization is taken for 0.79, and the recipe should say so."
+        "Caches of the opponent take up to 16.0 GB of an engine's GPU beside vLLM's share: "
+        "engines.gpu_memory_utilization is taken for 0.80, and the recipe should say so."
     )
 
 
