@@ -35,7 +35,7 @@ from llmrl.plan.training import training_of
 from llmrl.policy.folder import find_folder
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.seeds import derive_seed
-from llmrl.recipe.schema import Optimizer, Recipe, Stage
+from llmrl.recipe.schema import Optimizer, Recipe, Role, Stage
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.crew import Crew, hired
@@ -129,8 +129,8 @@ async def laboratory(
     bundle = Algorithm.of(stage).bundle
     model = stage.model.model_copy(update={"path": str(path), "config": None})
     # Made-up prompts are answered by nobody, and nobody judges the responses.
-    alone = {"model": model, "opponent": bundle.opponent, "environment": None, "roles": {}}
-    placed = stage.model_copy(update=alone)
+    alone = {"environment": None, "roles": dict[str, Role]()}
+    placed = stage.model_copy(update={"model": model, "opponent": bundle.opponent, **alone})
     vocabulary = read_architecture(first).vocabulary
     async with hired(
         placed, seed=recipe.run.seed, plugins=recipe.plugins, engines=True, build=build, logs=folder
