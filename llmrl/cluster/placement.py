@@ -6,7 +6,7 @@ import asyncio
 import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import ray
 from ray.util.placement_group import (
@@ -28,10 +28,19 @@ RESERVE_DEADLINE_S = 30.0
 class Need:
     """What one process needs, and beside whom."""
 
-    name: str
+    kind: Literal["engine", "policy", "role"]
+    number: int
+    """Among those of its kind, or of its role."""
     resources: Resources
     bundle: int
     """Those of the same bundle run on the same node, where all of them fit at once."""
+    role: str = ""
+    """Which of ``[roles]`` it plays, if that is its kind."""
+
+    @property
+    def name(self) -> str:
+        """How messages call the process."""
+        return f"{self.role or self.kind}-{self.number}"
 
 
 def choose_device(stage: Stage) -> str:
@@ -52,17 +61,22 @@ def needs(stage: Stage, *, device: str, engines: bool) -> list[Need]:
     """One entry per process: the engines, the ranks of the policy, then the roles."""
     shared, width = stage.cluster.placement == "shared", stage.engines.tensor_parallel
     count = stage.engines.count if engines else 0
+
+    def resources(devices: int) -> Resources:
+        gpus = {"GPU": float(devices)} if device == "cuda" and devices else {}
+        return {"CPU": stage.cluster.cpus_per_process} | gpus
+
     # Ray knows shared devices as the ranks'; an engine beside its ranks is told which ones they are.
-    sizes = [(f"engine-{i}", 0 if shared else width, i) for i in range(count)]
-    sizes += [(f"policy-{i}", 1, i // width if shared else count + i) for i in range(stage.policy.ranks)]
-    first = sizes[-1][2] + 1
-    roles = [(f"{name}-{i}", role) for name, role in stage.roles.items() for i in range(role.count)]
-    sizes += [(name, role.tensor_parallel, first + place) for place, (name, role) in enumerate(roles)]
-    cpu, gpus = stage.cluster.cpus_per_process, float(device == "cuda")
-    return [
-        Need(name=name, resources={"CPU": cpu} | ({"GPU": gpus * size} if gpus * size else {}), bundle=bundle)
-        for name, size, bundle in sizes
-    ]
+    own = resources(0 if shared else width)
+    listed = [Need(kind="engine", number=i, resources=own, bundle=i) for i in range(count)]
+    for rank in range(stage.policy.ranks):
+        bundle = rank // width if shared else count + rank
+        listed.append(Need(kind="policy", number=rank, resources=resources(1), bundle=bundle))
+    for name, role in stage.roles.items():
+        for i in range(role.count):
+            its, bundle = resources(role.tensor_parallel), listed[-1].bundle + 1
+            listed.append(Need(kind="role", role=name, number=i, resources=its, bundle=bundle))
+    return listed
 
 
 def bundles(listed: Sequence[Need]) -> list[Resources]:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
 from llmrl.cluster.actor import Actor, Pending, gathered, spawn
 from llmrl.cluster.connection import head_address, process_environment
-from llmrl.cluster.placement import choose_device, needs, release, reserve
+from llmrl.cluster.placement import Need, choose_device, needs, release, reserve
 from llmrl.errors import DisconnectedError, LlmrlError
 from llmrl.recipe.schema import Model, Stage
 from llmrl.run.turns import Apart, InTurn, Turns
@@ -126,15 +125,15 @@ class Post:
     is_async: bool = True
 
 
-def posts(stage: Stage, *, device: str, seed: int, plugins: Sequence[str], engines: bool) -> Iterator[Post]:
-    """One per process, in the order of ``placement.needs``."""
-    for _ in range(stage.engines.count if engines else 0):
-        yield Post(path=ENGINE, args=(stage, device, seed, plugins))
-    for rank in range(stage.policy.ranks):
-        yield Post(path=RANK, args=(stage, device, rank, seed, plugins), is_async=False)
-    for name, role in stage.roles.items():
-        for _ in range(role.count):
-            yield Post(path=ROLE, args=(stage, name, device, plugins))
+def post(need: Need, stage: Stage, *, device: str, seed: int, plugins: Sequence[str]) -> Post:
+    """Of the process with this need."""
+    match need.kind:
+        case "engine":
+            return Post(path=ENGINE, args=(stage, device, seed, plugins))
+        case "policy":
+            return Post(path=RANK, args=(stage, device, need.number, seed, plugins), is_async=False)
+        case "role":
+            return Post(path=ROLE, args=(stage, need.role, device, plugins))
 
 
 @asynccontextmanager
@@ -155,58 +154,55 @@ async def hired(
     listed = needs(stage, device=device, engines=engines)
     group = await reserve(listed)
     env = process_environment(stage.cluster, device=device)
-    actors: list[Actor] = []
+    staff: list[tuple[Need, Actor]] = []
     try:
-        staffed = posts(stage, device=device, seed=seed, plugins=plugins, engines=engines)
-        for need, post in zip(listed, staffed, strict=True):
+        for need in listed:
+            its = post(need, stage, device=device, seed=seed, plugins=plugins)
             actor = spawn(
-                post.path,
-                *post.args,
+                its.path,
+                *its.args,
                 name=need.name,
                 group=group,
                 bundle=need.bundle,
                 resources=need.resources,
                 env=env,
-                is_async=post.is_async,
+                is_async=its.is_async,
                 log=logs / f"{need.name}.log",
             )
-            actors.append(actor)
-        async with at_work(
-            stage, actors, head=head_address(), seed=seed, engines=engines, build=build
-        ) as crew:
+            staff.append((need, actor))
+        async with at_work(stage, staff, head=head_address(), seed=seed, build=build) as crew:
             yield crew
     finally:
-        for actor in actors:
+        for _, actor in staff:
             actor.kill()
         release(group)
 
 
 @asynccontextmanager
 async def at_work(
-    stage: Stage, actors: Sequence[Actor], *, head: str, seed: int, engines: bool, build: Model | None
+    stage: Stage, staff: Sequence[tuple[Need, Actor]], *, head: str, seed: int, build: Model | None
 ) -> AsyncGenerator[Crew]:
-    """A crew of processes in the order of ``posts``: everybody starts, and is dismissed at the end.
+    """A crew of these processes: everybody starts, and is dismissed at the end.
 
     Args:
         head: an address that every rank can reach.
     """
-    crew = _crew(stage, actors, engines=engines)
+    crew = _crew(stage, staff)
     await _start(crew, stage, build, head=head, seed=seed)
     yield await _with_mail(crew, stage, head=head)
     await _dismiss(crew)
 
 
-def _crew(stage: Stage, actors: Sequence[Actor], *, engines: bool) -> Crew:
-    """The processes by what they are; their order is that of ``posts``."""
-    left, deadline_s = iter(actors), stage.cluster.call_deadline_s
-    shared = stage.cluster.placement == "shared"
-    generating = list(islice(left, stage.engines.count if engines else 0))
-    ranks = list(islice(left, stage.policy.ranks))
+def _crew(stage: Stage, staff: Sequence[tuple[Need, Actor]]) -> Crew:
+    """The processes by what they are."""
+    engines = [actor for need, actor in staff if need.kind == "engine"]
+    ranks = [actor for need, actor in staff if need.kind == "policy"]
+    shared, deadline_s = stage.cluster.placement == "shared", stage.cluster.call_deadline_s
     return Crew(
-        engines=generating,
+        engines=engines,
         ranks=ranks,
-        roles={name: list(islice(left, role.count)) for name, role in stage.roles.items()},
-        turns=InTurn(generating, ranks, deadline_s=deadline_s) if shared else Apart(),
+        roles={name: [actor for need, actor in staff if need.role == name] for name in stage.roles},
+        turns=InTurn(engines, ranks, deadline_s=deadline_s) if shared else Apart(),
         deadline_s=deadline_s,
     )
 

@@ -16,9 +16,9 @@ from typing import Any, cast
 from unittest.mock import patch
 
 from llmrl.cluster.actor import Actor
-from llmrl.cluster.placement import needs
+from llmrl.cluster.placement import Need, needs
 from llmrl.recipe.schema import Model, Stage
-from llmrl.run.crew import Crew, at_work, posts
+from llmrl.run.crew import Crew, at_work, post
 
 
 class Answer:
@@ -59,13 +59,11 @@ async def hired_here(
 ) -> AsyncGenerator[Crew]:
     """The processes of ``llmrl.run.crew.hired`` as objects of this one."""
     del logs
-    staffed = posts(stage, device="cpu", seed=seed, plugins=plugins, engines=engines)
-    names = [need.name for need in needs(stage, device="cpu", engines=engines)]
-    workers = [
-        Here(resolve_name(post.path)(*post.args), name) for post, name in zip(staffed, names, strict=True)
-    ]
-    actors = cast("list[Actor]", workers)
-    async with at_work(stage, actors, head="127.0.0.1", seed=seed, engines=engines, build=build) as crew:
+    staff: list[tuple[Need, Actor]] = []
+    for need in needs(stage, device="cpu", engines=engines):
+        its = post(need, stage, device="cpu", seed=seed, plugins=plugins)
+        staff.append((need, cast("Actor", Here(resolve_name(its.path)(*its.args), need.name))))
+    async with at_work(stage, staff, head="127.0.0.1", seed=seed, build=build) as crew:
         yield crew
 
 

@@ -37,7 +37,7 @@ def test_on_cpu_nothing_asks_for_a_gpu_and_offline_stages_have_no_engines() -> N
 
 
 def test_a_tensor_parallel_engine_must_fit_on_one_node() -> None:
-    listed = [Need(name="engine-0", resources={"CPU": 1.0, "GPU": 8.0}, bundle=0)]
+    listed = [Need(kind="engine", number=0, resources={"CPU": 1.0, "GPU": 8.0}, bundle=0)]
 
     check_fit(listed, {"a": {"CPU": 8.0, "GPU": 8.0}})
     with pytest.raises(PlacementError, match="cannot hold 1 of 1 processes") as caught:
@@ -46,8 +46,8 @@ def test_a_tensor_parallel_engine_must_fit_on_one_node() -> None:
 
 
 def test_large_processes_are_placed_before_small_ones_fill_the_nodes() -> None:
-    small = [Need(name=f"policy-{i}", resources={"GPU": 1.0}, bundle=i) for i in range(4)]
-    large = Need(name="engine-0", resources={"GPU": 4.0}, bundle=4)
+    small = [Need(kind="policy", number=i, resources={"GPU": 1.0}, bundle=i) for i in range(4)]
+    large = Need(kind="engine", number=0, resources={"GPU": 4.0}, bundle=4)
 
     check_fit([*small, large], {"a": {"GPU": 4.0}, "b": {"GPU": 4.0}})
 
