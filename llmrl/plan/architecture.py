@@ -190,7 +190,7 @@ def read_architecture(model: Model, *, config: Path | None = None) -> Architectu
     if model.config is not None and config is None:
         rows = SPECIAL_TOKENS + len(model.characters or "")
         return architecture_of({"vocab_size": rows} | model.config, where="model.config")
-    file = config or Path(str(model.path)).expanduser()
+    file = config or model.folder
     file = file / "config.json" if file.is_dir() else file
     if not file.is_file():
         raise ModelError(

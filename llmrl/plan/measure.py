@@ -95,7 +95,7 @@ class Laboratory:
 
     async def sync(self) -> float:
         """New weights, until every engine has proven that it serves them."""
-        await self.crew.turns.policy()
+        await self.crew.devices.policy()
         self.version += 1
         began = self.clock()
         await self.crew.publish(self.crew.post(self.version))

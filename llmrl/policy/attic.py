@@ -33,7 +33,7 @@ class Attic:
             tensors: get their bytes back.
             scratch: come back with any bytes.
         """
-        assert not self._away, "fetch() comes first: promised by run.turns"
+        assert not self._away, "fetch() comes first: promised by run.devices"
         self._settle()
         self._away = [(block, self._copied(block)) for block in self._blocks(tensors)]
         self._away += [(block, []) for block in self._blocks(scratch)]

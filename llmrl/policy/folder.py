@@ -34,7 +34,7 @@ def find_folder(model: Model) -> Path:
     Raises:
         ModelError: neither a folder, nor a model of the hub that can be reached.
     """
-    path = Path(str(model.path)).expanduser()
+    path = model.folder
     if path.is_dir():
         return path.resolve()
     code = ["*.py"] if model.trusts_code else []

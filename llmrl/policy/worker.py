@@ -92,7 +92,7 @@ class PolicyWorker:
         self._algorithm = Algorithm.of(stage)
         sharers = stage.policy.sequence_parallel
         self._ulysses = Ulysses(sharers) if sharers > 1 else None
-        path = Path(str(stage.model.path))
+        path = stage.model.folder
         model = load_model(path, stage.model)
         self._layout = Layout(model, named(model))
         self._left_out = stored_tensors(path).keys() - self._layout.names
@@ -254,7 +254,7 @@ class PolicyWorker:
         save_model(
             self._zero.module.model,
             whole,
-            tokenizer_folder=Path(str(self._stage.model.path)),
+            tokenizer_folder=self._stage.model.folder,
             folder=folder,
         )
 
@@ -298,7 +298,7 @@ class PolicyWorker:
         return forward
 
     def _loaded_again(self) -> Scorer:
-        model = load_model(Path(str(self._stage.model.path)), self._stage.model)
+        model = load_model(self._stage.model.folder, self._stage.model)
         return Scorer(model, self._ulysses).to(self._zero.device).eval()
 
     def _reference(self, frozen: Scorer) -> Forward:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -59,7 +58,6 @@ def stage_arithmetic(stage: Stage, *, rows: int | None = None) -> Arithmetic:
     per_prompt = {"rollouts": stage.rollouts.per_prompt, "demonstrations": 1, "pairs": 2}[trains_on]
     responses, optimizer = stage.prompts.per_step * per_prompt, stage.optimizer
     per_update = _ceil(stage.prompts.per_step, optimizer.minibatches) * per_prompt
-    spare = math.ceil(stage.rollouts.oversample * stage.prompts.per_step)
     longest = stage.prompts.max_tokens + stage.rollouts.max_tokens
     per_microbatch = max(stage.policy.tokens_per_microbatch // longest, 1)
     sharing = stage.policy.ranks // stage.policy.sequence_parallel
@@ -74,7 +72,9 @@ def stage_arithmetic(stage: Stage, *, rows: int | None = None) -> Arithmetic:
         microbatches_per_rank=optimizer.minibatches
         * optimizer.epochs
         * _ceil(_ceil(per_update, sharing), per_microbatch),
-        prompts_in_flight=(stage.engines.max_lag + 1) * stage.prompts.per_step + spare if generates else 0,
+        prompts_in_flight=(stage.engines.max_lag + 1) * stage.prompts.per_step + stage.spare
+        if generates
+        else 0,
         rows=rows or _known_rows(stage.prompts.sources),
         evaluations=_evaluations(stage),
     )

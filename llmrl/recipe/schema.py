@@ -6,6 +6,7 @@ into one :class:`Stage`, which is what every part of llmrl receives.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -68,6 +69,12 @@ class Model(Table):
     """Recompute activations in the backward pass: less memory, about a third more time."""
     lora: Lora | None = None
     """Train adapters only; absent trains all weights."""
+
+    @property
+    def folder(self) -> Path:
+        """``path`` where it is a folder: of a planned stage it always is one."""
+        assert self.path is not None, "exactly one of path and config: promised by recipe.checks"
+        return Path(self.path).expanduser()
 
     @property
     def trusts_code(self) -> bool:
@@ -191,6 +198,12 @@ class Role(Table):
     """Render what it reads with its tokenizer's chat template; False takes it as plain text."""
     trust_remote_code: str | None = None
     """Run the Python code that ships with the model: only if this repeats ``path``."""
+
+    @property
+    def folder(self) -> Path:
+        """``path`` where it is a folder: of a planned stage it always is one."""
+        assert self.path is not None, "exactly one of path and config: promised by recipe.checks"
+        return Path(self.path).expanduser()
 
     @property
     def trusts_code(self) -> bool:
@@ -439,6 +452,11 @@ class Stage(Table):
     checkpoints: Checkpoints = Checkpoints()
     cluster: Cluster = Cluster()
     report: Report = Report()
+
+    @property
+    def spare(self) -> int:
+        """Groups that are begun beyond those that a step takes."""
+        return math.ceil(self.rollouts.oversample * self.prompts.per_step)
 
     @property
     def shares_one_device(self) -> bool:

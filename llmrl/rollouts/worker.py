@@ -6,7 +6,6 @@ import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +71,7 @@ class RolloutWorker:
         self._tokenizer = load_tokenizer(self._stage.model)
         self._environment = await self._ready_environment()
         kind = engine.build(self._stage.engines.kind, {}, key="engines")
-        self._inbox = Inbox(Path(str(self._stage.model.path)), dtype=self._stage.model.dtype)
+        self._inbox = Inbox(self._stage.model.folder, dtype=self._stage.model.dtype)
         self._engine = await kind.start(self._stage, device=self._device)
         if isinstance(self._environment, Agent):
             if self._environment.at_once is not None:

@@ -16,7 +16,7 @@ from llmrl.cluster.connection import head_address, process_environment
 from llmrl.cluster.placement import Need, choose_device, needs, release, reserve
 from llmrl.errors import DisconnectedError, LlmrlError
 from llmrl.recipe.schema import Model, Stage
-from llmrl.run.turns import Apart, InTurn, Turns
+from llmrl.run.devices import Devices, OwnDevices, SharedDevices
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.seat import Seat
 
@@ -46,7 +46,7 @@ class Crew:
     ranks: Sequence[Actor]
     roles: Mapping[str, Sequence[Actor]]
     """The processes of each role, by its name."""
-    turns: Turns
+    devices: Devices
     deadline_s: float
     remote: frozenset[str] = frozenset()
     """Names of the engines on other machines than rank 0's."""
@@ -56,7 +56,7 @@ class Crew:
 
         On shared devices the engines sleep from here until weights are published.
         """
-        await self.turns.policy()
+        await self.devices.policy()
         pending = [rank.send(method, *args) for rank in self.ranks]
         return await gathered(pending, deadline_s=self.deadline_s)
 
@@ -100,7 +100,7 @@ class Crew:
 
     async def _taken(self, letter: Letter) -> list[BaseException]:
         """What went wrong when the engines took the weights."""
-        await self.turns.engines()
+        await self.devices.engines()
         loading = [self._load(engine, letter) for engine in self.engines]
         outcomes = await asyncio.gather(*loading, return_exceptions=True)
         return [outcome for outcome in outcomes if outcome is not None]
@@ -202,7 +202,7 @@ def _crew(stage: Stage, staff: Sequence[tuple[Need, Actor]]) -> Crew:
         engines=engines,
         ranks=ranks,
         roles={name: [actor for need, actor in staff if need.role == name] for name in stage.roles},
-        turns=InTurn(engines, ranks, deadline_s=deadline_s) if shared else Apart(),
+        devices=SharedDevices(engines, ranks, deadline_s=deadline_s) if shared else OwnDevices(),
         deadline_s=deadline_s,
     )
 
@@ -233,8 +233,7 @@ async def _start(crew: Crew, stage: Stage, build: Model | None, *, head: str, se
     deadline_s = stage.cluster.start_deadline_s
     address = await crew.ranks[0].call("open_meeting", head, deadline_s=deadline_s)
     if build is not None:
-        folder = Path(str(stage.model.path))
-        await crew.ranks[0].call("prepare", build, folder, seed, deadline_s=deadline_s)
+        await crew.ranks[0].call("prepare", build, stage.model.folder, seed, deadline_s=deadline_s)
     starting = await _engines_start(crew, stage)
     starting += [rank.send("start", address) for rank in crew.ranks]
     starting += [role.send("start") for members in crew.roles.values() for role in members]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,7 +176,7 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
             stations,
             per_step=stage.prompts.per_step,
             max_lag=stage.engines.max_lag,
-            spare=math.ceil(stage.rollouts.oversample * stage.prompts.per_step),
+            spare=stage.spare,
             first=first,
             last=stage.optimizer.steps,
         )

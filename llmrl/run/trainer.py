@@ -108,7 +108,7 @@ class Trainer:
 
     async def restore_engines(self, version: int) -> None:
         """Give engines that slept while the policy only scored their weights back, unchanged."""
-        if self.crew.turns.asleep:
+        if self.crew.devices.asleep:
             self.snapshot(version)
             await self.publish(version)
 

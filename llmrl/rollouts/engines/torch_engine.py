@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,7 @@ class TorchEngine:
     def __init__(self, stage: Stage, *, device: str) -> None:
         self._stage, self._device = stage, torch.device(device)
         self._stop_ids = frozenset(load_tokenizer(stage.model).stop_ids)
-        self._stored = stored_tensors(Path(str(stage.model.path)))
+        self._stored = stored_tensors(stage.model.folder)
         dtype = torch.bfloat16 if stage.model.dtype == "bfloat16" else torch.float32
         self._model: Any = self._loaded(dtype)
         self._opponent = stage.opponent or Opponent()
@@ -59,7 +58,7 @@ class TorchEngine:
         second = torch.float32 if self._opponent.kind == "average" else dtype
         self._second: Any = None if self._opponent.kind == "none" else self._loaded(second)
         self._layout = Layout(self._model, self._model.state_dict())
-        self._receiver = Receiver(Path(str(stage.model.path)), dtype=stage.model.dtype, device=self._device)
+        self._receiver = Receiver(stage.model.folder, dtype=stage.model.dtype, device=self._device)
         self._version = 0
         self._asleep: list[torch.Size] = []
         self._between_tokens = asyncio.Lock()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -51,7 +50,7 @@ class VllmEngine:
     def __init__(self, stage: Stage, *, device: str) -> None:
         self._stage = stage
         self._stop_ids = list(load_tokenizer(stage.model).stop_ids)
-        self._stored = stored_tensors(Path(str(stage.model.path)))
+        self._stored = stored_tensors(stage.model.folder)
         self._llm = AsyncLLM.from_engine_args(_arguments(stage, device, self._stored))
         self._version = 0
         self._broken: str | None = None

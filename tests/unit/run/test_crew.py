@@ -13,7 +13,7 @@ from llmrl.cluster import actor
 from llmrl.cluster.actor import Actor, Pending
 from llmrl.errors import LlmrlError, TrainingError
 from llmrl.run.crew import Crew, Letter, _dismiss
-from llmrl.run.turns import Apart
+from llmrl.run.devices import OwnDevices
 
 
 class Ended:
@@ -49,7 +49,7 @@ def crew_of(engines: list[Process], rank: Process) -> Crew:
         engines=cast("list[Actor]", engines),
         ranks=[cast("Actor", rank)],
         roles={},
-        turns=Apart(),
+        devices=OwnDevices(),
         deadline_s=5,
     )
 
@@ -64,16 +64,16 @@ async def test_weights_that_were_never_sent_are_the_fault_of_the_rank() -> None:
     assert rank.told == []
 
 
-class Stuck(Apart):
+class Stuck(OwnDevices):
     """Engines never get their devices, as the ranks never leave them."""
 
     async def engines(self) -> None:
         await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("turns", [Apart(), Stuck()])
+@pytest.mark.parametrize("turns", [OwnDevices(), Stuck()])
 async def test_a_rank_that_fails_is_named_at_once_whoever_waits_for_the_weights(
-    monkeypatch: pytest.MonkeyPatch, turns: Apart
+    monkeypatch: pytest.MonkeyPatch, turns: OwnDevices
 ) -> None:
     monkeypatch.setattr(actor, "ECHO_S", 0.05)
     crew = replace(crew_of([Process("engine-0", load=TimeoutError())], Process("policy-0")), turns=turns)

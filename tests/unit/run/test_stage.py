@@ -11,8 +11,8 @@ from llmrl.cluster.actor import Actor
 from llmrl.errors import DeadProcessError
 from llmrl.report.card import FILE, has_card
 from llmrl.run.crew import Crew
+from llmrl.run.devices import OwnDevices
 from llmrl.run.stage import _export
-from llmrl.run.turns import Apart
 
 
 class DyingRank:
@@ -29,7 +29,7 @@ class DyingRank:
 
 async def test_an_older_card_does_not_vouch_for_an_export_that_was_cut_short(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("# of an earlier export")
-    crew = Crew(engines=(), ranks=[cast("Actor", DyingRank())], roles={}, turns=Apart(), deadline_s=5)
+    crew = Crew(engines=(), ranks=[cast("Actor", DyingRank())], roles={}, devices=OwnDevices(), deadline_s=5)
 
     with pytest.raises(DeadProcessError):
         await _export(crew, tmp_path)

@@ -18,10 +18,10 @@ from llmrl.errors import CheckpointError, RewardError, Stopped
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
 from llmrl.run.checkpoint import Checkpoints, RunState, read_state
 from llmrl.run.crew import Crew
+from llmrl.run.devices import OwnDevices
 from llmrl.run.ledger import Ledger
 from llmrl.run.record import Record
 from llmrl.run.trainer import Trainer
-from llmrl.run.turns import Apart
 
 STAGE = Stage(
     prompts=Prompts(sources=(Source(task="digit_sum", rows=3),)),
@@ -55,7 +55,9 @@ def trainer(tmp_path: Path, make_record: Callable[..., Record]) -> Generator[Tra
     with Ledger(tmp_path / "ledger.jsonl") as ledger:
         yield Trainer(
             stage=STAGE,
-            crew=Crew(engines=(), ranks=[cast("Actor", Rank())], roles={}, turns=Apart(), deadline_s=5),
+            crew=Crew(
+                engines=(), ranks=[cast("Actor", Rank())], roles={}, devices=OwnDevices(), deadline_s=5
+            ),
             ledger=ledger,
             record=make_record(STAGE),
             checkpoints=SlowDisk(tmp_path / "checkpoints", keep=2, ranks=1),

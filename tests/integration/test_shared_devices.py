@@ -150,6 +150,6 @@ async def die_asleep(stage: Stage, logs: Path) -> None:
     async with hired(stage, seed=0, plugins=(), engines=True, build=None, logs=logs) as crew:
         await crew.publish(crew.post(0))
         await crew.policy("devices")
-        assert crew.turns.asleep
+        assert crew.devices.asleep
         crew.engines[0].kill()
         await crew.publish(crew.post(1))

@@ -9,7 +9,7 @@ from typing import Protocol
 from llmrl.cluster.actor import Actor, gathered
 
 
-class Turns(Protocol):
+class Devices(Protocol):
     """Asked before anything is computed. What was sent to the other side before is still done."""
 
     @property
@@ -26,7 +26,7 @@ class Turns(Protocol):
         ...
 
 
-class Apart:
+class OwnDevices:
     """Everybody has devices of their own, so nobody waits."""
 
     asleep = False
@@ -38,7 +38,7 @@ class Apart:
         """Nothing to do."""
 
 
-class InTurn:
+class SharedDevices:
     """Whose turn it is has the devices' memory; the other side keeps what it needs on the host.
 
     An engine keeps nothing: it goes on with the next weights that are published, and only then.
