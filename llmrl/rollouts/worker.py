@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -13,23 +13,18 @@ from numpy.typing import NDArray
 from llmrl.errors import EngineError
 from llmrl.prompts.example import Message
 from llmrl.prompts.prompt import Draw
-from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Stage
 from llmrl.registry import load_plugins
 from llmrl.roles.switchboard import Member, Switchboard
 from llmrl.rollouts.agents import Agent
-from llmrl.rollouts.agents.contexts import Rendering
 from llmrl.rollouts.agents.endpoint import Endpoint
-from llmrl.rollouts.agents.group import AgentGroup
-from llmrl.rollouts.conversations.branches import converse
-from llmrl.rollouts.conversations.conversation import Conversation
-from llmrl.rollouts.conversations.exchange import Limits
 from llmrl.rollouts.conversations.host import Host
-from llmrl.rollouts.engines import Completion, Engine, Request, Sampling, engine
+from llmrl.rollouts.engines import Engine, Sampling, engine
 from llmrl.rollouts.environments import Environment
 from llmrl.rollouts.news import DrawKey, Finished, News
 from llmrl.rollouts.rehearsal import ready
+from llmrl.rollouts.responder import AgentRuns, Conversations, Responder, Setting, SingleTurn
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.group import hang_up
@@ -57,7 +52,6 @@ class RolloutWorker:
         self._under_way: dict[DrawKey, asyncio.Task[RolloutGroup]] = {}
         self._news = News()
         self._environment: Environment | None = None
-        self._places = asyncio.Semaphore(stage.engines.max_sequences)
 
     async def start(self, devices: str | None = None) -> None:
         """Load the model; the engine serves version 0 afterwards.
@@ -74,9 +68,8 @@ class RolloutWorker:
         self._inbox = Inbox(self._stage.model.folder, dtype=self._stage.model.dtype)
         self._engine = await kind.start(self._stage, device=self._device)
         if isinstance(self._environment, Agent):
-            if self._environment.at_once is not None:
-                self._places = asyncio.Semaphore(self._environment.at_once)
             await self._endpoint.start()
+        self._respond = self._responder(self._environment)
 
     async def meet(self, members: Mapping[str, Sequence[Member]]) -> None:
         """Be told who plays the roles that an environment asks, by their name."""
@@ -115,24 +108,11 @@ class RolloutWorker:
             task.cancel()
 
     async def _group(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
-        if isinstance(self._environment, Agent):
-            return await self._agents(self._environment, draw, sampling).run()
-
         def tell(number: int, rollout: Rollout) -> None:
             key = sampling.purpose, draw.ordinal
             self._news.tell(Finished(draw=key, number=number, response=rollout.response))
 
-        if self._environment is None:
-            rollouts = await self._responses(draw, sampling, tell)
-        else:
-            rollouts = await converse(
-                self._conversation(self._environment, draw, sampling),
-                per_prompt=sampling.per_prompt,
-                branches=sampling.branches,
-                opponents=sampling.opponents,
-                tell=tell,
-            )
-        return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=rollouts)
+        return await self._respond(draw, sampling, tell)
 
     async def score(self, sequences: Sequence[NDArray[np.int32]]) -> list[NDArray[np.float32]]:
         """Logprobs of whole sequences, for the parity gate."""
@@ -196,76 +176,13 @@ class RolloutWorker:
             await self._switchboard.open()
         return ready(chosen, door=self._switchboard.url)
 
-    async def _responses(
-        self, draw: Draw, sampling: Sampling, tell: Callable[[int, Rollout], None]
-    ) -> tuple[Rollout, ...]:
-        async def response(sample: int) -> Rollout:
-            request = self._request(draw, sampling, sample)
-            rollout = self._rollout(request, await self._ready.generate(request))
-            tell(sample, rollout)
-            return rollout
-
-        samples = range(sampling.per_prompt + sampling.opponents)
-        return tuple(await asyncio.gather(*map(response, samples)))
-
-    def _conversation(self, environment: Environment, draw: Draw, sampling: Sampling) -> Conversation:
-        return Conversation(
-            engine=self._ready,
-            tokenizer=self._tokenizer,
-            environment=environment,
-            host=self._host,
-            prompt=draw.prompt,
-            name=f"{sampling.purpose}-{draw.ordinal}",
-            seeds=self._seeds(draw, sampling),
-            limits=self._limits(environment, sampling),
-            temperature=sampling.temperature,
-        )
-
-    def _limits(self, environment: Environment, sampling: Sampling) -> Limits:
-        return Limits(
-            spoken=sampling.max_tokens,
-            context=self._stage.model.context_tokens,
-            turn=environment.max_turn_tokens,
-            together=sampling.together,
-        )
-
-    def _agents(self, agent: Agent, draw: Draw, sampling: Sampling) -> AgentGroup:
-        return AgentGroup(
-            agent=agent,
-            endpoint=self._endpoint,
-            engine=self._ready,
-            rendering=Rendering(tokenizer=self._tokenizer, chat=self._stage.model.chat),
-            draw=draw,
-            seeds=self._seeds(draw, sampling),
-            sampling=sampling,
-            limits=self._limits(agent, sampling),
-            places=self._places,
-        )
-
-    def _seeds(self, draw: Draw, sampling: Sampling) -> tuple[int | str, ...]:
-        again = (f"again {draw.tries}",) if draw.tries else ()
-        return self._seed, sampling.purpose, draw.ordinal, draw.prompt.id, *again
-
-    def _request(self, draw: Draw, sampling: Sampling, sample: int) -> Request:
-        return Request(
-            id=f"{sampling.purpose}-{draw.ordinal}-{sample}",
-            tokens=draw.prompt.tokens,
-            max_tokens=min(sampling.max_tokens, self._stage.model.context_tokens - draw.prompt.tokens.size),
-            temperature=sampling.temperature,
-            seed=derive_seed(*self._seeds(draw, sampling), sample),
-            sampler="policy" if sample < sampling.per_prompt else "opponent",
-        )
-
-    def _rollout(self, request: Request, completion: Completion) -> Rollout:
-        size = completion.tokens.size
-        return Rollout(
-            tokens=completion.tokens,
-            logp=completion.logp,
-            version=completion.version,
-            trained=np.ones(size, dtype=np.bool_),
-            turn=np.zeros(size, dtype=np.int32),
-            stop=completion.stop,
-            text=self._tokenizer.decode(completion.tokens),
-            opponent=request.sampler == "opponent",
-            abort="the engine aborted the request" if completion.stop == "abort" else "",
-        )
+    def _responder(self, environment: Environment | None) -> Responder:
+        stage, tokenizer = self._stage, self._tokenizer
+        setting = Setting(stage=stage, engine=self._ready, tokenizer=tokenizer, seed=self._seed)
+        if environment is None:
+            return SingleTurn(setting=setting)
+        if not isinstance(environment, Agent):
+            return Conversations(setting=setting, environment=environment, host=self._host)
+        at_once = stage.engines.max_sequences if environment.at_once is None else environment.at_once
+        places = asyncio.Semaphore(at_once)
+        return AgentRuns(setting=setting, agent=environment, endpoint=self._endpoint, places=places)

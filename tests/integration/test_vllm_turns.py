@@ -6,7 +6,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +22,11 @@ from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
 from llmrl.rollouts.agents import Agent
-from llmrl.rollouts.conversations.branches import converse
+from llmrl.rollouts.conversations.host import Host
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.environments import Environment, Reply, Turn
 from llmrl.rollouts.environments.running_sum import RunningSum
+from llmrl.rollouts.responder import AgentRuns, Conversations
 from llmrl.rollouts.rollout import Rollout
 from llmrl.rollouts.worker import RolloutWorker
 from llmrl.weights.bundle import Probe, WeightBundle
@@ -62,6 +63,16 @@ async def worker(stage: Stage) -> AsyncIterator[RolloutWorker]:
     yield worker
     await worker.close()
     sys.path.remove(str(AGENTS))
+
+
+def agent_runs(worker: RolloutWorker) -> AgentRuns:
+    """What the worker makes its responses with."""
+    assert isinstance(worker._respond, AgentRuns)
+    return worker._respond
+
+
+def untold(_number: int, _rollout: Rollout) -> None:
+    """Nobody listens."""
 
 
 @pytest.fixture(scope="module")
@@ -121,16 +132,17 @@ def versions_by_turn(rollout: Rollout) -> dict[int, set[int]]:
 async def test_an_agent_gets_the_conversations_that_an_environment_with_its_words_gets(
     worker: RolloutWorker, draws: Sequence[Draw], models: Sequence[PreTrainedModel]
 ) -> None:
-    sums = RunningSum(turns=3, max_turn_tokens=6)
+    sums, runs, host = RunningSum(turns=3, max_turn_tokens=6), agent_runs(worker), Host()
 
     spoken = [
-        await converse(worker._conversation(sums, draw, SAMPLING), per_prompt=4, branches=1, opponents=0)
+        await Conversations(setting=runs.setting, environment=sums, host=host)(draw, SAMPLING, untold)
         for draw in draws
     ]
     groups = await asyncio.gather(*(worker.generate(draw, SAMPLING) for draw in draws))
 
+    host.close()
     for group, expected in zip(groups, spoken, strict=True):
-        for one, same in zip(group.rollouts, expected, strict=True):
+        for one, same in zip(group.rollouts, expected.rollouts, strict=True):
             assert one.tokens.tolist() == same.tokens.tolist()
             assert one.trained.tolist() == same.trained.tolist()
             assert one.outcome == same.outcome
@@ -159,7 +171,7 @@ class Forgetful(Agent):
 async def test_what_is_said_after_a_history_was_dropped_has_the_logprobs_of_what_is_left_of_it(
     worker: RolloutWorker, draws: Sequence[Draw], models: Sequence[PreTrainedModel]
 ) -> None:
-    group = await worker._agents(Forgetful(), draws[0], SAMPLING).run()
+    group = await replace(agent_runs(worker), agent=Forgetful())(draws[0], SAMPLING, untold)
 
     assert [len(rollout.rewrites) for rollout in group.rollouts] == [2] * 4
     for rollout in group.rollouts:
@@ -229,18 +241,18 @@ async def test_weights_that_land_between_turns_are_those_of_the_next_turn(
     worker: RolloutWorker, draws: Sequence[Draw], models: Sequence[PreTrainedModel]
 ) -> None:
     pause, outbox = Pause(), Outbox(MemoryStore(), deltas=False)
-    conversation = worker._conversation(Thoughtful(pause=pause), draws[0], SAMPLING)
-    spoken = asyncio.create_task(converse(conversation, per_prompt=4, branches=1, opponents=0))
-    called = asyncio.create_task(worker._agents(ThoughtfulAgent(pause=pause), draws[1], SAMPLING).run())
+    runs, host = replace(agent_runs(worker), agent=ThoughtfulAgent(pause=pause)), Host()
+    talks = Conversations(setting=runs.setting, environment=Thoughtful(pause=pause), host=host)
+    spoken = asyncio.create_task(talks(draws[0], SAMPLING, untold))
+    called = asyncio.create_task(runs(draws[1], SAMPLING, untold))
 
     await pause.of(8)
     await worker.load(sent(models[1], outbox, version=1))
     pause.over.set()
-    rollouts, group = await spoken, await called
+    groups = await spoken, await called
+    host.close()
 
-    for rollout in (*rollouts, *group.rollouts):
-        assert versions_by_turn(rollout) == {0: {0}, 1: {1}, 2: {1}}
-    for rollout in rollouts:
-        check(rollout, draws[0].prompt, models)
-    for rollout in group.rollouts:
-        check(rollout, group.prompt, models)
+    for group in groups:
+        for rollout in group.rollouts:
+            assert versions_by_turn(rollout) == {0: {0}, 1: {1}, 2: {1}}
+            check(rollout, group.prompt, models)

@@ -16,7 +16,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from safetensors.torch import load_file, save_file
@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Stage
 from llmrl.rollouts.engines.kinds import CPU_ENVIRONMENT, QUIET_ENVIRONMENT
+from llmrl.rollouts.responder import Setting, SingleTurn
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker, Sampling
 from tests.speed.compare import Outcome, Row, Run, in_turns, must_agree, speed_ratios, started
@@ -114,8 +115,9 @@ def raw(model: Path) -> Generator[Run]:
 
     stage = fitting(model)
     llm = LLM(**raw_options(stage))
-    worker = RolloutWorker(stage, "cpu", SEED)
-    requests = [worker._request(draw, SAMPLING, n) for draw in draws() for n in range(PER_PROMPT)]
+    nothing = cast("Any", None)  # requests are written down, not sent
+    ours = SingleTurn(setting=Setting(stage=stage, engine=nothing, tokenizer=nothing, seed=SEED))
+    requests = [ours.request(draw, SAMPLING, n) for draw in draws() for n in range(PER_PROMPT)]
     prompts: Any = [{"prompt_token_ids": request.tokens.tolist()} for request in requests]
     sampling = [
         SamplingParams(temperature=r.temperature, max_tokens=r.max_tokens, seed=r.seed, logprobs=0)
