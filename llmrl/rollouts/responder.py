@@ -1,4 +1,4 @@
-"""What a response is made of: a turn of the policy, its conversation with an environment, or an agent's run."""
+"""What a response is made of: a turn of the policy, a conversation with an environment, or an agent's run."""
 
 from __future__ import annotations
 
