@@ -71,12 +71,12 @@ class Stuck(OwnDevices):
         await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("turns", [OwnDevices(), Stuck()])
+@pytest.mark.parametrize("devices", [OwnDevices(), Stuck()])
 async def test_a_rank_that_fails_is_named_at_once_whoever_waits_for_the_weights(
-    monkeypatch: pytest.MonkeyPatch, turns: OwnDevices
+    monkeypatch: pytest.MonkeyPatch, devices: OwnDevices
 ) -> None:
     monkeypatch.setattr(actor, "ECHO_S", 0.05)
-    crew = replace(crew_of([Process("engine-0", load=TimeoutError())], Process("policy-0")), turns=turns)
+    crew = replace(crew_of([Process("engine-0", load=TimeoutError())], Process("policy-0")), devices=devices)
     first, other = Ended(TimeoutError()), Ended(TrainingError("policy-1.weights: out of memory"))
     sent = [cast("Pending", first), cast("Pending", other)]
 

@@ -14,8 +14,8 @@ from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Evaluation, Optimizer, Prompts, Source, Stage
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.engines import Sampling
+from llmrl.rollouts.responder import Setting
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
-from llmrl.rollouts.worker import RolloutWorker
 from llmrl.run.loop import Judged
 from llmrl.run.stations import Offline, Online, StageStations
 from llmrl.run.step_budget import StepBudget
@@ -74,10 +74,10 @@ async def test_a_draw_that_was_given_up_is_not_answered_with_the_same_responses(
     await online.obtain(8)
 
     assert [(draw.ordinal, draw.tries) for draw in behind.asked] == [(7, 0), (7, 1), (8, 0)]
-    worker = RolloutWorker.__new__(RolloutWorker)
-    worker._seed = 5
+    nothing = cast("Any", None)  # no engine, and no words
+    setting = Setting(stage=online.stage, engine=nothing, tokenizer=nothing, seed=5)
     sampling = Sampling(purpose="train", per_prompt=1, temperature=1.0, max_tokens=8)
-    first, again, _ = (worker._seeds(draw, sampling) for draw in behind.asked)
+    first, again, _ = (setting.seeds(draw, sampling) for draw in behind.asked)
     assert first == (5, "train", 7, "p/0")
     assert again == (*first, "again 1")
 
