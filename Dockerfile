@@ -6,10 +6,10 @@
 #       llmrl train mine/recipe.toml
 FROM python:3.11-slim-bookworm
 
-# Triton and vLLM compile kernels at run time and need a C++ compiler; launch/node.sh asks `ip` for an interface, and
-# KubeRay's probes of a pod call wget.
+# Triton and vLLM compile kernels at run time and need a C++ compiler; vLLM's CPU build loads libnuma; launch/node.sh asks
+# `ip` for an interface, and KubeRay's probes of a pod call wget.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ iproute2 wget \
+    && apt-get install --yes --no-install-recommends g++ iproute2 libnuma1 wget \
     && rm -rf /var/lib/apt/lists/*
 
 ARG ACCELERATOR=cuda

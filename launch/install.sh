@@ -3,7 +3,7 @@
 #
 #   launch/install.sh [--without-dev]
 #
-# LLMRL_ACCELERATOR=cpu|cuda   instead of what `nvidia-smi -L` says
+# LLMRL_ACCELERATOR=cpu|cuda   instead of what `nvidia-smi -L` says, or else what .venv is for already
 # LLMRL_PYTHON=python3.12      instead of the first interpreter that fits
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -20,13 +20,14 @@ readonly NEEDED_DRIVER=580
 say() { printf 'llmrl: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
+# A login node without a GPU leaves alone what was installed for the cluster's.
 accelerator() {
     if [[ -n ${LLMRL_ACCELERATOR:-} ]]; then
         echo "$LLMRL_ACCELERATOR"
     elif [[ $(timeout 60 nvidia-smi -L 2>/dev/null || true) == *GPU* ]]; then
         echo cuda
     else
-        echo cpu
+        cat "$ACCELERATOR_FILE" 2>/dev/null || echo cpu
     fi
 }
 
@@ -37,6 +38,12 @@ check_driver() {
     if [[ $driver =~ ^([0-9]+)\. ]] && ((BASH_REMATCH[1] < NEEDED_DRIVER)); then
         die "CUDA 13 needs NVIDIA driver $NEEDED_DRIVER or newer, and this machine has $driver; install it, or set LLMRL_ACCELERATOR=cpu."
     fi
+}
+
+# The one library of vLLM's CPU build that no package brings.
+check_numa() {
+    "$VENV/bin/python" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null ||
+        say "vLLM's CPU build needs libnuma.so.1, and this machine has none; on Debian and Ubuntu: apt install libnuma1."
 }
 
 # An interpreter is tried by running it: a pyenv shim may exist and fail.
@@ -133,6 +140,7 @@ main() {
     echo "$key" >"$STAMP.new"
     mv "$STAMP.new" "$STAMP"
     say "installed in $SECONDS s."
+    if [[ $which == cpu ]]; then check_numa; fi
 }
 
 main "$@"

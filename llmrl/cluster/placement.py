@@ -48,7 +48,18 @@ def choose_device(stage: Stage) -> str:
     if stage.cluster.device != "auto":
         return stage.cluster.device
     for_cpu = "+cpu" in importlib.metadata.version("torch")
-    return "cuda" if ray.cluster_resources().get("GPU", 0) > 0 and not for_cpu else "cpu"
+    return "cuda" if _count_gpus() > 0 and not for_cpu else "cpu"
+
+
+def note_idle_gpus(stage: Stage) -> str:
+    """A sentence where ``auto`` leaves GPUs alone, as llmrl is installed for CPU; empty elsewhere."""
+    count = _count_gpus()
+    if not count or stage.cluster.device != "auto" or choose_device(stage) == "cuda":
+        return ""
+    return (
+        f"the cluster has {count:g} GPU{'s' * (count > 1)} and llmrl is installed for CPU, so it computes "
+        "there; run LLMRL_ACCELERATOR=cuda make install to use them, or set cluster.device = 'cpu' to say so"
+    )
 
 
 def gpu_kinds() -> set[str]:
@@ -144,6 +155,10 @@ def list_nodes() -> dict[str, Resources]:
     return {
         f"{n['NodeManagerAddress']}/{n['NodeID'][:6]}": dict(n["Resources"]) for n in listed if n["Alive"]
     }
+
+
+def _count_gpus() -> float:
+    return cast("Resources", ray.cluster_resources()).get("GPU", 0)
 
 
 def _size(bundle: Resources) -> tuple[float, float]:

@@ -17,8 +17,6 @@ from llmrl.prompts.seeds import derive_seed, shuffled
 from llmrl.recipe.schema import Source
 from llmrl.registry import Registry
 
-task: Registry[Task] = Registry("task", named_by="task")
-
 MAX_DIGITS = 18
 
 
@@ -52,6 +50,9 @@ class Task(Protocol):
     def make(self, number: int) -> Problem:
         """Problem ``number`` of ``range(size)``: pure, and different numbers have different prompts."""
         ...
+
+
+task: Registry[Task] = Registry("task", named_by="task", protocol=Task)
 
 
 def task_rows(made: Task, *, source: str, count: int, skip: int, seed: int) -> list[Example]:

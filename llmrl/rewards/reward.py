@@ -11,8 +11,6 @@ from llmrl.recipe.schema import Reward as RewardTable
 from llmrl.registry import Registry
 from llmrl.rewards.judgement import Sample
 
-reward: Registry[Reward] = Registry("reward", named_by="kind")
-
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -50,6 +48,9 @@ class Awaited(Protocol):
     async def __call__(self, sample: Sample) -> float | None | Score:
         """The score of one response; None abstains."""
         ...
+
+
+reward: Registry[Reward] = Registry("reward", named_by="kind", protocol=Reward)
 
 
 @runtime_checkable

@@ -9,8 +9,6 @@ from typing import Protocol
 from llmrl.recipe.schema import Stage
 from llmrl.registry import Registry
 
-role: Registry[RoleKind] = Registry("role", named_by="kind")
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
@@ -43,6 +41,9 @@ class RoleKind(Protocol):
     async def start(self, stage: Stage, name: str, *, device: str) -> Role:
         """Load the model in the folder ``stage.roles[name].path`` on ``device`` (cpu or cuda)."""
         ...
+
+
+role: Registry[RoleKind] = Registry("role", named_by="kind", protocol=RoleKind)
 
 
 def refusal(reason: str, *, status: int = 400) -> Answer:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmrl.cluster.placement import note_idle_gpus
 from llmrl.experience.credit import Memory
-from llmrl.recipe.schema import Recipe
+from llmrl.recipe.schema import Recipe, Stage
 from llmrl.report.binding import binding
 from llmrl.report.card import has_card, remove_card, write_card
 from llmrl.report.console import ConsoleReport
@@ -62,7 +63,7 @@ async def run_stage(
     if first == stage.optimizer.steps and _is_done(plan):
         console.note(f"stage {stage.name}: done before, {first} steps")
         return _result(folder)
-    console.stage(stage.name, steps=stage.optimizer.steps, done=first)
+    _announce(stage, console, done=first)
     earlier_s = _earlier_seconds(folder / JOURNAL)  # of steps that are lost too
     async with hired(
         stage,
@@ -117,6 +118,12 @@ async def run_stage(
     result = _result(folder)
     write_card(result.model, recipe, stage, result.before, result.after)
     return result
+
+
+def _announce(stage: Stage, console: ConsoleReport, *, done: int) -> None:
+    console.stage(stage.name, steps=stage.optimizer.steps, done=done)
+    if idle := note_idle_gpus(stage):
+        console.note(idle)
 
 
 async def _export(crew: Crew, model: Path) -> None:

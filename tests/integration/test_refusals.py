@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from llmrl.cluster.placement import choose_device
+from llmrl.cluster.placement import choose_device, note_idle_gpus
 from llmrl.errors import DataError, LlmrlError, ModelError, PlacementError, PluginError, RecipeError
 from llmrl.recipe.load import load_recipe
 from llmrl.run.start import train_recipe
@@ -187,10 +187,15 @@ def test_a_later_stage_without_room_is_refused_before_the_first_trains_and_an_ol
     assert old.exists()
 
 
-def test_an_installation_for_cpu_leaves_a_gpu_alone(given: Path) -> None:
+def test_an_installation_for_cpu_leaves_a_gpu_alone_and_says_so(given: Path) -> None:
     stage = load_recipe(given / "recipe.toml").recipe.stages[0]
+    chosen = load_recipe(given / "recipe.toml", ["cluster.device=cpu"]).recipe.stages[0]
+    for_cpu = "+cpu" in version("torch")
     ray.init(address="local", num_cpus=1, num_gpus=1, log_to_driver=False, include_dashboard=False)
     try:
-        assert choose_device(stage) == ("cpu" if "+cpu" in version("torch") else "cuda")
+        assert choose_device(stage) == ("cpu" if for_cpu else "cuda")
+        told = "the cluster has 1 GPU and llmrl is installed for CPU, so it computes there; "
+        assert note_idle_gpus(stage).startswith(told) == for_cpu
+        assert note_idle_gpus(chosen) == ""
     finally:
         ray.shutdown()

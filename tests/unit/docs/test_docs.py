@@ -14,6 +14,7 @@ import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
@@ -313,6 +314,13 @@ def test_every_key_of_a_recipe_that_a_page_names_exists(page: Page) -> None:
     named = [code for code in page.inline if dotted.fullmatch(code) and not code.endswith(files)]
 
     assert {code: unknown for code in named if (unknown := unknown_key(code))} == {}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_everything_of_llmrl_that_a_page_names_can_be_imported(page: Page) -> None:
+    for code in page.inline:
+        if re.fullmatch(r"llmrl(\.\w+)+", code):
+            resolve_name(code)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=str)

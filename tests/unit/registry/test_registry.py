@@ -6,12 +6,16 @@ import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import pytest
 
 from llmrl.errors import PluginError, RecipeError
+from llmrl.prompts.tasks import task
 from llmrl.registry import Registry, load_plugins
+from llmrl.rewards import reward
+from llmrl.roles.role import role
+from llmrl.rollouts.engines import engine
 
 
 class Shape(Protocol):
@@ -173,6 +177,65 @@ def test_a_class_that_does_not_inherit_what_has_the_defaults_is_refused() -> Non
             pass
 
     assert registry.names == ("good",)
+
+
+def test_a_class_that_lacks_what_its_kind_has_is_told_each_member_and_where_it_is_described() -> None:
+    registry = Registry[Solid]("solid", protocol=Solid)
+
+    @registry("ball")
+    @dataclass(frozen=True)
+    class Ball:
+        area: float  # a field without a default is no attribute of the class
+
+        hollow: ClassVar[bool] = False
+
+        def __call__(self) -> float:
+            return self.area
+
+    with pytest.raises(PluginError) as refused:
+
+        @registry("bad")
+        @dataclass(frozen=True)
+        class Bad:
+            area: float = 0.0
+
+    assert str(refused.value).startswith("solid 'bad': ")
+    assert str(refused.value).endswith(
+        f"Bad must have 'hollow: ClassVar[bool]', '__call__', as {__name__}.Solid says."
+    )
+    assert registry.names == ("ball",)
+
+
+@pytest.mark.parametrize(
+    ("kind", "lacking"),
+    [
+        (reward, "'reads_answer: ClassVar[bool]', '__call__', as llmrl.rewards.reward.Reward says."),
+        (task, "'characters', 'size', 'make', as llmrl.prompts.tasks.Task says."),
+        (engine, "'start', as llmrl.rollouts.engines.engine.EngineKind says."),
+        (role, "'start', as llmrl.roles.role.RoleKind says."),
+    ],
+)
+def test_an_empty_class_is_told_what_its_kind_has(kind: Registry[Any], lacking: str) -> None:
+    @dataclass(frozen=True)
+    class Empty:
+        pass
+
+    with pytest.raises(PluginError) as refused:
+        kind("empty")(Empty)
+
+    assert str(refused.value).endswith(f"Empty must have {lacking}")
+    assert "empty" not in kind.names
+
+
+class Solid(Protocol):
+    """What has no defaults."""
+
+    hollow: ClassVar[bool]
+
+    @property
+    def area(self) -> float: ...
+
+    def __call__(self) -> float: ...
 
 
 class Base:
