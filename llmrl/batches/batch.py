@@ -54,6 +54,6 @@ class Batch:
     old: TokenScores
     """As the policy had them at the start of this step."""
     reference: TokenScores | None = None
-    """Under the frozen model; present if the objective reads it."""
+    """Under the frozen model, without its entropy; present if the objective reads it."""
     noise: Tensor | None = None
     """[B, T] uniform in [0, 1), from run, step, prompt, sample and position alone; present if read."""

@@ -11,6 +11,7 @@ from llmrl.batches.batch import Totals
 from llmrl.batches.collate import Collated, collate
 from llmrl.batches.row import row_of, sizes_read
 from llmrl.batches.schedule import schedule
+from llmrl.batches.unit import units
 from llmrl.batches.work import Work
 from llmrl.experience.columns import Columns
 
@@ -87,16 +88,16 @@ class Step:
         Raises:
             RecipeError: a row, or a pair, alone exceeds the budget.
         """
-        units = [unit for group in groups for unit in self._units(group)]
+        parts = [unit for group in groups for unit in self._units(group)]
         flops = work.of(tokens=self.lengths, scored=self.trained, squares=self._squares)
         plan = schedule(
-            np.array([self.lengths[unit].sum() for unit in units], dtype=np.int64),
-            np.array([flops[unit].sum() for unit in units], dtype=np.float64),
+            np.array([self.lengths[unit].sum() for unit in parts], dtype=np.int64),
+            np.array([flops[unit].sum() for unit in parts], dtype=np.float64),
             ranks=ranks,
             tokens_per_microbatch=tokens_per_microbatch,
         )
         return [
-            self.collate(np.sort(_joined([units[int(number)] for number in numbers])))
+            self.collate(np.sort(_joined([parts[int(number)] for number in numbers])))
             for numbers in plan[rank]
         ]
 
@@ -123,12 +124,8 @@ class Step:
 
     def _units(self, group: int) -> list[RowNumbers]:
         """The rows of a group, those that pairs connect together."""
-        unit_of = {int(row): {int(row)} for row in self.rows([group])}
-        for one, other in self._pairs(group).tolist():
-            joined = unit_of[one] | unit_of[other]
-            unit_of |= dict.fromkeys(joined, joined)
-        units = {min(unit): sorted(unit) for unit in unit_of.values()}
-        return [np.array(units[first], dtype=np.int64) for first in sorted(units)]
+        found = units(self.rows([group]).tolist(), self._pairs(group).tolist())
+        return [np.array(unit, dtype=np.int64) for unit in found]
 
 
 def _range(start: int, stop: int) -> RowNumbers:

@@ -25,7 +25,8 @@ class Correction(Protocol):
     """A frozen dataclass whose fields are its options."""
 
     anchor: ClassVar[Anchor]
-    """What the objective's own ratio compares with: the trainer's ``old`` scores, or the engine's own."""
+    """What the objective's own ratio compares with: the trainer's ``old`` scores; or the engine's own on
+    what the policy wrote."""
 
     def __call__(self, log_ratio: Tensor, mask: Tensor, /) -> Tensor:
         """[B, T] weights from [B, T] ``old - sampled`` nats, which are 0 outside the [B, T] mask.
@@ -52,7 +53,10 @@ class NoCorrection(Correction):
 @correction("bypass")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bypass(Correction):
-    """Weight 1, and the objective's own ratio is to the engine: a further weight would count it twice."""
+    """Weight 1, and the objective's own ratio is to the engine: a further weight would count it twice.
+
+    On an opponent's responses the ratio stays the one to ``old``, as their engine sampled from the opponent.
+    """
 
     anchor: ClassVar[Anchor] = "sampled"
 

@@ -20,6 +20,9 @@ class Pairing(Protocol):
     together: ClassVar[int | None] = None
     """Most responses of a group that its pairs connect, one with the next; None where that may be all of
     them. They share a micro-batch."""
+    within: ClassVar[int | None] = None
+    """Responses of a group, counted off from its first, among which alone pairs are made; None where that may
+    be all of them. Branches come in multiples of it, so that both of a pair part at the same turn."""
 
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement], /) -> Pairs | None:
         """Pairs of rollout numbers, the preferred one first.
@@ -45,6 +48,7 @@ class NoPairs(Pairing):
     """Nothing is compared."""
 
     together: ClassVar[int | None] = 1
+    within: ClassVar[int | None] = 1
 
     def __call__(self, _group: RolloutGroup, _judgements: Sequence[Judgement]) -> None:
         return None
@@ -79,6 +83,7 @@ class InOrder(Pairing):
     """The first response with the second, the third with the fourth, the better one first; ties included."""
 
     together: ClassVar[int | None] = 2
+    within: ClassVar[int | None] = 2
 
     def __call__(self, _group: RolloutGroup, judgements: Sequence[Judgement]) -> Pairs:
         rewards = [j.reward for j in judgements]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, runtime_checkable
 
-from llmrl.recipe.schema import Choice, Opponent, Reward
+from llmrl.recipe.schema import NOBODY, Choice, Opponent, Reward
 from llmrl.registry import Registry
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Bundle:
     """What changes advantages once the policy's own scores of the step are known, one after the other."""
     correction: Choice = Choice(name="truncated")
     """Weight for the difference between engine and trainer."""
-    opponent: Opponent = field(default_factory=Opponent)
+    opponent: Opponent = NOBODY
     """Whoever answers the same prompts for comparison."""
     branches: int = 1
     """Conversations that share all turns before one; as ``rollouts.branches``."""

@@ -28,13 +28,13 @@ class MHPO(Objective):
     reach: float = 1.5
     """Nats at which the log-ratio saturates."""
     scale_high: float = 1.0
-    """Nats above ``old`` where the hazard reaches 1; further off it takes over."""
+    """Scale of the softplus of the log-ratio, which damps tokens above ``old``: smaller damps sooner."""
     power_high: float = 1.5
-    """How steeply it grows there."""
+    """Power of that softplus, once scaled: how steeply the damping grows."""
     scale_low: float = 0.8
-    """Nats below ``old`` where the hazard reaches 1."""
+    """Scale of the softplus of minus the log-ratio, which damps tokens below ``old``."""
     power_low: float = 2.0
-    """How steeply it grows there."""
+    """Power of that softplus, once scaled."""
 
     mean_over: MeanOver = "responses"
     bundle: ClassVar[Bundle] = Bundle(credit=Choice(name="group"))

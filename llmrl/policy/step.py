@@ -157,12 +157,18 @@ class Learner:
         old = _detached(current) if known.old is None else rows.taken(known.old)
         reference = None if known.reference is None else rows.taken(known.reference)
         batch = rows.batch(old=old, reference=reference)
-        correction = self.algorithm.correction
         log_ratio = torch.where(batch.mask, old.logp - batch.sampled.logp, 0.0)
-        weight = correction(log_ratio, batch.mask)
+        weight = self.algorithm.correction(log_ratio, batch.mask)
         advantage = batch.advantage if known.advantage is None else rows.spread(known.advantage[rows.at])
-        anchor = batch.sampled.logp if correction.anchor == "sampled" else old.logp
-        return replace(batch, advantage=advantage * weight, old=replace(old, logp=anchor)), log_ratio, weight
+        anchored = replace(old, logp=self._anchor(batch))
+        return replace(batch, advantage=advantage * weight, old=anchored), log_ratio, weight
+
+    def _anchor(self, batch: Batch) -> Tensor:
+        """[B, T] nats that the objective's own ratio compares with."""
+        if self.algorithm.correction.anchor == "old":
+            return batch.old.logp
+        # The engine's numbers for what an opponent wrote are the opponent's.
+        return batch.sampled.logp.where(~batch.opponent[:, None], batch.old.logp)
 
     @torch.no_grad()
     def _scan(self, forward: Forward, microbatches: Sequence[Collated], tokens: int) -> TokenScores:

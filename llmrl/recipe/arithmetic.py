@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llmrl.objectives.algorithm import bundle_of
+from llmrl.experience.correction import correction
+from llmrl.objectives.algorithm import bundle_of, objective_of
 from llmrl.objectives.contract import TrainsOn
 from llmrl.recipe.schema import Recipe, Source, Stage
 
@@ -157,10 +158,7 @@ def _pace(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
     )
     updates = stage.optimizer.minibatches * stage.optimizer.epochs
     if updates == 1:
-        yield (
-            "One update a step: the ratio to the policy at the start of the step is exactly 1, "
-            "so a clip_fraction of 0 and a loss near 0 are expected."
-        )
+        yield f"One update a step{_ratio(stage)}."
     else:
         yield (
             f"{updates} updates a step ({_many(stage.optimizer.minibatches, 'minibatch')}, "
@@ -173,6 +171,19 @@ def _pace(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
         )
     if lag:
         yield "Engines generate while the policy trains, and no token older than that bound is trained on."
+
+
+def _ratio(stage: Stage) -> str:
+    """What to expect of the objective's ratio where a step makes one update."""
+    if "old" not in objective_of(stage).reads:
+        return ""
+    chosen = bundle_of(stage).correction
+    if correction.get(chosen.name, key="correction").anchor == "old":
+        return (
+            ": the ratio to the policy at the start of the step is exactly 1, "
+            "so a clip_fraction of 0 is expected"
+        )
+    return ": ratios are to what the engine reported, so they are not exactly 1"
 
 
 def _length(stage: Stage, numbers: Arithmetic) -> Iterator[str]:

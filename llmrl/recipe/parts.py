@@ -11,7 +11,7 @@ from llmrl.errors import RecipeError, did_you_mean, shown
 from llmrl.experience.correction import correction
 from llmrl.experience.credit import Credit, credit
 from llmrl.experience.keep import keep
-from llmrl.experience.pairing import pairing
+from llmrl.experience.pairing import Pairing, pairing
 from llmrl.objectives import Bundle, shaping
 from llmrl.objectives.algorithm import bundle_of, objective_of, responses_together
 from llmrl.prompts.tasks import task
@@ -80,15 +80,17 @@ def plugins_of(stage: Stage) -> dict[Keys, Any]:
 def part_problems(stage: Stage) -> list[str]:
     """What is wrong with the plugins of a stage, those of its sources apart."""
     problems: list[str] = []
-    compared, asked = False, dict[str, int]()
+    bundle, asked = Bundle(), dict[str, int]()
     with _noted(problems):
         bundle = bundle_of(stage)
-        compared, asked = _pairs_with_several(stage, bundle), _asked_of_a_prompt(stage, bundle)
+        asked = _asked_of_a_prompt(stage, bundle)
         problems.extend(_nothing_to_learn(stage, bundle))
         problems.extend(_too_small_for_pairs(stage))
         problems.extend(_turns_that_cannot_be(stage, bundle))
         problems.extend(_nobody_to_compare_with(stage, bundle))
         problems.extend(_pairs_of_nothing(stage, bundle))
+        problems.extend(_pairs_across_branches(stage, bundle))
+        problems.extend(_shaping_of_nothing(stage))
         for keys, choice in parts_of(bundle).items():
             with _noted(problems):
                 part = _build(keys, choice)
@@ -96,13 +98,7 @@ def part_problems(stage: Stage) -> list[str]:
     if stage.environment is not None:
         with _noted(problems):
             problems.extend(_runs_that_take_too_long(stage, _build_environment(stage.environment), asked))
-    for name, table in stage.rewards.items():
-        if not SAFE_NAME.fullmatch(name):
-            problems.append(f"rewards: expected names of {SAFE_NAME_TEXT}, got {shown(name)}.")
-        with _noted(problems):
-            (made,) = build_rewards({name: table}).values()
-            if compared and table.weight and isinstance(made, Comparing):
-                problems.append(_one_of_each(stage, name))
+    problems.extend(_reward_problems(stage, bundle))
     with _noted(problems):
         engine.get(stage.engines.kind, key="engines")
     for tracker in stage.report.trackers:
@@ -118,6 +114,16 @@ def _noted(problems: list[str]) -> Generator[None]:
         yield
     except RecipeError as error:
         problems.append(str(error))
+
+
+def _reward_problems(stage: Stage, bundle: Bundle) -> list[str]:
+    problems: list[str] = []
+    for name, table in stage.rewards.items():
+        if not SAFE_NAME.fullmatch(name):
+            problems.append(f"rewards: expected names of {SAFE_NAME_TEXT}, got {shown(name)}.")
+        with _noted(problems):
+            build_rewards({name: table})
+    return problems or list(_opponents_of_no_use(stage, bundle))
 
 
 def _nothing_to_learn(stage: Stage, bundle: Bundle) -> Iterator[str]:
@@ -174,20 +180,48 @@ def _pairs_of_nothing(stage: Stage, bundle: Bundle) -> Iterator[str]:
         )
 
 
-def _pairs_with_several(stage: Stage, bundle: Bundle) -> bool:
-    """Whether pairs are made with an opponent, of which one side has several responses."""
-    paired = bundle.opponent.kind != "none" and bundle.pairing.name != "none"
-    return paired and stage.rollouts.per_prompt + bundle.opponent.per_prompt > 2
+def _pairs_across_branches(stage: Stage, bundle: Bundle) -> Iterator[str]:
+    pairs: Pairing = _build(("pairing",), bundle.pairing)
+    within = pairs.within or stage.rollouts.per_prompt + bundle.opponent.responses
+    if bundle.branches > 1 and bundle.branches % within:
+        yield (
+            f"rollouts.branches: expected 1 or a multiple of {within}, as pairing '{bundle.pairing.name}' "
+            f"compares among {within} responses, of which all must part at the same turn, "
+            f"got {bundle.branches}."
+        )
 
 
-def _one_of_each(stage: Stage, name: str) -> str:
+def _shaping_of_nothing(stage: Stage) -> Iterator[str]:
+    if stage.shaping and objective_of(stage).mean_over == "pairs":
+        yield (
+            f"shaping: objective '{stage.objective.name}' compares pairs and reads no advantages; remove it, "
+            "and hold the policy to the reference by the objective's own option, kl_weight or beta."
+        )
+
+
+def _opponents_of_no_use(stage: Stage, bundle: Bundle) -> Iterator[str]:
+    if bundle.trains_on != "rollouts" or bundle.opponent.kind == "none":
+        return
+    made, tables = build_rewards(bundle.rewards), bundle.rewards
+    comparing = [name for name, one in made.items() if tables[name].weight and isinstance(one, Comparing)]
+    if bundle.pairing.name != "none":
+        yield from _more_than_one_of_each(stage, bundle, comparing)
+    elif not comparing:
+        yield (
+            f"opponent.kind: nobody compares the policy with '{bundle.opponent.kind}'; add a reward that "
+            "compares, such as kind = 'versus', or set opponent.kind = 'none'."
+        )
+
+
+def _more_than_one_of_each(stage: Stage, bundle: Bundle, comparing: list[str]) -> Iterator[str]:
     # The policy's response has the preference over one opponent, the opponent's that over all of them.
-    own, theirs = stage.rollouts.per_prompt, bundle_of(stage).opponent.per_prompt
-    return (
-        f"rewards.{name}.kind: '{stage.rewards[name].kind}' compares each response with all of the other "
-        "side's, so pairs with the opponent need rollouts.per_prompt = 1 and opponent.per_prompt = 1, "
-        f"got {own} and {theirs}."
-    )
+    own, theirs = stage.rollouts.per_prompt, bundle.opponent.per_prompt
+    for name in comparing if own + theirs > 2 else ():
+        yield (
+            f"rewards.{name}.kind: '{bundle.rewards[name].kind}' compares each response with all of the "
+            "other side's, so pairs with the opponent need rollouts.per_prompt = 1 and "
+            f"opponent.per_prompt = 1, got {own} and {theirs}."
+        )
 
 
 def _rewards_that_are_not_there(keys: Keys, part: Any, bundle: Bundle) -> Iterator[str]:

@@ -77,7 +77,7 @@ def _sentence(refused: Sequence[ErrorDetails], keys: Keys) -> str:
     if refused[0]["type"] == "extra_forbidden":
         return f"no key named {shown(keys[-1])}.{did_you_mean(keys[-1], known_keys(keys[:-1]))}"
     if refused[0]["type"] == "missing":
-        return f"this key is missing. {_text(keys)}".rstrip()
+        return " ".join(["this key is missing.", *_text(keys).split()])
     return joint_refusal(refused)
 
 

@@ -258,9 +258,9 @@ class Choice(Table):
 class Opponent(Table):
     """Whoever answers the same prompts as the policy, for objectives that compare the two."""
 
-    kind: Literal["none", "reference", "mixture", "average"] = "none"
+    kind: Literal["none", "reference", "mixture", "average"]
     """``reference``: the frozen model; ``mixture``: policy and reference token by token, geometrically;
-    ``average``: the moving average of the policy's weights."""
+    ``average``: the moving average of the policy's weights; ``none``: nobody, whatever the objective says."""
     per_prompt: Positive = 1
     """Responses of the opponent to each prompt, besides the policy's ``rollouts.per_prompt``."""
     mixture: Fraction = 0.25
@@ -272,6 +272,9 @@ class Opponent(Table):
     def responses(self) -> int:
         """To each prompt."""
         return 0 if self.kind == "none" else self.per_prompt
+
+
+NOBODY = Opponent(kind="none")
 
 
 class Optimizer(Table):

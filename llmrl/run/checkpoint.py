@@ -15,12 +15,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, cast
 
-from llmrl.errors import CheckpointError, shown
+from llmrl.errors import CheckpointError, TrainingError, shown
 from llmrl.experience.credit import Memory
 from llmrl.recipe.tables import Tree, leaves
 from llmrl.run.ledger import Snapshot
@@ -29,6 +30,8 @@ MANIFEST = "MANIFEST.json"
 STATE = "state.json"
 RANDOM = "rng-{rank}.npz"
 """The last file that a rank writes."""
+SCALARS = (str, int, float, NoneType)
+"""Of a credit's memory, besides lists and dicts; a bool is an int."""
 _log = logging.getLogger(__name__)
 
 
@@ -185,6 +188,36 @@ def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree) -> None:
         raise CheckpointError(
             f"the prompts differ from those of {checkpoint.path}; restore the dataset, or use --fresh."
         )
+
+
+def check_memory(memory: Memory, *, credit: str) -> None:
+    """Refuse at the first step what no checkpoint could give back after the last one.
+
+    Raises:
+        TrainingError: a value is not of JSON; the message names the credit, its key and the type.
+    """
+    for key, value in memory.items():
+        for found in _foreign({key: value}):
+            raise TrainingError(
+                f"credit '{credit}': memory[{key!r}] has {found}, which no checkpoint gives back; keep str, "
+                "int, float, bool, None, and plain lists and dicts of them with str as keys."
+            )
+
+
+def _foreign(inside: object) -> Iterator[str]:
+    """What in a list or dict is another thing once it was written as JSON and read again."""
+    values: Iterable[object] = ()
+    if type(inside) is dict:
+        entries = cast("dict[object, object]", inside)
+        yield from (f"a key of type {type(key).__name__}" for key in entries if not isinstance(key, str))
+        values = entries.values()
+    elif type(inside) is list:
+        values = cast("list[object]", inside)
+    else:
+        yield f"a value of type {type(inside).__name__}"
+    for value in values:
+        if not isinstance(value, SCALARS):
+            yield from _foreign(value)
 
 
 def _files(path: Path) -> Iterator[Path]:

@@ -19,6 +19,7 @@ from llmrl.prompts.stream import PromptStream
 from llmrl.recipe.schema import Stage
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
+from llmrl.run.checkpoint import check_memory
 from llmrl.run.evaluate import evaluate
 from llmrl.run.judging import Judging
 from llmrl.run.loop import Judged
@@ -126,6 +127,7 @@ class Online(StageStations):
         rows = self.algorithm.credit(
             [one.group for one in judged], [one.judgements for one in judged], self.trainer.memory
         )
+        check_memory(self.trainer.memory, credit=self.algorithm.bundle.credit.name)
         return [
             self._selected(one, advantages, lag=_lag(one.group, step, limit=self.stage.engines.max_lag))
             for one, advantages in zip(judged, rows, strict=True)

@@ -65,7 +65,7 @@ class World:
             opponent=torch.zeros(rows, dtype=torch.bool),
             sampled=TokenScores(logp=old.logp),
             old=old,
-            reference=self._scores(self.reference) if "reference" in reads else None,
+            reference=TokenScores(logp=self._scores(self.reference).logp) if "reference" in reads else None,
             noise=torch.zeros_like(old.logp) if "noise" in reads else None,
         )
 

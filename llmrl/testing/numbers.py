@@ -130,11 +130,9 @@ def _extreme(update: Update, seed: int) -> Update:
 def _settled(update: Update) -> Update:
     """The same with a policy that has not moved from anything."""
     old = update.batch.old
-    batch = replace(
-        update.batch,
-        sampled=TokenScores(logp=old.logp),
-        reference=None if update.batch.reference is None else old,
-    )
+    same = TokenScores(logp=old.logp)
+    reference = None if update.batch.reference is None else same
+    batch = replace(update.batch, sampled=same, reference=reference)
     return replace(update, current=old, batch=batch)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from llmrl.batches.batch import Batch, TokenScores
+from llmrl.batches.unit import units
 from llmrl.objectives.contract import Objective
 from llmrl.testing.update import Update, totals_of
 
@@ -43,7 +45,7 @@ def tiny_update(objective: Objective, seed: int = 0) -> Update:
         opponent=_opponents(objective),
         sampled=TokenScores(logp=logp + 0.35 * _normal(draw)),
         old=TokenScores(logp=logp + 0.3 * _normal(draw), entropy=_uniform(draw, 0.1, 1.3)),
-        reference=TokenScores(logp=logp + 0.5 * _normal(draw), entropy=_uniform(draw, 0.1, 1.3)),
+        reference=TokenScores(logp=logp + 0.5 * _normal(draw)),
         noise=torch.rand(ROWS, WIDTH, generator=draw, dtype=torch.float64),
     )
     current = TokenScores(logp=logp, entropy=_entropy(batch, draw))
@@ -57,12 +59,8 @@ def compares(objective: Objective) -> bool:
 
 
 def blocks(update: Update) -> list[list[int]]:
-    """The rows that nobody may part: single ones, or whole groups where there are pairs."""
-    if not update.batch.pairs.shape[0]:
-        return [[row] for row in range(update.rows)]
-    group = update.batch.group
-    numbers = sorted({int(one) for one in group})
-    return [[row for row in range(update.rows) if int(group[row]) == one] for one in numbers]
+    """The rows that nobody may part, as training has them: single ones, and those that pairs connect."""
+    return units(range(update.rows), cast("list[tuple[int, int]]", update.batch.pairs.tolist()))
 
 
 def nothing(update: Update) -> Update:
@@ -122,11 +120,7 @@ def _as_read(update: Update, objective: Objective) -> Update:
     return replace(
         update,
         current=replace(update.current, entropy=None),
-        batch=replace(
-            batch,
-            old=replace(batch.old, entropy=None),
-            reference=None if batch.reference is None else replace(batch.reference, entropy=None),
-        ),
+        batch=replace(batch, old=replace(batch.old, entropy=None)),
     )
 
 

@@ -24,7 +24,7 @@ sandbox    |                                               |
 registry   | wording                                       |
 recipe     | wording prompts:sources,parts,show            | rich:show
            | objectives:parts,arithmetic,show              |
-           | rewards:parts experience:parts                |
+           | rewards:parts experience:parts,arithmetic     |
            | rollouts.engines:parts report.trackers:parts  |
            | rollouts.environments:parts,roles             |
            | rollouts.agents:parts                         |

@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from llmrl.errors import EngineError
 from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import load_tokenizer
-from llmrl.recipe.schema import Opponent, Stage
+from llmrl.recipe.schema import NOBODY, Stage
 from llmrl.rollouts.engines.engine import Completion, Request, Sampler
 from llmrl.rollouts.engines.opponent import geometric_mixture, move_average
 from llmrl.rollouts.rollout import Stop
@@ -53,7 +53,7 @@ class TorchEngine:
         self._stored = stored_tensors(stage.model.folder)
         dtype = torch.bfloat16 if stage.model.dtype == "bfloat16" else torch.float32
         self._model: Any = self._loaded(dtype)
-        self._opponent = stage.opponent or Opponent()
+        self._opponent = stage.opponent or NOBODY
         # An average in bfloat16 would not move: its steps are smaller than the distance of two numbers.
         second = torch.float32 if self._opponent.kind == "average" else dtype
         self._second: Any = None if self._opponent.kind == "none" else self._loaded(second)

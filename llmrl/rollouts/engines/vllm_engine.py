@@ -23,7 +23,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from llmrl.errors import DisconnectedError, EngineError, WeightSyncError
 from llmrl.prompts.tokenizer import load_tokenizer
-from llmrl.recipe.schema import Opponent, Stage
+from llmrl.recipe.schema import NOBODY, Stage
 from llmrl.rollouts.engines.continuation import joined, rest_of
 from llmrl.rollouts.engines.engine import Completion, Request
 from llmrl.rollouts.engines.vllm_opponent import PROCESSOR, REFERENCE_WEIGHT
@@ -135,7 +135,7 @@ class VllmEngine:
             return None
         weight = _reference_weight(self._stage)
         if weight is None:
-            kind = (self._stage.opponent or Opponent()).kind
+            kind = (self._stage.opponent or NOBODY).kind
             raise EngineError(
                 f"request {request.id} is for the opponent, but vLLM plays none of opponent.kind '{kind}'"
             )
@@ -240,7 +240,7 @@ def _failed(version: int, error: Exception) -> WeightSyncError:
 
 def _reference_weight(stage: Stage) -> float | None:
     """What the opponent's logits have of the reference; None without an opponent that vLLM can play."""
-    table = stage.opponent or Opponent()
+    table = stage.opponent or NOBODY
     return {"reference": 1.0, "mixture": table.mixture}.get(table.kind)
 
 

@@ -69,6 +69,13 @@ def recipe(tmp_path: Path) -> Path:
     return path
 
 
+OPPOSED = [
+    'opponent={ kind = "reference" }',
+    'rewards.answer={ kind = "versus", options = { kind = "number" } }',
+]
+"""Overrides."""
+
+
 def planned(path: Path, *overrides: str, gpus: str = "8xH100", **others: object) -> Plan:
     loaded = load_recipe(path, list(overrides))
     check_recipe(loaded)
@@ -144,7 +151,7 @@ def test_engines_that_only_evaluate_need_their_memory_and_heads_too(recipe: Path
     ("overrides", "rows"),
     [
         (["objective.name=grpo"], 128 * 16),
-        (["objective.name=grpo", 'opponent={ kind = "reference" }'], 128 * 16),
+        (["objective.name=grpo", *OPPOSED], 128 * 16),
         (["objective.name=online_dpo"], 128 * 2),  # the best and the worst
         (["objective.name=xpo", "rollouts.per_prompt=1"], 128 * (1 + 1)),  # and the opponent's
     ],
@@ -208,7 +215,7 @@ def test_the_best_split_takes_all_devices_and_is_no_slower_than_the_recipe(recip
         (["weights.transport=broadcast", "policy.zero_stage=3"], "8xH100"),
         (["policy.sequence_parallel=4", "policy.ranks=4", "engines.count=2"], "6xH100"),
         (['engines.kind="torch"', "engines.count=2"], "6xH100"),
-        (['opponent={ kind = "mixture" }'], "8xH200"),
+        ([*OPPOSED, 'opponent.kind="mixture"'], "8xH200"),
     ],
 )
 def test_whatever_is_advised_is_a_recipe_that_fits(overrides: list[str], gpus: str, recipe: Path) -> None:
@@ -264,18 +271,18 @@ def test_more_gpus_are_no_cure_where_each_holds_a_whole_model(recipe: Path) -> N
 @pytest.mark.parametrize(
     ("one_gpu", "cure"),
     [
-        ("engines.count=4", r"engines\.tensor_parallel = 2 \(with engines\.count = 2\) would fit"),
-        ('engines.kind="torch"', "more GPUs would not help, as such an engine has one; use larger ones"),
-        ('opponent={ kind = "reference" }', "more GPUs .* has one; lower engines.max_sequences, or use"),
+        (["engines.count=4"], r"engines\.tensor_parallel = 2 \(with engines\.count = 2\) would fit"),
+        (['engines.kind="torch"'], "more GPUs would not help, as such an engine has one; use larger ones"),
+        (OPPOSED, "more GPUs .* has one; lower engines.max_sequences, or use"),
     ],
 )
-def test_no_engine_is_widened_that_can_have_one_gpu_only(one_gpu: str, cure: str, recipe: Path) -> None:
+def test_no_engine_is_widened_that_can_have_one_gpu_only(one_gpu: list[str], cure: str, recipe: Path) -> None:
     config = recipe.parent / "large.json"
     config.write_text(json.dumps({"model_type": "qwen2", **QWEN["7B"], "num_hidden_layers": 160}))
     adapted = ["model.lora.rank=8", "policy.zero_stage=3", "policy.tokens_per_microbatch=4608"]
 
     with pytest.raises(PlacementError, match=f"^an engine needs .*; {cure}"):
-        planned(recipe, *adapted, one_gpu, config=config)
+        planned(recipe, *adapted, *one_gpu, config=config)
 
 
 def test_a_cache_that_does_not_fit_is_refused_with_a_cure(recipe: Path) -> None:
@@ -415,7 +422,7 @@ def test_offload_is_tried_beside_every_stage_of_zero(recipe: Path) -> None:
 
 def test_an_opponent_takes_the_room_of_a_model_beside_the_engines(recipe: Path) -> None:
     alone = planned(recipe)
-    opposed = planned(recipe, 'opponent={ kind = "reference" }')
+    opposed = planned(recipe, *OPPOSED)
 
     assert alone.recipe.cache is not None
     assert opposed.recipe.cache is not None

@@ -42,7 +42,7 @@ def test_the_sentences_of_an_asynchronous_stage(good: Path) -> None:
         "100 optimizer steps, each with 1 weight sync after it: 100 new weight versions.",
         "Lag at most 1: up to 64 prompts (512 responses) in flight.",
         "One update a step: the ratio to the policy at the start of the step is exactly 1, "
-        "so a clip_fraction of 0 and a loss near 0 are expected.",
+        "so a clip_fraction of 0 is expected.",
         "Engines generate while the policy trains, and no token older than that bound is trained on.",
         "100 steps x 32 = 3,200 prompts = 1.6 epochs of 2,000 rows.",
         "The learning rate starts at 0.001 and stays.",
@@ -56,6 +56,30 @@ def test_synchronous_training_is_a_lag_of_zero(good: Path) -> None:
 
     assert "Lag at most 0: up to 32 prompts (256 responses) in flight." in said
     assert not any("Engines generate while the policy trains" in s for s in said)
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("objective.name=cispo", "the ratio to the policy at the start of the step is exactly 1, "),
+        (
+            "correction={ name = 'bypass' }",
+            "ratios are to what the engine reported, so they are not exactly 1.",
+        ),
+        ("objective.name=rebel", "ratios are to what the engine reported, so they are not exactly 1."),
+    ],
+)
+def test_a_ratio_is_said_to_be_what_it_is_compared_with(good: Path, override: str, said: str) -> None:
+    (one,) = (s for s in sentences(load_recipe(good, [override]).recipe.stages[0]) if "One update" in s)
+
+    assert one.startswith(f"One update a step: {said}")
+
+
+@pytest.mark.parametrize("objective", ["online_dpo", "nash_md"])
+def test_nothing_is_said_of_the_ratio_of_an_objective_without_one(good: Path, objective: str) -> None:
+    stage = load_recipe(good, [f"objective={{ name = '{objective}' }}"]).recipe.stages[0]
+
+    assert "One update a step." in sentences(stage)
 
 
 def test_demonstrations_are_not_multiplied_by_the_group(good: Path) -> None:

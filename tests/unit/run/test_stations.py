@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import numpy as np
 import pytest
 
+from llmrl.errors import TrainingError
+from llmrl.experience.credit import Advantages, Credit, Memory, credit
+from llmrl.experience.credit import Judged as Credited
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Evaluation, Optimizer, Prompts, Source, Stage
@@ -121,6 +127,57 @@ def test_a_group_in_which_only_the_opponent_was_judged_takes_no_place_of_the_ste
     assert dropped == ["nothing judged"]
     assert not online.refuse(judged(("policy", 1.0), ("policy", None), ("opponent", 0.0)))
     assert len(dropped) == 1
+
+
+@credit("remembers")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembers(Credit):
+    """Credit of a plugin that keeps something."""
+
+    kept: Any
+
+    def __call__(self, groups: Sequence[RolloutGroup], judgements: Credited, memory: Memory) -> Advantages:
+        memory["seen"] = self.kept
+        return [[np.ones(one.tokens.size, np.float32) for one in group.rollouts] for group in groups]
+
+
+def remembering(kept: object) -> Online:
+    online = stations(Online, every_steps=0)
+    chosen = {"objective": Choice(name="grpo"), "credit": Choice(name="remembers", options={"kept": 0})}
+    algorithm = Algorithm.of(online.stage.model_copy(update=chosen))
+    given: dict[str, Any] = {
+        "algorithm": replace(algorithm, credit=Remembers(kept=kept)),
+        "budget": StepBudget(per_step=1, max_error_rate=1.0),
+        "trainer": SimpleNamespace(memory={}),
+    }
+    return replace(cast("Online", online), **given)
+
+
+@pytest.mark.parametrize(
+    ("kept", "what"),
+    [
+        (np.int64(3), "a value of type int64"),
+        ({"rates": [0.5, np.zeros(2)]}, "a value of type ndarray"),
+        ({"by row": {7: 0.5}}, "a key of type int"),
+        ([(0, 1)], "a value of type tuple"),
+        (Counter("aa"), "a value of type Counter"),
+    ],
+)
+def test_a_credit_may_remember_only_what_a_checkpoint_gives_back(kept: object, what: str) -> None:
+    with pytest.raises(TrainingError) as refused:
+        remembering(kept).credit([judged(("policy", 1.0))], 0)
+
+    assert str(refused.value).startswith(f"credit 'remembers': memory['seen'] has {what}, which no ")
+
+
+def test_a_credit_remembers_numbers_texts_lists_and_dicts() -> None:
+    kept = {"rate": 0.5, "nan": float("nan"), "rows": [1, None, True, "p/0"], "numpy": np.float64(0.5)}
+    online = remembering(kept)
+
+    online.credit([judged(("policy", 1.0))], 0)
+
+    back = json.loads(json.dumps(online.trainer.memory["seen"]))
+    assert repr(back) == repr(kept | {"numpy": 0.5})
 
 
 def test_where_responses_are_trained_on_engines_get_every_version() -> None:

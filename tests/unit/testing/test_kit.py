@@ -134,6 +134,28 @@ class MetricSometimes(Wrong):
         return Loss(value=self.per_token(current, batch), metrics=metric)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupScaledPairs(Wrong):
+    """Counts the rows of a pair's group, of which a call has those alone that pairs connect."""
+
+    mean_over: MeanOver = "pairs"
+    bundle: ClassVar[Bundle] = Bundle(pairing=Choice(name="in_order"))
+
+    def __call__(self, current: TokenScores, batch: Batch) -> Loss:
+        size = (batch.group[:, None] == batch.group).sum(-1)[batch.pairs[:, 0]]
+        worth = (current.logp - batch.old.logp).where(batch.mask, 0.0).sum(-1)[batch.pairs]
+        return Loss(value=(worth[:, 0] - worth[:, 1]) / size)
+
+
+class ReadsReferenceEntropy(Wrong):
+    @property
+    def reads(self) -> frozenset[Reads]:
+        return frozenset({"old", "reference", "entropy"})
+
+    def __call__(self, current: TokenScores, batch: Batch) -> Loss:
+        return Loss(value=self.per_token(current, batch) + batch.reference.entropy)  # type: ignore[union-attr]
+
+
 class OtherShape(Wrong):
     def __call__(self, current: TokenScores, batch: Batch) -> Loss:
         return Loss(value=self.per_token(current, batch).sum())
@@ -185,6 +207,8 @@ class WrongSlope(Wrong):
             "learns",
             "it raised AttributeError: 'NoneType' object has no attribute 'logp' (test_kit",
         ),
+        (GroupScaledPairs, "packing", "in as many calls as possible"),
+        (ReadsReferenceEntropy, "learns", "it raised TypeError: unsupported operand type(s) for +"),
         (Detached, "learns", "no token has a gradient"),
         (MetricWithGraph, "metrics", "metric 'ratio' carries a gradient"),
         (MetricOfItsOwnCall, "micro-batches", "the split of the update changes metric 'ratio'"),

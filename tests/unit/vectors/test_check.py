@@ -58,6 +58,8 @@ def test_a_gradient_of_another_shape_fails() -> None:
         ("grpoish", {}, "no method has a name that begins like this."),
         ("dpo_x", {"config": {"kind": "nca"}}, "a loss of pairs called nca."),
         ("rdpo_x", {"config": {"kind": "robust", "beta": 1}}, "config.label_smoothing is missing."),
+        ("cdpo_x", {"config": {"kind": "cdpo", "beta": 1}}, "config.label_smoothing is missing."),
+        ("hinge_x", {"config": {"kind": "hinge"}}, "config.beta is missing."),
         ("grpo_x", {"config": {"loss_agg_mode": "median"}}, "a reduction called 'median'."),
         ("grpo_x", {"inputs": {"mask": [[1]]}}, "inputs.logprobs is missing."),
         ("dapo_x", {"config": {"clip_low": 7.0}}, "objective.options: clip_low must lie in [0, 1], got 7.0."),
