@@ -21,9 +21,9 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, cast
 
-from llmrl.errors import CheckpointError, TrainingError, shown
+from llmrl.errors import CheckpointError, TrainingError
 from llmrl.experience.credit import Memory
-from llmrl.recipe.tables import Tree, leaves
+from llmrl.recipe.tables import Tree
 from llmrl.run.ledger import Snapshot
 
 MANIFEST = "MANIFEST.json"
@@ -169,25 +169,6 @@ def read_state(path: Path) -> RunState:
         data=str(fields["data"]),
         tables=fields["tables"],
     )
-
-
-def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree) -> None:
-    """Refuse to go on with another algorithm or other data than the checkpoint's.
-
-    Raises:
-        CheckpointError: either differs; the message has the first key that does, with both values.
-    """
-    before, now = dict(leaves(checkpoint.state.tables)), dict(leaves(tables))
-    for keys in now | before:
-        if now.get(keys) != before.get(keys):
-            raise CheckpointError(
-                f"{'.'.join(keys)}: {shown(now.get(keys))} in the recipe, but {checkpoint.path} was made "
-                f"with {shown(before.get(keys))}; restore it, rename the run (run.name), or use --fresh."
-            )
-    if checkpoint.state.data != data:
-        raise CheckpointError(
-            f"the prompts differ from those of {checkpoint.path}; restore the dataset, or use --fresh."
-        )
 
 
 def check_memory(memory: Memory, *, credit: str) -> None:

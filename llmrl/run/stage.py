@@ -52,17 +52,11 @@ async def run_stage(
     stop: StopRequest,
     switchboard: Switchboard,
 ) -> StageResult:
-    """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export.
-
-    Of a stage that was done before, nothing but the result is asked for.
-    """
+    """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export."""
     stage, folder = plan.stage, plan.folder
     stop.heed(f"before stage '{stage.name}'")
     state = newest.state if newest else None
     first = state.step if state else 0
-    if first == stage.optimizer.steps and _is_done(plan):
-        console.note(f"stage {stage.name}: done before, {first} steps")
-        return _result(folder)
     _announce(stage, console, done=first)
     earlier_s = _earlier_seconds(folder / JOURNAL)  # of steps that are lost too
     async with hired(
@@ -126,6 +120,22 @@ def _announce(stage: Stage, console: ConsoleReport, *, done: int) -> None:
         console.note(idle)
 
 
+def is_done(plan: StagePlan) -> bool:
+    """Whether the stage has ended before, whatever became of its checkpoints; the card is written last."""
+    journal, steps = plan.folder / JOURNAL, plan.stage.optimizer.steps
+    if not (has_card(plan.folder / "model") and journal.exists()):
+        return False
+    told = read_journal(journal)
+    due = [told.steps, told.evaluations] if plan.evaluated else [told.steps]
+    return all(entries and entries[-1].step == steps for entries in due)
+
+
+def done_before(plan: StagePlan, console: ConsoleReport) -> StageResult:
+    """What a stage left behind that needs nothing any more."""
+    console.note(f"stage {plan.stage.name}: done before, {plan.stage.optimizer.steps} steps")
+    return _result(plan.folder)
+
+
 async def _export(crew: Crew, model: Path) -> None:
     remove_card(model)  # or else an older one would say that half of an export is whole
     await crew.policy("export", model)
@@ -135,13 +145,6 @@ def _result(folder: Path) -> StageResult:
     evaluations = read_journal(folder / JOURNAL).evaluations
     before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
     return StageResult(model=folder / "model", before=before, after=after)
-
-
-def _is_done(plan: StagePlan) -> bool:
-    """Whether everything after the last step was done too; the card is written last."""
-    after = _result(plan.folder).after
-    evaluated = after is not None and after.step == plan.stage.optimizer.steps
-    return has_card(plan.folder / "model") and (evaluated or not plan.evaluated)
 
 
 async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool, *, first: int) -> None:

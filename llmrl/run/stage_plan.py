@@ -27,7 +27,8 @@ from llmrl.recipe.schema import Model, Policy, Recipe, Reward, Role, Stage, Weig
 from llmrl.recipe.tables import Tree
 from llmrl.rewards import build_rewards
 from llmrl.rewards.scoring.scorer import Scorer
-from llmrl.run.checkpoint import Checkpoint, Checkpoints, check_same_run
+from llmrl.run.checkpoint import Checkpoint, Checkpoints
+from llmrl.run.same_run import check_same_run, deciding
 
 Table = TypeVar("Table", bound="Model | Role")
 Folders = TypeVar("Folders", bound="Policy | Weights")
@@ -68,8 +69,7 @@ class StagePlan:
     @property
     def tables(self) -> Tree:
         """Those that decide what is computed, with paths as they were written: a run may be moved."""
-        own = self.written.model_dump(mode="json", exclude={"cluster", "report", "checkpoints", "weights"})
-        return {"run": {"seed": self.seed}, **own}
+        return {"run": {"seed": self.seed}, **deciding(self.written)}
 
     @property
     def fingerprint(self) -> str:

@@ -6,29 +6,34 @@ import asyncio
 import json
 import shutil
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Literal
 
 from llmrl.cluster.connection import connect, process_environment
 from llmrl.cluster.placement import check_fit, choose_device, list_nodes, needs
-from llmrl.errors import LlmrlError, RecipeError
+from llmrl.errors import LlmrlError, RecipeError, shown
 from llmrl.recipe.arithmetic import arithmetic
 from llmrl.recipe.checks import check_recipe
 from llmrl.recipe.load import Loaded, where_in
-from llmrl.recipe.schema import Recipe
+from llmrl.recipe.schema import Recipe, Stage
+from llmrl.recipe.tables import leaves
 from llmrl.report.console import ConsoleReport, final_line
 from llmrl.report.html import write_report
 from llmrl.rewards.gold import check_answers
 from llmrl.roles.switchboard import Switchboard
 from llmrl.rollouts.rehearsal import rehearse
 from llmrl.run.lock import alone_in
-from llmrl.run.stage import StageResult, run_stage
+from llmrl.run.stage import StageResult, done_before, is_done, run_stage
 from llmrl.run.stage_plan import StagePlan, plan_stage
 from llmrl.run.stop import StopRequest
 
 Existing = Literal["refuse", "resume", "fresh"]
 """What to do with a run folder that is already there."""
+
+READ = ("path", "dataset", "pass_rates")
+"""Keys of a recipe that name what a run reads, wherever it lies."""
 
 
 def train_recipe(loaded: Loaded, *, existing: Existing = "refuse") -> None:
@@ -61,25 +66,29 @@ async def _run(
         there = recipe.folder.exists()
         if there:
             held.enter_context(alone_in(recipe.folder))
-        if any(plan.stage.roles for plan in plans):
+        left = {i: plan for i, plan in enumerate(plans) if existing != "resume" or not is_done(plan)}
+        if any(plan.stage.roles for plan in left.values()):
             await switchboard.open()
-        for index, plan in enumerate(plans):
+        for index, plan in left.items():
             with _said_of_stage(recipe, index):
                 await _check_rewards(plan, door=switchboard.url)
                 await _check_environment(plan, recipe.plugins, door=switchboard.url)
         newest = [plan.newest() if existing == "resume" else None for plan in plans]
         stop = StopRequest()
         with connect(recipe.stages[0].cluster):
-            _check_room(recipe, plans)
+            _check_room(recipe, left)
             if not there:  # what is refused until here leaves nothing behind
                 held.enter_context(alone_in(recipe.folder))
                 _refuse_existing(recipe, "refuse")  # another run may have made it meanwhile
-            _open_folder(recipe, existing)
+            builds = plans[0].build is not None and 0 in left and newest[0] is None
+            _open_folder(recipe, existing, builds=builds)
             stop.listen(console.note)
             try:
                 return [
-                    await run_stage(recipe, plan, checkpoint, console, stop, switchboard)
-                    for plan, checkpoint in zip(plans, newest, strict=True)
+                    await run_stage(recipe, plan, newest[index], console, stop, switchboard)
+                    if index in left
+                    else done_before(plan, console)
+                    for index, plan in enumerate(plans)
                 ]
             finally:
                 switchboard.disconnect()
@@ -113,10 +122,10 @@ async def _check_environment(plan: StagePlan, plugins: Sequence[str], *, door: s
     )
 
 
-def _check_room(recipe: Recipe, plans: Sequence[StagePlan]) -> None:
+def _check_room(recipe: Recipe, plans: Mapping[int, StagePlan]) -> None:
     """Nothing is trained for a later stage that the cluster cannot hold."""
     nodes = list_nodes()
-    for index, plan in enumerate(plans):
+    for index, plan in plans.items():
         listed = needs(plan.stage, device=choose_device(plan.stage), engines=plan.generates)
         with _said_of_stage(recipe, index):
             check_fit(listed, nodes)
@@ -137,12 +146,29 @@ def _refuse_existing(recipe: Recipe, existing: Existing) -> None:
             f"run.name: {recipe.folder} is already there; go on with --resume, replace it with --fresh, "
             "or rename the run."
         )
+    if recipe.folder.exists() and existing == "fresh":
+        for index, stage in enumerate(recipe.stages):
+            with _said_of_stage(recipe, index):
+                _refuse_loss(stage, recipe.folder)
 
 
-def _open_folder(recipe: Recipe, existing: Existing) -> None:
+def _refuse_loss(stage: Stage, folder: Path) -> None:
+    for keys, value in leaves(stage.model_dump(mode="json")):
+        if keys[-1] not in READ or not isinstance(value, str):
+            continue
+        if Path(value).expanduser().resolve().is_relative_to(folder.resolve()):
+            raise RecipeError(
+                f"{'.'.join(keys)}: {shown(value, 300)} lies in {folder}, which --fresh would delete; "
+                "rename the run (run.name)."
+            )
+
+
+def _open_folder(recipe: Recipe, existing: Existing, *, builds: bool) -> None:
     folder = recipe.folder
     if folder.exists() and existing == "fresh":
         shutil.rmtree(folder)
+    if builds and (folder / "model").exists():  # of an older recipe, it may be another one
+        shutil.rmtree(folder / "model")
     for index in range(len(recipe.stages)):
         recipe.stage_folder(index).mkdir(parents=True, exist_ok=True)
     written = {"recipe": recipe.model_dump(mode="json"), "arithmetic": arithmetic(recipe)}

@@ -59,8 +59,8 @@ class StepBudget:
         reason, times = self._reasons.most_common(1)[0]
         return (
             f"rewards: a step of {self._per_step} groups kept {self._kept} and refused "
-            f"{self._reasons.total()} (most often, {times} times: {reason}); change the task's difficulty or "
-            f"choose another keep."
+            f"{self._reasons.total()} (most often, {times} times: {reason}); begin a new run with "
+            "tasks of another difficulty, or with another keep."
         )
 
     def step_done(self) -> None:

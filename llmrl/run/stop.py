@@ -40,6 +40,15 @@ async def abandonable(work: Callable[[], object]) -> None:
     await ended
 
 
+async def uncut(work: Coroutine[Any, Any, None]) -> None:
+    """Do it to its end also where whoever waits for it is cancelled, and leaves only then."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(working)
+    finally:
+        await asyncio.wait({working})
+
+
 class StopRequest:
     """Whether somebody asked the run to end."""
 

@@ -22,7 +22,7 @@ from llmrl.run.checkpoint import Checkpoints, RunState
 from llmrl.run.crew import Crew, Letter
 from llmrl.run.ledger import Ledger
 from llmrl.run.record import Record
-from llmrl.run.stop import abandonable
+from llmrl.run.stop import abandonable, uncut
 
 _log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Trainer:
     taken: int = 0
     """Steps of the stage so far, those of earlier runs included."""
     unsaved: RunState | None = None
-    """After the newest step, until the ranks have written it."""
+    """After the newest step, until the ranks write it, or begin with another one."""
     committing: asyncio.Task[None] | None = None
     """The checkpoint that they wrote last, until it is sealed."""
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -67,30 +67,13 @@ class Trainer:
     async def step(self, experiences: Sequence[Experience], *, step: int, posts: bool) -> None:
         """One optimizer step on every rank; what is due after it (snapshot, checkpoint) is done or queued.
 
+        It is taken as a whole, also where something else ends the run meanwhile.
+
         Args:
             posts: whether the engines are to have the new weights.
         """
         async with self.stepping:
-            if self.committing and self.committing.done():
-                await self.committed()
-            began = time.monotonic()
-            with self.record.timeline.span("policy", f"step {step + 1}"):
-                outcomes: list[dict[str, float]] = await self.crew.policy(
-                    "update", share(Columns.of(experiences)), step
-                )
-            metrics = {name: value for outcome in outcomes for name, value in outcome.items()}
-            self.scored.clear()
-            if posts:
-                self.snapshot(step + 1)
-            self.ledger.trained((e.group.ordinal for e in experiences), step=step)
-            self.record.stepped(step, experiences, metrics, train_s=time.monotonic() - began)
-            self._judge_health(metrics, step, experiences)
-            self.taken = step + 1
-            self.unsaved = self._state()
-            # It takes seconds, in which engines and rewards want to be heard.
-            await asyncio.to_thread(self.record.samples, step, experiences)
-            if self._save_is_due():
-                await self.save()
+            await uncut(self._step(experiences, step=step, posts=posts))
 
     def snapshot(self, version: int) -> None:
         """Queue a copy of the present weights; engines take it as ``version``."""
@@ -117,11 +100,11 @@ class Trainer:
         if self.unsaved is None:
             return
         await self.committed()  # a third one might find no room
-        path = self.checkpoints.begin(self.taken)
-        with self.record.timeline.span("policy", f"save {self.taken}"):
+        state, self.unsaved = self.unsaved, None
+        path = self.checkpoints.begin(state.step)
+        with self.record.timeline.span("policy", f"save {state.step}"):
             await self.crew.policy("save", path)
-        self.committing = asyncio.create_task(self._commit(path, self.unsaved))
-        self.unsaved = None
+        self.committing = asyncio.create_task(self._commit(path, state))
 
     async def committed(self) -> None:
         """What the ranks have written is a checkpoint when this returns."""
@@ -133,6 +116,8 @@ class Trainer:
     async def sealing(self) -> AsyncGenerator[None]:
         """However the block ends, what the ranks have written is a checkpoint then.
 
+        If it fails, they write the newest step first, unless they were the ones who failed.
+
         Raises:
             Exception: it could not be sealed, and the block ended well or was asked to end.
         """
@@ -140,6 +125,8 @@ class Trainer:
             yield
         except BaseException as ended:
             try:
+                if isinstance(ended, Exception):  # or else somebody leaves at once
+                    await self._save_newest()
                 await self.committed()
             except Exception as error:
                 if isinstance(ended, Stopped):  # it says that the run can go on from here
@@ -147,6 +134,36 @@ class Trainer:
                 _log.warning("%s", error)  # what ended the block is what ended the run
             raise
         await self.committed()
+
+    async def _step(self, experiences: Sequence[Experience], *, step: int, posts: bool) -> None:
+        if self.committing and self.committing.done():
+            await self.committed()
+        began = time.monotonic()
+        with self.record.timeline.span("policy", f"step {step + 1}"):
+            columns = share(Columns.of(experiences))
+            self.unsaved = None  # the ranks are about to leave what it describes
+            outcomes: list[dict[str, float]] = await self.crew.policy("update", columns, step)
+        metrics = {name: value for outcome in outcomes for name, value in outcome.items()}
+        self.scored.clear()
+        if posts:
+            self.snapshot(step + 1)
+        self.ledger.trained((e.group.ordinal for e in experiences), step=step)
+        self.record.stepped(step, experiences, metrics, train_s=time.monotonic() - began)
+        self._judge_health(metrics, step, experiences)
+        self.taken = step + 1
+        self.unsaved = self._state()
+        # It takes seconds, in which engines and rewards want to be heard.
+        await asyncio.to_thread(self.record.samples, step, experiences)
+        if self._save_is_due():
+            await self.save()
+
+    async def _save_newest(self) -> None:
+        if newest := self.unsaved:
+            say = self.record.console.note
+            say(f"the run ends with an error; saving step {newest.step} first")
+            await self.save()
+            await self.committed()
+            say(f"step {newest.step} is saved; go on with llmrl train ... --resume")
 
     async def _commit(self, path: Path, state: RunState) -> None:
         """To read and hash it all takes minutes for a large model, and the run goes on meanwhile."""
@@ -181,5 +198,6 @@ class Trainer:
         if self.bad_steps >= self.stage.optimizer.max_bad_steps:
             raise TrainingError(
                 f"step {step + 1}: loss or gradient was not finite {self.bad_steps} times in a row "
-                f"(optimizer.max_bad_steps); lower optimizer.lr, and look at {written}."
+                f"(optimizer.max_bad_steps); look at {written}, and begin a new run with a lower "
+                "optimizer.lr."
             )

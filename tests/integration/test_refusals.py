@@ -159,6 +159,21 @@ def test_a_run_folder_that_is_there_is_never_overwritten_by_accident(given: Path
     assert (given / "runs" / "refused" / "precious").exists()
 
 
+@pytest.mark.parametrize(
+    ("key", "name"), [("model.path", "model"), ("prompts.sources.0.dataset", "rows.jsonl")]
+)
+def test_a_run_does_not_delete_what_it_starts_from(given: Path, key: str, name: str) -> None:
+    stage = given / "runs" / "refused" / "0-warm"
+    stage.mkdir(parents=True)
+    (given / name).rename(stage / name)
+
+    where = rf"^{key}: '.*/0-warm/{name}' lies in .*/runs/refused"
+    with pytest.raises(RecipeError, match=f"{where}, which --fresh would delete; rename the run"):
+        train_recipe(load_recipe(given / "recipe.toml", [f"{key}={stage / name}"]), existing="fresh")
+
+    assert (stage / name).exists()
+
+
 STAGES = """
 [evaluation]
 sources = []

@@ -335,19 +335,23 @@ def test_a_stage_that_is_done_starts_no_process_when_its_run_is_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = recipe(tmp_path, "done", steps=2, more='[engines]\nkind = "torch"\n')
-    train_recipe(load_recipe(path))
     stage = tmp_path / "runs" / "done" / "0-train"
-    (stage / "logs").rename(stage / "logs-before")
-    (tmp_path / "runs" / "done" / "report.html").unlink()
+    (stage.parent / "model").mkdir(parents=True)  # of an older recipe, killed before its first checkpoint
+    train_recipe(load_recipe(path), existing="resume")
+    for name in ("logs", "checkpoints"):
+        (stage / name).rename(stage / f"{name}-before")
+    (stage.parent / "report.html").unlink()
     weights_before = weights(stage.parent)
 
-    train_recipe(load_recipe(path), existing="resume")
+    # Nor does it need any room.
+    train_recipe(load_recipe(path, ["cluster.cpus_per_process=65"]), existing="resume")
 
     assert not (stage / "logs").exists()
     assert "stage train: done before, 2 steps" in capsys.readouterr().out
     assert (stage.parent / "report.html").exists()
     assert all(np.array_equal(weights_before[n], w) for n, w in weights(stage.parent).items())
 
+    (stage / "checkpoints-before").rename(stage / "checkpoints")
     (stage / "model" / "README.md").unlink()  # as if killed while the model was written
     train_recipe(load_recipe(path), existing="resume")
 

@@ -61,6 +61,8 @@ class Scorer:
         self._awaited: Mapping[bool, frozenset[str]] = {}
         self._free: asyncio.Queue[_Slot] = asyncio.Queue()
         self._processes: set[RewardProcess] = set()
+        self._begun: set[asyncio.Task[list[dict[str, Part]]]] = set()
+        """Chunks at a process; some may have nobody who waits for them any more."""
         self._closed = False
 
     async def start(self, *, door: str = "") -> None:
@@ -114,6 +116,9 @@ class Scorer:
         """Kill every process and its descendants, and wait until they are gone."""
         self._closed = True
         await asyncio.gather(*(process.end() for process in self._processes))
+        for waiting in self._begun:  # for a process that is only starting
+            waiting.cancel()
+        await asyncio.gather(*self._begun, return_exceptions=True)
         self._processes.clear()
 
     async def _recall(self, texts: Sequence[bytes]) -> list[dict[str, Part]]:
@@ -167,7 +172,19 @@ class Scorer:
         ]
 
     async def _evaluate_chunk(self, texts: Sequence[bytes], lanes: Sequence[_Lane]) -> list[dict[str, Part]]:
+        """What a process has begun is judged to its end, also if nobody waits for it any more.
+
+        To stop it is to kill the process, and another one takes longer to start than most rewards to judge.
+        """
         slot = await self._free.get()
+        judging = asyncio.create_task(self._evaluate_at(slot, texts, lanes))
+        self._begun.add(judging)
+        judging.add_done_callback(self._begun.discard)
+        return await asyncio.shield(judging)
+
+    async def _evaluate_at(
+        self, slot: _Slot, texts: Sequence[bytes], lanes: Sequence[_Lane]
+    ) -> list[dict[str, Part]]:
         judged: list[dict[str, Part]] = [{} for _ in texts]
         try:
             for lane in lanes:

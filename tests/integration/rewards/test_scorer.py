@@ -234,6 +234,24 @@ async def test_a_cancelled_ask_does_not_answer_the_next(hostile: Scorer) -> None
     assert after.reward == 2.5
 
 
+async def test_what_has_begun_keeps_its_process_when_nobody_waits_for_it_and_what_waits_is_not_judged(
+    hostile: Scorer, pids: Path
+) -> None:
+    judging = [asyncio.create_task(hostile.judge([sample("take its time")])) for _ in range(2)]
+    async with asyncio.timeout(20):
+        while not noted(pids):
+            await asyncio.sleep(0.01)
+
+    for one in judging:
+        one.cancel()
+    outcomes = await asyncio.gather(*judging, return_exceptions=True)
+    (after,) = await hostile.judge([sample("# 5")])
+
+    assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 2
+    assert (after.reward, hostile.restarts, hostile.judged) == (2.5, 0, 1)
+    assert len(pids.read_text().split()) == 2  # calls: what had begun, and the last one
+
+
 async def test_a_process_that_is_killed_while_idle_is_replaced(hostile: Scorer, pids: Path) -> None:
     await hostile.judge([sample("# 5")])
     (child,) = noted(pids)

@@ -10,6 +10,7 @@ import pytest
 from llmrl.errors import RewardError
 from llmrl.recipe.load import load_recipe
 from llmrl.report.journal import read_journal
+from llmrl.run.checkpoint import read_state
 from llmrl.run.start import train_recipe
 
 FOLDER = Path(__file__).parents[3] / "recipes" / "dialogue"
@@ -81,7 +82,7 @@ def test_a_policy_learns_what_a_reward_model_likes(tmp_path: Path, likes_sevens:
 
 
 def test_a_role_that_dies_costs_its_responses_and_then_the_run_in_a_sentence_that_names_it(
-    tmp_path: Path, likes_sevens: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, likes_sevens: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plugins = str(Path(__file__).parent / "plugins")
     monkeypatch.syspath_prepend(plugins)
@@ -92,7 +93,11 @@ def test_a_role_that_dies_costs_its_responses_and_then_the_run_in_a_sentence_tha
         train_recipe(load_recipe(path))
 
     # The two processes die after 100 answers each, 64 make a step; the last step is judged only in part.
-    assert len(read_journal(tmp_path / "roles" / "0-train" / "metrics.jsonl").steps) == 3
+    stage = tmp_path / "roles" / "0-train"
+    assert len(read_journal(stage / "metrics.jsonl").steps) == 3
+    (saved,) = (stage / "checkpoints").iterdir()
+    assert read_state(saved).step == 3
+    assert "step 3 is saved; go on with llmrl train ... --resume" in capsys.readouterr().out
     assert "64 judgements of a step failed" in str(caught.value)
     assert "rewards.sevens raised ServiceError: role 'sevens' failed: status 503" in str(caught.value)
     assert "sevens-" in str(caught.value)

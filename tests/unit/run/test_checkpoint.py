@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from llmrl.errors import CheckpointError
-from llmrl.recipe.tables import Tree, Value
-from llmrl.run.checkpoint import Checkpoint, Checkpoints, RunState, check_same_run, read_state, verify
+from llmrl.recipe.tables import Tree
+from llmrl.run.checkpoint import Checkpoint, Checkpoints, RunState, read_state, verify
 from llmrl.run.ledger import Snapshot
 
 TABLES: Tree = {"objective": {"name": "grpo", "options": {}}, "optimizer": {"steps": 3, "lr": 1e-3}}
@@ -113,34 +113,3 @@ def test_a_run_never_starts_over_silently_when_every_checkpoint_is_damaged(tmp_p
 
     with pytest.raises(CheckpointError, match="none of 1 checkpoints is intact; use --fresh"):
         checkpoints.newest()
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "words"),
-    [
-        (
-            "optimizer",
-            {"steps": 3, "lr": 0.002},
-            r"lr: 0\.002 in the recipe.*step-000003 was made with 0\.001",
-        ),
-        (
-            "objective",
-            {"name": "grpo", "options": {"clip": 0.1}},
-            r"objective\.options\.clip: 0\.1 in",
-        ),
-        ("objective", {"name": "sft", "options": {}}, r"objective\.name: 'sft' .* was made with 'grpo'"),
-    ],
-)
-def test_another_recipe_is_refused_by_the_first_key_that_differs(key: str, value: Value, words: str) -> None:
-    checkpoint = Checkpoint(path=Path("checkpoints/step-000003"), state=STATE)
-
-    check_same_run(checkpoint, data="d1", tables=TABLES)
-    with pytest.raises(CheckpointError, match=words):
-        check_same_run(checkpoint, data="d1", tables=TABLES | {key: value})
-
-
-def test_other_data_is_refused() -> None:
-    checkpoint = Checkpoint(path=Path("checkpoints/step-000003"), state=STATE)
-
-    with pytest.raises(CheckpointError, match="the prompts differ from those of checkpoints/step-000003"):
-        check_same_run(checkpoint, data="d2", tables=TABLES)

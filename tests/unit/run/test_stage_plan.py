@@ -22,8 +22,9 @@ from llmrl.recipe.schema import (
     Source,
     Stage,
 )
-from llmrl.run.checkpoint import Checkpoint, RunState, check_same_run
+from llmrl.run.checkpoint import Checkpoint, RunState
 from llmrl.run.ledger import Snapshot
+from llmrl.run.same_run import check_same_run
 from llmrl.run.stage_plan import _found, _found_role, plan_stage
 
 FOLDER = Path("/snapshots/abc")

@@ -9,7 +9,7 @@ import pytest
 
 from llmrl.errors import Interrupted, RewardError, Stopped
 from llmrl.run import stop as stops
-from llmrl.run.stop import StopRequest
+from llmrl.run.stop import StopRequest, uncut
 
 
 async def test_what_waits_is_cut_short_at_once() -> None:
@@ -41,6 +41,29 @@ async def test_what_must_be_whole_ends_first_and_nothing_begins_after_it() -> No
 
     assert await stop.interrupts(work(), stepping, publishing)
     assert sorted(done) == ["published 1", "trained 2"]
+
+
+async def test_what_must_be_whole_ends_also_where_something_beside_it_fails() -> None:
+    done: list[str] = []
+
+    async def step() -> None:
+        await asyncio.sleep(0.05)
+        done.append("step")
+
+    async def fails() -> None:
+        raise RewardError("the scorer is broken")
+
+    async def both() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fails())
+            await uncut(step())
+            done.append("what comes next")
+
+    with pytest.raises(BaseExceptionGroup):
+        await both()
+    assert done == ["step"]
+    with pytest.raises(RewardError, match="the scorer is broken"):
+        await uncut(fails())
 
 
 async def test_work_that_nobody_interrupts_ends_as_it_does() -> None:

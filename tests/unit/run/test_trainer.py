@@ -8,13 +8,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from llmrl.cluster.actor import Actor
-from llmrl.errors import CheckpointError, RewardError, Stopped
+from llmrl.errors import CheckpointError, DeadProcessError, EngineError, RewardError, Stopped
+from llmrl.experience.experience import Experience
+from llmrl.experience.offline import demonstrate, imitate
+from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
 from llmrl.run.checkpoint import Checkpoints, RunState, read_state
 from llmrl.run.crew import Crew
@@ -30,16 +35,33 @@ STAGE = Stage(
 )
 
 
+@dataclass
+class Call:
+    """To a rank, under way."""
+
+    method: str
+    args: tuple[Any, ...]
+    dies: bool
+
+    async def result(self, *, deadline_s: float) -> dict[str, float]:
+        if self.dies:
+            raise DeadProcessError("policy-0 died")
+        if self.method == "save":
+            (self.args[0] / "rng-0.npz").write_bytes(b"random")
+            return {}
+        assert self.method == "update"
+        await asyncio.sleep(0.1)  # in which something else may fail
+        return {"policy/tokens": 1.0, "policy/skipped": 0.0}
+
+
+@dataclass
 class Rank:
-    """The one call that a checkpoint makes to a rank."""
+    """Takes steps and saves, or dies of one of the two."""
 
-    def send(self, method: str, folder: Path) -> Rank:
-        assert method == "save"
-        (folder / "rng-0.npz").write_bytes(b"random")
-        return self
+    dies_of: str = ""
 
-    async def result(self, *, deadline_s: float) -> None:
-        """Done."""
+    def send(self, method: str, *args: Any) -> Call:
+        return Call(method, args, dies=method == self.dies_of)
 
 
 class SlowDisk(Checkpoints):
@@ -66,9 +88,13 @@ def trainer(tmp_path: Path, make_record: Callable[..., Record]) -> Generator[Tra
         )
 
 
-async def save(trainer: Trainer, step: int) -> None:
+def stepped(trainer: Trainer, step: int) -> None:
     trainer.taken = step
     trainer.unsaved = trainer._state()
+
+
+async def save(trainer: Trainer, step: int) -> None:
+    stepped(trainer, step)
     await trainer.save()
 
 
@@ -198,6 +224,68 @@ async def test_a_run_that_was_asked_to_end_does_not_say_that_it_saved_when_it_co
     await save(trainer, 1)
     with pytest.raises(CheckpointError, match="the files of rank 0 of 1 are not here"):
         await ended(trainer, asked())
+
+
+def experience() -> Experience:
+    token = np.array([1], dtype=np.int32)
+    prompt = Prompt(id="p/0", tokens=token, text="", answer=None, source="p", demonstration=token)
+    return imitate(demonstrate(Draw(ordinal=0, prompt=prompt)))
+
+
+async def failing() -> None:
+    await asyncio.sleep(0.01)
+    raise EngineError("engine-0 died")
+
+
+async def test_a_stage_that_something_else_than_a_rank_ended_keeps_its_newest_step(
+    trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stepped(trainer, 7)
+    with pytest.raises(EngineError, match="engine-0 died"):
+        await ended(trainer, failing())
+
+    assert sealed(tmp_path) == ["step-000007"]
+    assert "step 7 is saved; go on with llmrl train ... --resume" in capsys.readouterr().out
+
+
+async def test_ranks_that_cannot_save_do_not_hide_what_ended_the_stage(
+    trainer: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer.crew = replace(trainer.crew, ranks=[cast("Actor", Rank(dies_of="save"))])
+    stepped(trainer, 7)
+    with pytest.raises(EngineError, match="engine-0 died"):
+        await ended(trainer, failing())
+
+    assert sealed(tmp_path) == []
+    assert "policy-0 died" in caplog.text
+    assert "is saved" not in capsys.readouterr().out
+
+
+async def test_a_step_that_is_under_way_when_something_else_fails_is_taken_and_kept(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.put", lambda value: value)  # there is no cluster
+
+    async def stage() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(failing())
+            await trainer.step([experience()], step=0, posts=False)
+
+    with pytest.raises(BaseExceptionGroup):
+        await ended(trainer, stage())
+    assert sealed(tmp_path) == ["step-000001"]
+
+
+async def test_of_a_step_that_failed_half_way_nothing_is_kept(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.put", lambda value: value)  # there is no cluster
+    trainer.crew = replace(trainer.crew, ranks=[cast("Actor", Rank(dies_of="update"))])
+    stepped(trainer, 1)
+    with pytest.raises(DeadProcessError, match="policy-0 died"):
+        await ended(trainer, trainer.step([experience()], step=1, posts=False))
+
+    assert sealed(tmp_path) == []
 
 
 async def test_a_stage_ends_with_its_last_checkpoint_sealed_however_it_ends(

@@ -71,6 +71,7 @@ DEEDS: dict[str, Callable[[], object]] = {
     "hang in C": _hang_in_c,
     "swallow": _swallow,
     "ignore signals": _ignore_signals,
+    "take its time": lambda: time.sleep(0.5),
     "raise": _raise,
     "take 32 MiB": lambda: len(bytearray(32 * 2**20)) > 0,
     "take 128 MiB": lambda: len(bytearray(128 * 2**20)) > 0,

@@ -1,0 +1,67 @@
+"""Whether the run that goes on is that of a checkpoint: its data, and what decides of its recipe."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+from pydantic.main import IncEx
+
+from llmrl.errors import CheckpointError, shown
+from llmrl.recipe.schema import Stage
+from llmrl.recipe.tables import Tree, leaves
+from llmrl.run.checkpoint import Checkpoint
+
+MAY_CHANGE: IncEx = {
+    **dict.fromkeys(("scoring", "weights", "checkpoints", "cluster", "report"), True),
+    "model": {"gradient_checkpointing"},
+    "engines": {
+        "count",
+        "tensor_parallel",
+        "max_sequences",
+        "kv_cache_mib",
+        "gpu_memory_utilization",
+        "eager",
+    },
+    "roles": {"__all__": {"count", "tensor_parallel"}},
+    "policy": {"tokens_per_microbatch"},
+    "optimizer": {"max_bad_steps"},
+}
+"""What says where and how fast a stage is computed, or when it is given up: no result but its rounding."""
+
+
+def deciding(stage: Stage) -> Tree:
+    """The tables of a stage less what may change."""
+    return stage.model_dump(mode="json", exclude=MAY_CHANGE)
+
+
+def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree) -> None:
+    """Refuse to go on with another algorithm or other data than the checkpoint's.
+
+    Raises:
+        CheckpointError: either differs; the message has the first key that does, with both values.
+    """
+    before, now = dict(leaves(_as_now(checkpoint))), dict(leaves(tables))
+    for keys in now | before:
+        if now.get(keys) != before.get(keys):
+            raise CheckpointError(
+                f"{'.'.join(keys)}: {shown(now.get(keys))} in the recipe, but {checkpoint.path} was made "
+                f"with {shown(before.get(keys))}; restore it, rename the run (run.name), or use --fresh."
+            )
+    if checkpoint.state.data != data:
+        raise CheckpointError(
+            f"the prompts differ from those of {checkpoint.path}; restore the dataset, or use --fresh."
+        )
+
+
+def _as_now(checkpoint: Checkpoint) -> Tree:
+    """Its tables as this version has them: a key that an older one did not know had its default."""
+    own = dict(checkpoint.state.tables)
+    run = own.pop("run")
+    try:
+        stage = Stage.model_validate(own)
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise CheckpointError(
+            f"{key}: {checkpoint.path} is of another version of llmrl, which knew this key otherwise; go on "
+            "with that version, rename the run (run.name), or use --fresh."
+        ) from error
+    return {"run": run, **deciding(stage)}
