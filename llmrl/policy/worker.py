@@ -163,7 +163,7 @@ class PolicyWorker:
 
     def weights(self, version: int) -> WeightBundle | None:
         """A copy of all weights; ranks other than 0 only help to gather them."""
-        probe = probe_experience(self._vocabulary)
+        probe = probe_experience(self._vocabulary, context_tokens=self._stage.model.context_tokens)
         (logp,) = self.score(Columns.of([probe]), 1.0)
         tokens = np.concatenate([probe.group.prompt.tokens, probe.group.rollouts[0].tokens])
         proof = Probe(tokens=tokens, logp=np.concatenate([np.zeros(1, np.float32), logp]))

@@ -58,8 +58,8 @@ class Model(Table):
     """With ``config``: the alphabet of the character tokenizer that is built for it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of forward, backward and engines. Master weights and optimizer states are always float32."""
-    context_tokens: Positive = 1024
-    """Longest prompt plus response, in tokens."""
+    context_tokens: Annotated[int, Field(ge=3)] = 1024
+    """Longest prompt plus response, in tokens; at least 3, or no sync of weights could be proven."""
     chat: bool = False
     """Render prompts with the tokenizer's chat template; False takes them as plain text."""
     trust_remote_code: str | None = None
