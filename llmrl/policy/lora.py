@@ -57,10 +57,12 @@ def adapt(model: nn.Module, settings: Lora) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # of experts' names, which are refused below
+            # Of experts' names and of matrices that are stored transposed, which are refused below.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            warnings.filterwarnings("ignore", "fan_in_fan_out")
             inject_adapter_in_model(adapters, model)
     for name, layer in _modules(model):
-        if isinstance(layer, LoraLayer) and not isinstance(layer, Linear):
+        if isinstance(layer, LoraLayer) and not isinstance(layer.get_base_layer(), nn.Linear):
             raise ModelError(
                 f"model.lora.targets: PEFT would adapt {name}, which is no linear layer; "
                 'name layers that are, such as ["q_proj", "v_proj"].'

@@ -11,9 +11,11 @@ from llmrl.prompts.prompt import Draw, Prompt
 LENGTH = 24
 
 
-def probe_experience(vocabulary: int) -> Experience:
+def probe_experience(vocabulary: int, *, context_tokens: int) -> Experience:
     """Random tokens, the same in every process: the first is the prompt, the others the response."""
-    tokens = np.random.default_rng(0).integers(0, vocabulary, LENGTH, dtype=np.int32)
+    # vLLM scores what it reads before it samples, so one token must fit behind the probe.
+    length = min(LENGTH, context_tokens - 1)
+    tokens = np.random.default_rng(0).integers(0, vocabulary, length, dtype=np.int32)
     prompt = Prompt(
         id="probe", tokens=tokens[:1], text="", answer=None, source="probe", demonstration=tokens[1:]
     )

@@ -6,13 +6,12 @@ import os
 import resource
 import socket
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from llmrl.batches.batch import TokenScores
 from llmrl.batches.collate import Collated
@@ -24,6 +23,7 @@ from llmrl.policy.ahead import Ahead
 from llmrl.policy.attic import Attic
 from llmrl.policy.cut import Cut
 from llmrl.policy.gather import gathered
+from llmrl.policy.generators import restore_generators, save_generators
 from llmrl.policy.heap import keep_freed_memory
 from llmrl.policy.learning_rate import learning_rate
 from llmrl.policy.model import load_model, prepare_model, save_model
@@ -163,7 +163,7 @@ class PolicyWorker:
 
     def weights(self, version: int) -> WeightBundle | None:
         """A copy of all weights; ranks other than 0 only help to gather them."""
-        probe = probe_experience(self._vocabulary)
+        probe = probe_experience(self._vocabulary, context_tokens=self._stage.model.context_tokens)
         (logp,) = self.score(Columns.of([probe]), 1.0)
         tokens = np.concatenate([probe.group.prompt.tokens, probe.group.rollouts[0].tokens])
         proof = Probe(tokens=tokens, logp=np.concatenate([np.zeros(1, np.float32), logp]))
@@ -234,15 +234,12 @@ class PolicyWorker:
     def save(self, folder: Path) -> None:
         """This rank's share of a checkpoint: ZeRO shards, and the state of its random generators."""
         self._zero.save(folder)
-        states = {name: get().numpy() for name, (get, _) in _generators(self._device).items()}
-        np.savez(folder / f"rng-{self._rank}.npz", allow_pickle=False, **states)
+        save_generators(folder / f"rng-{self._rank}.npz", self._device)
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint that the run has verified."""
         self._zero.load(folder)
-        with np.load(folder / f"rng-{self._rank}.npz", allow_pickle=False) as states:
-            for name, (_, put) in _generators(self._device).items():
-                put(torch.from_numpy(states[name]))
+        restore_generators(folder / f"rng-{self._rank}.npz", self._device)
 
     def export(self, folder: Path) -> None:
         """Write the model as a Hugging Face folder; rank 0 writes, the others help to gather."""
@@ -307,9 +304,3 @@ class PolicyWorker:
             return TokenScores(logp=logp)
 
         return forward
-
-
-def _generators(device: str) -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
-    """How to read and write the state of each generator that a forward pass may draw from."""
-    cpu = {"cpu": (torch.get_rng_state, torch.set_rng_state)}
-    return cpu | {"cuda": (torch.cuda.get_rng_state, torch.cuda.set_rng_state)} if device == "cuda" else cpu

@@ -156,7 +156,12 @@ class Zero:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         self._engine.step()
-        return self._optimizer.grad_norm if self._clips_itself else float(self._engine.get_global_grad_norm())
+        norm = self._optimizer.grad_norm if self._clips_itself else self._engine.get_global_grad_norm()
+        if self._level == 2 and not math.isfinite(norm):
+            # With offload DeepSpeed would add the next step's gradients to those that it has just refused.
+            kept = self._engine.optimizer.averaged_gradients
+            kept.update(dict.fromkeys(kept))
+        return float(norm)
 
     def all_agree(self, holds: bool) -> bool:
         """Whether it holds on every rank; the same answer everywhere."""

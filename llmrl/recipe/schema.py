@@ -59,8 +59,8 @@ class Model(Table):
     """With ``config``: the alphabet of the character tokenizer that is built for it."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of forward, backward and engines. Master weights and optimizer states are always float32."""
-    context_tokens: Positive = 1024
-    """Longest prompt plus response, in tokens."""
+    context_tokens: Annotated[int, Field(ge=3)] = 1024
+    """Longest prompt plus response, in tokens; below 3 no sync of weights could be proven."""
     chat: bool = False
     """Render prompts with the tokenizer's chat template; False takes them as plain text."""
     trust_remote_code: str | None = None
@@ -325,7 +325,8 @@ class Policy(Table):
     offload: Literal["none", "cpu", "nvme"] = "none"
     """Where optimizer states live (ZeRO 1-3); with ZeRO 3 parameters are in the host's memory then."""
     nvme_folder: Path | None = None
-    """Folder on an NVMe disk; needed with ``offload = "nvme"``."""
+    """Folder on an NVMe disk; needed with ``offload = "nvme"``. What a stage keeps there lies under the
+    path of its own folder, and stays when the run is over."""
 
 
 class Weights(Table):

@@ -101,6 +101,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
         LlmrlError: what is wrong with its model, its prompts or its parts.
     """
     stage, start = recipe.stages[index], recipe.stages[0].model
+    folder = recipe.stage_folder(index)
     build = start if index == 0 and start.config is not None else None
     if index:
         path = recipe.stage_folder(index - 1) / "model"
@@ -134,7 +135,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
                 "rewards": rewards,
                 "roles": _found_roles(recipe, stage),
                 "opponent": algorithm.bundle.opponent,
-                "policy": _settled(stage.policy, "nvme_folder"),
+                "policy": _settled(stage.policy, "nvme_folder", below=folder.relative_to(folder.anchor)),
                 "weights": _settled(stage.weights, "folder"),
             }
         ),
@@ -151,7 +152,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
         evaluated=evaluated[: stage.evaluation.prompts],
         algorithm=algorithm,
         scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,
-        folder=recipe.stage_folder(index),
+        folder=folder,
         seed=seed,
         routed=has_experts(start),
     )
@@ -187,7 +188,10 @@ def _found(table: Table, folder: Path) -> Table:
     return table.model_copy(update={"path": str(folder), "trust_remote_code": code})
 
 
-def _settled(table: Folders, key: str) -> Folders:
-    """The table with a folder that is the same one for every process, wherever it was started."""
+def _settled(table: Folders, key: str, *, below: Path = Path()) -> Folders:
+    """The table with a folder that is the same one for every process, wherever it was started.
+
+    What is ``below`` it keeps runs apart whose files there have the same names.
+    """
     folder: Path | None = getattr(table, key)
-    return table.model_copy(update={key: folder.expanduser().absolute()}) if folder else table
+    return table.model_copy(update={key: folder.expanduser().absolute() / below}) if folder else table

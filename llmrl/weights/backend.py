@@ -27,6 +27,7 @@ def told(bundle: WeightBundle) -> dict[str, Any]:
         "handles": [(one.device, one.size, one.storage, one.event) for one in bundle.handles],
         "place": str(bundle.place),
         "specs": [(*COLUMNS(spec), *spec.shape) for spec in bundle.specs],
+        "left_out": sorted(bundle.left_out),
     }
 
 
@@ -39,6 +40,7 @@ def heard(
     handles: list[list[Any]],
     place: str,
     specs: list[list[Any]],
+    left_out: list[str],
 ) -> WeightBundle:
     """The bundle again, but for its proof, which is the engine's business."""
     return WeightBundle(
@@ -50,6 +52,7 @@ def heard(
         place=Path(place),
         machine=None,
         specs=tuple(_spec(*columns) for columns in specs),
+        left_out=frozenset(left_out),
         probe=UNPROVEN,
     )
 

@@ -66,7 +66,7 @@ class Inbox:
         if bundle.base is None:
             self._replace(arrays)
         elif bundle.base == ORIGINAL:
-            self._merge(arrays)
+            self._merge(arrays, left_out=bundle.left_out)
         elif bundle.base == held:
             self._patch(arrays)
         else:
@@ -93,22 +93,22 @@ class Inbox:
                 elements = int(np.prod(self._specs[spec.name].shape))
                 words(self._bytes(spec.name), elements=elements)[index] = words(data, elements=index.size)
 
-    def _merge(self, arrays: Arrays) -> None:
+    def _merge(self, arrays: Arrays, *, left_out: Container[str]) -> None:
         factors: dict[str, dict[str, torch.Tensor]] = {}
         for spec, data in arrays:
             factors.setdefault(spec.name, {})[spec.part] = tensor_of(spec, data)
         if not self._originals:
-            self._read_originals(adapted=factors)
+            self._read_originals(adapted=factors, left_out=left_out)
         for name, of in factors.items():
             whole = merged(self._originals[name], down=of["down"], up=of["up"], scale=float(of["scale"]))
             self._bytes(name)[:] = parcel(name, "whole", whole).host
 
-    def _read_originals(self, *, adapted: Container[str]) -> None:
+    def _read_originals(self, *, adapted: Container[str], left_out: Container[str]) -> None:
         """The model folder's tensors, in memory that only adapted ones differ from.
 
         The others stay as they are: a model may keep some in float32, whatever it computes in.
         """
-        found = read_headers(self._folder)
+        found = {name: spec for name, spec in read_headers(self._folder).items() if name not in left_out}
         for name, spec in found.items():
             data = mapped(self._folder / spec.file)[spec.start : spec.stop]
             tensor = tensor_of(spec, data)

@@ -45,6 +45,7 @@ class Update(WeightTransferUpdateInfo):
     handles: list[list[Any]] = field(default_factory=list[list[Any]])
     place: str = ""
     specs: list[list[Any]] = field(default_factory=list[list[Any]])
+    left_out: list[str] = field(default_factory=list[str])
 
 
 class Transfer(WeightTransferEngine[Init, Update]):

@@ -42,7 +42,7 @@ def trained(worker: PolicyWorker, *, leaves: bool) -> tuple[dict[str, np.ndarray
     worker.load()
     zero = worker._zero
     parameters = sum(zero.full_size(one) for one in zero.module.parameters()) / 2  # of bfloat16
-    columns = Columns.of([probe_experience(worker._vocabulary)] * 2)
+    columns = Columns.of([probe_experience(worker._vocabulary, context_tokens=64)] * 2)
     for step in range(STEPS):
         worker.update(columns, step)
         if leaves:

@@ -22,13 +22,17 @@ TEMPERATURE = 0.01
 BROKEN = {"loss": 3e38, "gradient": 1e37}
 """Advantages by what they break. The correction doubles them, which is too much for float32 at once for the
 first; of the second only the gradient is, where the temperature divides it."""
-CELLS = [
-    (zero, dtype, lora) for zero in range(4) for dtype in ("float32", "bfloat16") for lora in (False, True)
-]
+Cell = tuple[int, str, bool, str]
+CELLS: list[Cell] = [
+    (zero, dtype, lora, "none")
+    for zero in range(4)
+    for dtype in ("float32", "bfloat16")
+    for lora in (False, True)
+] + [(zero, "bfloat16", False, "cpu") for zero in (1, 2, 3)]
 
 
-def name_of(zero: int, dtype: str, lora: bool) -> str:
-    return f"zero{zero}-{dtype}-{'adapters' if lora else 'whole'}"
+def name_of(zero: int, dtype: str, lora: bool, offload: str) -> str:
+    return f"zero{zero}-{dtype}-{'adapters' if lora else 'whole'}-offload-{offload}"
 
 
 def experiences(advantage: float) -> list[Experience]:
@@ -51,7 +55,7 @@ def experiences(advantage: float) -> list[Experience]:
     return [Experience(group=group, judgements=(), advantages=advantages, lag=0)]
 
 
-def stage(model: Path, zero: int, dtype: str, lora: bool) -> Stage:
+def stage(model: Path, zero: int, dtype: str, lora: bool, offload: str) -> Stage:
     return Stage(
         model=Model(
             path=str(model),
@@ -63,7 +67,7 @@ def stage(model: Path, zero: int, dtype: str, lora: bool) -> Stage:
         rollouts=Rollouts(temperature=TEMPERATURE),
         objective=Choice(name="grpo"),
         optimizer=Optimizer(steps=1, lr=1e-2, weight_decay=0.1),
-        policy=Policy(zero_stage=zero),  # type: ignore[arg-type]
+        policy=Policy(zero_stage=zero, offload=offload),  # type: ignore[arg-type]
     )
 
 
@@ -81,22 +85,20 @@ def found(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> dict[st
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-@pytest.mark.parametrize(("zero", "dtype", "lora"), CELLS)
-def test_a_step_that_is_not_finite_counts_as_skipped(
-    found: dict[str, Any], zero: int, dtype: str, lora: bool, kind: str
-) -> None:
-    metrics = found[name_of(zero, dtype, lora)]["broken"][kind]
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: name_of(*cell))
+def test_a_step_that_is_not_finite_counts_as_skipped(found: dict[str, Any], cell: Cell, kind: str) -> None:
+    metrics = found[name_of(*cell)]["broken"][kind]
 
     assert metrics["policy/skipped"] == 1
     assert np.isfinite(metrics["policy/loss"]) == (kind == "gradient")
 
 
-@pytest.mark.parametrize(("zero", "dtype", "lora"), CELLS)
-def test_skipped_steps_leave_no_trace(found: dict[str, Any], zero: int, dtype: str, lora: bool) -> None:
-    cell = found[name_of(zero, dtype, lora)]
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: name_of(*cell))
+def test_skipped_steps_leave_no_trace(found: dict[str, Any], cell: Cell) -> None:
+    seen = found[name_of(*cell)]
 
-    assert cell["unmoved"]
+    assert seen["unmoved"]
     # The next update is made, and is the one of a policy that met no broken step.
-    assert cell["healthy"]["policy/skipped"] == 0
-    assert cell["equal"]
-    assert cell["adam"] == [1.0]
+    assert seen["healthy"]["policy/skipped"] == 0
+    assert seen["equal"]
+    assert seen["adam"] == [1.0]

@@ -19,7 +19,7 @@ RECIPE = """
 folder = "{folder}"
 [model]
 path = "{model}"
-context_tokens = 32
+context_tokens = 24
 [prompts]
 sources = [{{ task = "digit_sum", rows = 64 }}]
 per_step = 4

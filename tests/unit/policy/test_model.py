@@ -267,6 +267,20 @@ def test_adapters_in_the_wrong_place_are_refused(targets, said, good):
         load(good, lora=Lora(targets=targets))
 
 
+def test_adapters_on_matrices_that_are_stored_transposed_are_refused(tmp_path):
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 4, "n_positions": 2048}
+    path = prepare_model(
+        Model(config={"model_type": "gpt2", **sizes}, characters=CHARACTERS),
+        folder=tmp_path / "model",
+        seed=0,
+    )
+
+    with pytest.raises(
+        ModelError, match=r"model\.lora\.targets: PEFT would adapt transformer\.h\.0\.attn\.c_"
+    ):
+        load(path, lora=Lora(rank=4))
+
+
 def test_an_adapted_head_is_refused(tmp_path):
     path = built(tmp_path / "model", tie_word_embeddings=False)
 

@@ -14,6 +14,7 @@ from llmrl.recipe.schema import (
     Evaluation,
     Model,
     Optimizer,
+    Policy,
     Prompts,
     Recipe,
     Reward,
@@ -114,6 +115,26 @@ def test_another_seed_or_other_held_out_rows_are_another_run(tmp_path: Path) -> 
         check_same_run(checkpoint, data=again.fingerprint, tables=again.tables)
     with pytest.raises(CheckpointError, match="the prompts differ"):
         check_same_run(checkpoint, data=fewer.fingerprint, tables=plan.tables)
+
+
+def test_runs_that_share_a_disk_keep_their_states_apart(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
+    policy = Policy(zero_stage=3, offload="nvme", nvme_folder=disk)
+    prompts = Prompts(sources=(Source(task="digit_sum", rows=9),))
+    stage = STAGE.model_copy(update={"model": model, "policy": policy, "prompts": prompts})
+    runs = (
+        Run(name="a", folder=tmp_path),
+        Run(name="b", folder=tmp_path),
+        Run(name="a", folder=tmp_path / "c"),
+    )
+
+    plans = [plan_stage(Recipe(run=run, stages=(stage,)), 0) for run in runs]
+
+    folders = [plan.stage.policy.nvme_folder for plan in plans]
+    assert folders == [Path(f"{disk}{plan.folder}") for plan in plans]
+    assert len(set(folders)) == 3
+    assert plans[0].tables["policy"] == plans[1].tables["policy"]  # as it was written: a run may be moved
 
 
 def test_a_rank_that_does_not_share_the_run_folder_says_so(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from llmrl.errors import DisconnectedError
 from llmrl.weights.adapter import merged
+from llmrl.weights.backend import heard, told
 from llmrl.weights.broadcast import BroadcastStore
 from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
 from llmrl.weights.group import Group, hang_up
@@ -55,15 +56,20 @@ def seats(size: int, deadline_s: float = 60) -> tuple[list[Seat], int]:
 
 
 def joined(
-    threads: ThreadPoolExecutor, folder: Path, *, receivers: int, deltas: bool, dtype: str = "float32"
+    threads: ThreadPoolExecutor,
+    folder: Path,
+    *,
+    receivers: int,
+    deltas: bool,
+    left_out: frozenset[str] = frozenset(),
 ) -> tuple[Outbox, list[Receiver]]:
     (first, *others), listener = seats(1 + receivers)
-    boxes = [Receiver(folder, dtype=dtype, device=CPU) for _ in others]
+    boxes = [Receiver(folder, dtype="float32", device=CPU) for _ in others]
     joining = [threads.submit(box.join, seat) for box, seat in zip(boxes, others, strict=True)]
     store = BroadcastStore(Group(first, device=CPU, listener=listener), device=CPU)
     for one in joining:
         one.result(60)
-    return Outbox(store, deltas=deltas), boxes
+    return Outbox(store, deltas=deltas, left_out=left_out), boxes
 
 
 def random(dtype: torch.dtype) -> Weights:
@@ -117,16 +123,17 @@ def test_versions_that_wait_for_their_engines_arrive_in_order(threads: ThreadPoo
 def test_adapters_alone_are_added_to_the_model_folder_where_they_arrive(
     threads: ThreadPoolExecutor, tmp_path: Path
 ) -> None:
-    base = random(torch.float32)
-    save_file(base, tmp_path / "model.safetensors")
-    outbox, boxes = joined(threads, tmp_path, receivers=2, deltas=False)
+    base, left_out = random(torch.float32), {"mask": torch.ones(2, dtype=torch.bool)}
+    save_file(base | left_out, tmp_path / "model.safetensors")
+    outbox, boxes = joined(threads, tmp_path, receivers=2, deltas=False, left_out=frozenset(left_out))
     down, up, scale = torch.randn(4, 40), torch.randn(64, 4), torch.tensor(0.5, dtype=torch.float64)
 
     factors = [("layer.0.q", part, t) for part, t in (("down", down), ("up", up), ("scale", scale))]
     bundle = outbox.send([factors], version=0, probe=PROBE, base=ORIGINAL)  # type: ignore[list-item]
 
     q = merged(base["layer.0.q"], down=down, up=up, scale=0.5)
-    assert received(threads, boxes, bundle) == [bits(iter((base | {"layer.0.q": q}).items()))] * 2
+    heard_by_vllm = heard(**told(bundle))
+    assert received(threads, boxes, heard_by_vllm) == [bits(iter((base | {"layer.0.q": q}).items()))] * 2
 
 
 def test_a_bucket_is_written_over_when_nobody_needs_it_any_more() -> None:

@@ -147,8 +147,10 @@ def test_adapters_alone_give_the_weights_that_merging_them_before_would_have_giv
     store: Store, dtype: str, tmp_path: Path
 ) -> None:
     base = random(torch.float32)
-    save_file(base, tmp_path / "model.safetensors")
-    box, outbox = Inbox(tmp_path, dtype=dtype), Outbox(store, deltas=False)
+    # Older folders have such tensors, which transformers computes for itself.
+    left_out = {"rotary.inv_freq": torch.ones(3), "mask": torch.ones(2, 2, dtype=torch.bool)}
+    save_file(base | left_out, tmp_path / "model.safetensors")
+    box, outbox = Inbox(tmp_path, dtype=dtype), Outbox(store, deltas=False, left_out=frozenset(left_out))
     own = getattr(torch, dtype)
 
     for version in range(3):
