@@ -310,7 +310,7 @@ def _load_backend(path: str, *, trusted: bool) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415  heavy
 
     try:
-        # Where there is a tekken.json, transformers would take mistral-common's tokenizer, which is none of these.
+        # Where there is a tekken.json, it would be mistral-common's tokenizer, which is none of these.
         loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted, mistral_format=False)
         backend = cast("object", loaded)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:

@@ -146,7 +146,7 @@ def _up_to_next_question(text: str, announcements: Sequence[re.Match[str]]) -> s
 
 
 def _without_remarks(text: str, announcements: Sequence[re.Match[str]]) -> Sequence[re.Match[str]]:
-    """Without what words announce behind a box ("to check the answer: 42 / 6 = 7"), unless they correct it."""
+    """Without what words announce behind a box, unless they correct it: "To check the answer: 7 = 42 / 6"."""
     boxes = [number for number, each in enumerate(announcements) if each["box"]][-TRIED:]
     last = next((number for number in reversed(boxes) if _is_filled(text, announcements[number].end())), None)
     if last is None:

@@ -233,16 +233,15 @@ def test_a_model_of_mistral_is_read_from_its_tokenizer_json(
 
     loaded = load_tokenizer(Model(path=str(tmp_path)))
 
-    assert loaded.encode_response("two").tolist() == Tokenizer(bpe, chat=False).encode_response("two").tolist()
+    assert loaded.encode_prompt("hello").tolist() == bpe.encode("hello")[:-1]
 
 
 def test_plain_text_keeps_the_spaces_that_it_begins_with_where_a_decoder_drops_one() -> None:
     alphabet = ["<s>", "</s>", *"\u2581x+retun1"]
     backend = Backend(models.BPE({token: number for number, token in enumerate(alphabet)}, []))
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
-    backend.decoder = decoders.Sequence(
-        [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    joined = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    parted = [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.normalizer, backend.decoder = normalizers.Sequence(joined), decoders.Sequence(parted)
     sentencepiece = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
     body = "    return x + 1"
 

@@ -50,14 +50,14 @@ async def hasty(said: str, **options: Any) -> Score:
 async def test_a_verdict_that_was_cut_off_is_no_verdict() -> None:
     with pytest.raises(ServiceError) as caught:
         await hasty("7 of", max_tokens=2)
-    abstained = await hasty("It is polite in 3 ways:", unreadable="abstain")
+    abstained = await hasty("Polite in 3 ways:", unreadable="abstain")
 
     assert str(caught.value) == (
         "role 'judge' gave no verdict that can be read; the judge said '7 of', which max_tokens = 2 cut off; "
         "raise it."
     )
     assert abstained.value is None
-    assert abstained.note == "the judge said 'It is polite in 3 ways:', which max_tokens = 64 cut off; raise it"
+    assert abstained.note == "the judge said 'Polite in 3 ways:', which max_tokens = 64 cut off; raise it"
 
 
 async def test_a_pattern_finds_the_verdict_also_in_words_that_were_cut_off_behind_it() -> None:

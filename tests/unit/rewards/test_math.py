@@ -148,7 +148,7 @@ def test_other_answers_score_0(response: str, answer: str) -> None:
 )
 def test_a_solution_without_a_box_is_no_gold_answer(solution: str) -> None:
     with pytest.raises(ValueError, match="is a text without a box; map the column with the answer, or write"):
-        Math().bare()(Sample(prompt="", response=solution, answer=solution, tokens=1, finished=True))
+        score("7", solution)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_solution_without_a_box_is_no_gold_answer(solution: str) -> None:
     ],
 )
 def test_an_answer_with_words_in_it_is_one_all_the_same(answer: str) -> None:
-    assert Math().bare()(Sample(prompt="", response=answer, answer=answer, tokens=1, finished=True)).value == 1.0
+    assert score(rf"\boxed{{{answer.strip('$')}}}", answer) == 1.0
 
 
 @pytest.mark.parametrize(
