@@ -311,8 +311,9 @@ def _load_backend(path: str, *, trusted: bool) -> PreTrainedTokenizerFast:
 
     try:
         # Where there is a tekken.json, it would be mistral-common's tokenizer, which is none of these.
-        loaded = AutoTokenizer.from_pretrained(path, trust_remote_code=trusted, mistral_format=False)
-        backend = cast("object", loaded)
+        backend = cast(
+            "object", AutoTokenizer.from_pretrained(path, trust_remote_code=trusted, mistral_format=False)
+        )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelError(
             f"model.path: no tokenizer can be loaded from {shown(path)} ({shown(str(error))}); "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,36 +38,37 @@ class Hasty:
         return Answer(body=json.dumps({"choices": [spoken]}).encode())
 
 
-async def hasty(said: str, **options: Any) -> Score:
+@asynccontextmanager
+async def hasty(said: str) -> AsyncGenerator[Callable[..., Awaitable[Score]]]:
     board = Switchboard()
     await board.open()
     board.connect({"judge": [Hasty(said)]}, deadline_s=9.0)
     try:
-        return await judge(**options).at(board.url)(SAMPLE)
+        yield lambda **options: judge(**options).at(board.url)(SAMPLE)
     finally:
         await hang_up()
         await board.close()
 
 
 async def test_a_verdict_that_was_cut_off_is_no_verdict() -> None:
-    with pytest.raises(ServiceError) as caught:
-        await hasty("7 of", max_tokens=2)
-    abstained = await hasty("Polite in 3 ways:", unreadable="abstain")
+    async with hasty("7 of") as asked:
+        with pytest.raises(ServiceError) as caught:
+            await asked(max_tokens=2)
+        abstained = await asked(unreadable="abstain")
 
     assert str(caught.value) == (
         "role 'judge' gave no verdict that can be read; the judge said '7 of', which max_tokens = 2 cut off; "
         "raise it."
     )
     assert abstained.value is None
-    assert abstained.note == "the judge said 'Polite in 3 ways:', which max_tokens = 64 cut off; raise it"
+    assert abstained.note == "the judge said '7 of', which max_tokens = 64 cut off; raise it"
 
 
 async def test_a_pattern_finds_the_verdict_also_in_words_that_were_cut_off_behind_it() -> None:
-    marked = {"pattern": r"\[\[(\d)\]\]"}
-
-    assert (await hasty("[[7]], because it", **marked)).value == 7.0
-    with pytest.raises(ServiceError, match="raise it"):
-        await hasty("The 7 of [[", **marked)
+    async with hasty("[[7]], because it has 3") as asked:
+        assert (await asked(pattern=r"\[\[(\d)\]\]")).value == 7.0
+        with pytest.raises(ServiceError, match="raise it"):
+            await asked(pattern=r"\[\[(\d\d)\]\]")
 
 
 @pytest.mark.parametrize(
