@@ -168,3 +168,7 @@ def _rows(opened: Callable[[], object], place: str, *, failure: str) -> Iterator
     # pyarrow's own errors are ValueError, OSError, KeyError, TypeError and NotImplementedError.
     except (ValueError, OSError, KeyError, TypeError, NotImplementedError, DatasetsError) as error:
         raise DataError(f"{failure} ({type(error).__name__}: {shown(str(error), 200)}).") from error
+    except RuntimeError as error:  # it has a script in place of rows
+        raise DataError(
+            f"{failure} ({shown(str(error), 200)}); find its rows as parquet or JSON, and name that file."
+        ) from error

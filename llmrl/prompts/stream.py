@@ -6,9 +6,10 @@ a resumed run, another process and another order of calls all see the same strea
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
+from functools import lru_cache
 from itertools import accumulate
 from math import gcd, lcm
 
@@ -62,6 +63,7 @@ class PromptStream:
         self._seed, self._shuffle = seed, prompts.shuffle
         self._shares = shares([source.weight for source in prompts.sources])
         self._ends = list(accumulate(self._shares))
+        self._turns = lru_cache(maxsize=8)(self._turns_of)
         self.rows: tuple[Prompt, ...] = tuple(p for part in self._collections for p in part.prompts)
         """Every prompt once, source by source."""
         self.left_out: int = sum(part.left_out for part in self._collections)
@@ -80,11 +82,21 @@ class PromptStream:
         if ordinal < 0:
             raise IndexError(f"the stream begins at ordinal 0, got {ordinal}")
         number, place = divmod(ordinal, self._ends[-1])
-        slot = self._ordered(place, self._ends[-1], "block", number)
+        slot = self._slot(number, place)
         source = bisect_right(self._ends, slot)
-        share = self._shares[source]
-        drawn = number * share + slot - (self._ends[source] - share)
-        return Draw(ordinal=ordinal, prompt=self._row(self._collections[source], drawn))
+        share, collection = self._shares[source], self._collections[source]
+        before = slot - (self._ends[source] - share)
+        if collection.ordered:  # the slots of a block are shuffled; its places are not
+            before = bisect_left(self._turns(number, source), place)
+        return Draw(ordinal=ordinal, prompt=self._row(collection, number * share + before))
+
+    def _slot(self, number: int, place: int) -> int:
+        return self._ordered(place, self._ends[-1], "block", number)
+
+    def _turns_of(self, number: int, source: int) -> list[int]:
+        """The places of a block at which a source is drawn from."""
+        places = range(self._ends[-1])
+        return [place for place in places if bisect_right(self._ends, self._slot(number, place)) == source]
 
     def _row(self, collection: Collection, drawn: int) -> Prompt:
         epoch, place = divmod(drawn, len(collection.prompts))

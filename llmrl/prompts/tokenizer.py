@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 # A private-use character: no template, tokenizer or honest text gives it a meaning.
 MARK_CHARACTER = "\uf8ff"
 MARK = re.compile(f"{MARK_CHARACTER}([0-9]+){MARK_CHARACTER}")
+
+TODAY = datetime(2024, 7, 26, tzinfo=UTC)
+"""For templates that print the date: the one that Llama's names where it knows none."""
+ANCHOR = "x"
+"""Plain text is decoded behind it, since the decoders of SentencePiece drop the first space of a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,6 +76,8 @@ class Tokenizer:
         self.vocabulary: int = max(backend.get_vocab().values()) + 1
         """Every id is smaller; a model's embedding has at least so many rows."""
         self._bos = _bos_ids(backend)
+        self._anchor = [] if chat else self._anchor_ids()
+        self._before = self._decoded(self._anchor)
 
     @staticmethod
     def conversation(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
@@ -139,9 +147,7 @@ class Tokenizer:
 
     def decode(self, ids: NDArray[np.int32] | Sequence[int]) -> str:
         """The text of ``ids`` without special tokens, spaces as they are."""
-        plain = [int(token) for token in ids]
-        text = self._backend.decode(plain, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return cast("str", text)
+        return self._decoded([*self._anchor, *(int(token) for token in ids)]).removeprefix(self._before)
 
     def save(self, folder: Path) -> None:
         """Write it as transformers reads it."""
@@ -159,6 +165,16 @@ class Tokenizer:
         except DataError:  # this template wants another conversation
             return otherwise
         return following[0] if following and following[0] in self._special else otherwise
+
+    def _decoded(self, ids: list[int]) -> str:
+        text = self._backend.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return cast("str", text)
+
+    def _anchor_ids(self) -> list[int]:
+        try:
+            return self._encode_text(ANCHOR)
+        except DataError:  # an alphabet without it, whose decoder drops nothing
+            return []
 
     def _encode_text(self, text: str) -> list[int]:
         return self._encode(text, split_special_tokens=True)
@@ -188,7 +204,10 @@ class Tokenizer:
 
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
-            text = self._backend.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+            # A prompt that changes from day to day would be other data, and no run could be resumed.
+            text = self._backend.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=True, strftime_now=TODAY.strftime
+            )
         except TemplateError as error:
             roles = ", ".join(message.role for message in messages)
             raise DataError(
@@ -291,7 +310,10 @@ def _load_backend(path: str, *, trusted: bool) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast  # noqa: PLC0415  heavy
 
     try:
-        backend = cast("object", AutoTokenizer.from_pretrained(path, trust_remote_code=trusted))
+        # Where there is a tekken.json, it would be mistral-common's tokenizer, which is none of these.
+        backend = cast(
+            "object", AutoTokenizer.from_pretrained(path, trust_remote_code=trusted, mistral_format=False)
+        )
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise ModelError(
             f"model.path: no tokenizer can be loaded from {shown(path)} ({shown(str(error))}); "

@@ -54,7 +54,8 @@ def read_draft(path: Path, overrides: Sequence[str]) -> Draft:
         RecipeError: the file is no TOML, its stages have no proper names, or an override fits nowhere.
     """
     draft = _from_file(read_toml(path))
-    for text in overrides:
+    # The whole before its parts: another objective drops the options of the file, not those of an override.
+    for text in sorted(overrides, key=_depth):
         draft = _overridden(draft, text)
     return _named(draft, path)
 
@@ -97,6 +98,12 @@ def _name_problems(names: Sequence[Value | None]) -> Iterator[str]:
             yield f"stages[{index}]: name: {shown(name)} is already the name of stages[{names.index(name)}]."
 
 
+def _depth(text: str) -> int:
+    """How many keys an override has, but for the stage's name: with or without one, the later wins."""
+    keys, _ = _parsed(text)
+    return len(keys) - 2 if keys[0] == "stages" else len(keys)
+
+
 def _overridden(draft: Draft, text: str) -> Draft:
     """The draft with one ``a.b.c=value``: without a stage's name it holds for every stage."""
     keys, value = _parsed(text)
@@ -121,7 +128,9 @@ def _overridden(draft: Draft, text: str) -> Draft:
 def _check_stage(draft: Draft, keys: Keys, text: str) -> None:
     if len(keys) < 3 or keys[1] not in draft.stages:
         hint = did_you_mean("".join(keys[1:2]), draft.stages)
-        raise RecipeError(f"override {shown(text)}: expected stages.<name>.<key>=value.{hint}")
+        dotted = next((name for name in draft.stages if "." in name), None)
+        quotes = f" Quote a name with dots: 'stages.\"{dotted}\".<key>=value'." if dotted else ""
+        raise RecipeError(f"override {shown(text)}: expected stages.<name>.<key>=value.{hint}{quotes}")
     if keys[2] == "name":
         # All that is said of a stage is found by its name, and so is its folder.
         raise RecipeError(f"override {shown(text)}: a stage gets its name in the recipe; change it there.")
@@ -134,12 +143,25 @@ def for_one_stage(keys: Sequence[str]) -> str:
 
 def _parsed(text: str) -> tuple[Keys, Value]:
     key, equals, value = text.partition("=")
-    keys = tuple(part.strip() for part in key.split("."))
-    if not equals or not all(keys):
+    keys = _as_keys(key)
+    if not equals or not keys or not all(keys):
         raise RecipeError(f"override {shown(text)}: expected key=value, such as optimizer.lr=1e-4.")
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise RecipeError(f"override {shown(text)}: the value is not UTF-8.")
     return keys, _as_value(value.strip())
+
+
+def _as_keys(text: str) -> Keys:
+    """A dotted key as TOML has it, where quotes hold a name with dots together; nothing if it is none."""
+    keys = list[str]()
+    try:
+        inner: object = tomllib.loads(f"{text} = 0")
+    except (ValueError, RecursionError):
+        return ()
+    while isinstance(inner, dict):
+        ((key, inner),) = cast("dict[str, object]", inner).items()
+        keys.append(key)
+    return tuple(keys)
 
 
 def _as_value(text: str) -> Value:

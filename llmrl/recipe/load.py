@@ -34,7 +34,8 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
 
     Args:
         path: a TOML file.
-        overrides: ``a.b.c=value`` for every stage, ``stages.<name>.a.b.c=value`` for one; a later one wins.
+        overrides: ``a.b.c=value`` for every stage, ``stages.<name>.a.b.c=value`` for one; a later one of the
+            same key wins.
 
     Raises:
         RecipeError: every problem of the file and the overrides, one finished sentence per line, at most 20.

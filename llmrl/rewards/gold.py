@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from llmrl.errors import DataError, shown
 from llmrl.prompts.prompt import Prompt
+from llmrl.rewards.answers.thoughts import THOUGHT
 from llmrl.rewards.judgement import Judgement, Sample
 from llmrl.rewards.scoring.samples import messages_of
 from llmrl.rewards.scoring.scorer import Scorer
@@ -39,7 +40,8 @@ async def check_answers(scorer: Scorer, prompts: Sequence[Prompt]) -> None:
 def _as_response(prompt: Prompt) -> Sample:
     answer = prompt.answer or ""
     return Sample(
-        prompt=prompt.text,
+        # A gold answer is no thought, also where the template begins one.
+        prompt=prompt.text.rstrip().removesuffix(THOUGHT),
         response=answer,
         answer=prompt.answer,
         tokens=0,

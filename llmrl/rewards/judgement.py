@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from llmrl.rewards.answers.thoughts import without_thoughts
+from llmrl.rewards.answers.thoughts import THOUGHT, without_thoughts
 
 Status = Literal["score", "abstain", "error"]
 
@@ -37,7 +37,9 @@ class Sample:
     @property
     def last_turn(self) -> str:
         """What the policy said last, where the answer stands: without earlier turns, replies and thoughts."""
-        return without_thoughts(self.response if self.said_last is None else self.said_last)
+        said = self.response if self.said_last is None else self.said_last
+        begun = self.prompt.rstrip().endswith(THOUGHT)  # by the chat template, for every turn
+        return without_thoughts(THOUGHT + said if begun else said)
 
     def saying(self, text: str) -> Sample:
         """The same sample with ``text`` for a response of one turn."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from llmrl.errors import ServiceError, shown
 from llmrl.roles.service import Service
-from llmrl.roles.wire import Said, Scored
+from llmrl.roles.wire import Choice, Said, Scored
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -47,8 +47,8 @@ class Asker(Service):
 
     async def hear(
         self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float, seed: int
-    ) -> str:
-        """What a model of kind ``generate`` says next.
+    ) -> Choice:
+        """What a model of kind ``generate`` says next: its ``text``, and whether it was ``cut`` off.
 
         Raises:
             ServiceError, DeadlineError: it did not say anything, or not in time.
@@ -61,7 +61,7 @@ class Asker(Service):
             "seed": seed,
         }
         said = self._read(Said, await self.ask(question, route="/chat/completions"))
-        return said.choices[0].message.content
+        return said.choices[0]
 
     async def score(self, messages: Sequence[Mapping[str, str]], response: str) -> list[float]:
         """The scores that a model of kind ``classify`` (one) or ``steps`` (one a step) gives a response.

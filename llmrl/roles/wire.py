@@ -52,6 +52,17 @@ class Choice(_Body):
     """One answer of a model that speaks."""
 
     message: Turn
+    finish_reason: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What it says."""
+        return self.message.content
+
+    @property
+    def cut(self) -> bool:
+        """Whether ``max_tokens`` ended it."""
+        return self.finish_reason == "length"
 
 
 class Said(_Body):

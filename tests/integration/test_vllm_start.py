@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
@@ -44,6 +45,19 @@ def test_an_engine_starts_its_workers_itself_and_asks_ray_for_none(
     told = _arguments(stage_of(tiny_model, tensor_parallel=width), "cuda", {})
 
     assert told.distributed_executor_backend == backend
+
+
+def test_an_engine_reads_a_model_as_the_policy_does_where_mistrals_own_format_lies_beside(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_model, tmp_path / "model")
+    (folder / "params.json").write_text("{}")
+    (folder / "consolidated.safetensors").touch()
+
+    told = _arguments(stage_of(folder), "cpu", {})
+
+    assert told.create_model_config().hf_config.model_type == "qwen3"
+    assert (told.load_format, told.tokenizer_mode) == ("hf", "hf")
 
 
 @pytest.mark.parametrize(("kind", "runner"), [("none", None), ("reference", "0"), ("mixture", "0")], ids=str)

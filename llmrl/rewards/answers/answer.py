@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llmrl.rewards.answers.boxed import OPENING, closing_brace
+from llmrl.rewards.answers.boxed import OPENING, closing_brace, last_boxed
 from llmrl.rewards.answers.thoughts import without_thoughts
 
 TRIED = 3
@@ -22,7 +22,7 @@ _ANNOUNCEMENT = re.compile(
     rf"""
       (?P<box>\\(?:boxed|fbox|framebox)\s?\{{)
     | (?P<tag><answer>)
-    | (?<!\#)\#{{4,}}+(?:{_DIGIT}|[ \t]*+[A-Za-z][ ]?=)     # "#### 72", but not the heading "#### Step 4"
+    | (?P<rule>(?<!\#)\#{{4,}}+)(?:{_DIGIT}|[ \t]*+[A-Za-z][ ]?=)  # "#### 72", but not "#### Step 4"
     | (?<!\#)\#{{1,3}}+[ \t]*+(?=[-+$\\*]*+[ ]?[.0-9][0-9.,/]*+[^\w\n]*+$)
     | ^[ \t]*A:(?={_DIGIT}[^\n]{{0,40}}$)                                        # the A: of few-shot prompts
     | (?<!to\s)(?<!/)\banswer\b
@@ -42,6 +42,9 @@ _CORRECTION = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+_INSTEAD = re.compile(
+    r"\bit(?:'s|\s(?:is|equals|(?:should|must|would)\sbe))\b[^\n.]{0,60}?[0-9]", re.IGNORECASE
+)
 _NEXT_QUESTION = re.compile(
     r"^[^\w\n]{0,12}(?:(?:Q|Question|Problem|Exercise|User|Human|Instruction)\s?\d*\s?:|Q\.)|<\|(?:im_end|endoftext|eot_id)\|>|</s>",
     re.IGNORECASE | re.MULTILINE,
@@ -60,6 +63,7 @@ _REFUSAL = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 _BULLET = re.compile(r"\A\s*[-*\u2022\u2013]\s+")
+_NUMBER = re.compile("[0-9]")
 _LINE = re.compile(r"[^\n0-9A-Za-z]*[^\n]*")
 _SENTENCE_END = re.compile(r"(?<=[.!?])(?=[\s*]|$)|\n")
 
@@ -85,13 +89,13 @@ class Claim:
 def claims(response: str, *, finished: bool = True) -> Iterator[Claim]:
     """What may be the answer, the best first: the last announcements, then the end of the response.
 
-    Thoughts (``<think>``) and whatever follows the answer as a next question are left out. What follows an
-    answer that is taken back replaces it.
+    Thoughts (``<think>``) and whatever follows the answer as a next question are left out, and so are remarks
+    on a box. What follows an answer that is taken back replaces it.
     """
     text = without_thoughts(response)
     announcements = list(_ANNOUNCEMENT.finditer(text))
     text = _up_to_next_question(text, announcements)
-    announcements = [each for each in announcements if each.end() <= len(text)]
+    announcements = _without_remarks(text, [each for each in announcements if each.end() <= len(text)])
     start = _taken_back(text, announcements)
     for announcement in reversed([each for each in announcements if each.start() >= start][-TRIED:]):
         claim = _claim(text, announcement, finished=finished)
@@ -112,9 +116,11 @@ def sentences(text: str) -> list[str]:
 
 
 def gold_part(answer: str) -> str:
-    """What a gold answer announces, as GSM8K's do after ``####``, or else all of it."""
+    """What a gold answer announces, as GSM8K's do after ``####`` and MATH's in a box, or else all of it."""
     if "####" in answer:
         return answer.rpartition("####")[2]
+    if (boxed := last_boxed(answer)) is not None:
+        return boxed
     first = next(claims(answer), None)
     return answer if first is None or first.form == "closing" else first.text
 
@@ -139,12 +145,38 @@ def _up_to_next_question(text: str, announcements: Sequence[re.Match[str]]) -> s
     return text if following is None else text[: following.start()]
 
 
+def _without_remarks(text: str, announcements: Sequence[re.Match[str]]) -> Sequence[re.Match[str]]:
+    """Without what words announce behind a box, unless they correct it: "To check the answer: 7 = 42 / 6"."""
+    boxes = [number for number, each in enumerate(announcements) if each["box"]][-TRIED:]
+    last = next((number for number in reversed(boxes) if _is_filled(text, announcements[number].end())), None)
+    if last is None:
+        return announcements
+    correction = _CORRECTION.search(text, announcements[last].end())
+    corrected = len(text) if correction is None else correction.end()
+    return [
+        each
+        for number, each in enumerate(announcements)
+        if number <= last or each["box"] or each["tag"] or each["rule"] or each.start() >= corrected
+    ]
+
+
+def _is_filled(text: str, start: int) -> bool:
+    """Whether a box is closed and has something in it."""
+    end = closing_brace(text, start)
+    return end is not None and bool(text[start:end].strip())
+
+
 def _taken_back(text: str, announcements: Sequence[re.Match[str]]) -> int:
-    """Where the last announced answer is taken back and another one given; 0 if it stands."""
+    """Where the last announced answer is taken back and another one given; 0 if it stands.
+
+    A box is replaced only by what a correction says that it is instead, not by any number behind it.
+    """
     if not announcements:
         return 0
-    correction = _CORRECTION.search(text, announcements[-1].end())
-    return 0 if correction is None or not re.search("[0-9]", text[correction.end() :]) else correction.end()
+    last = announcements[-1]
+    correction = _CORRECTION.search(text, last.end())
+    another = _INSTEAD if last["box"] else _NUMBER
+    return 0 if correction is None or not another.search(text, correction.end()) else correction.end()
 
 
 def _claim(text: str, announcement: re.Match[str], *, finished: bool) -> Claim | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+THOUGHT = "<think>"
+"""Begins a thought; many chat templates write it themselves, so that a response only ends its thoughts."""
+
 
 def without_thoughts(text: str) -> str:
-    """What follows the last thought, without the empty lines between; nothing of one that never ends.
-
-    Many chat templates write ``<think>`` themselves, so that a response only ends its thoughts.
-    """
+    """What follows the last thought, without the empty lines between; nothing of one that never ends."""
     _, ended, rest = text.rpartition("</think>")
-    return (rest.lstrip("\n") if ended else rest).partition("<think>")[0]
+    return (rest.lstrip("\n") if ended else rest).partition(THOUGHT)[0]

@@ -12,7 +12,8 @@ from llmrl.rewards.reward import Reward, Score, gold_of, reward
 from llmrl.sandbox import Docker, Fusion, Jails, Limits, Sandbox
 from llmrl.sandbox.task import Task, read_task
 
-_FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_PYTHON = re.compile(r"\s*py(?:thon)?[0-9.]*\b", re.IGNORECASE)
 
 
 @reward("code")
@@ -20,8 +21,8 @@ _FENCED = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE 
 class Code:
     """1 if the code passes all tests of the gold answer, a JSON object: see docs/sandbox.md for its forms.
 
-    The code is the last block between three backticks that defines the function which the tests call, or else
-    the last block, or the whole response without one.
+    The code is the last block between three backticks, or the whole response without one. Blocks that define
+    the function which the tests call come before others, and of several those that are marked as Python.
     """
 
     isolation: Literal["kernel", "process", "docker", "fusion"] = "kernel"
@@ -98,10 +99,13 @@ class Solution:
 def code_in(response: str, task: Task) -> str:
     """The last fenced block of a response that defines what its task asks for, or else the last one.
 
-    Examples of use come after the function. Without a block all of the response is code.
+    Examples of use come after the function, and those of input and output after a program, which no function
+    gives away: blocks marked as Python come first. Without a block all of the response is code.
     """
-    blocks: list[str] = _FENCED.findall(response) or [response]
-    return next(filter(task.defines, reversed(blocks)), blocks[-1])
+    blocks: list[tuple[str, str]] = _FENCED.findall(response) or [("", response)]
+    fit = [block for block in blocks if task.defines(block[1])] or blocks
+    python = [block for block in fit if _PYTHON.match(block[0])]
+    return (python or fit)[-1][1]
 
 
 @cache

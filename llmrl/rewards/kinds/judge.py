@@ -37,7 +37,7 @@ class Verdict(Asker):
     range: tuple[float, float] | None = None
     """Numbers outside cannot be read; the score is where a number lies between the two, from 0 to 1."""
     max_tokens: int = 64
-    """Of the verdict."""
+    """Of the verdict; one that it cuts off cannot be read, unless a ``pattern`` finds it."""
     unreadable: Literal["error", "abstain"] = "error"
     """What it is if nothing can be read from it; never a 0."""
 
@@ -66,8 +66,11 @@ class Verdict(Asker):
             known["answer"] = gold_of(sample)
         messages = chat(("system", self.system), ("user", filled(self.template, known)))
         said = await self.hear(messages, max_tokens=self.max_tokens, temperature=0.0, seed=0)
-        value = self.read(said)
-        note = f"the judge said {shown(said[-_SHOWN:], _SHOWN)}"
+        # Only a pattern knows that what it caught is the verdict, and no number on the way to one.
+        value = self.read(said.text) if self.pattern or not said.cut else None
+        note = f"the judge said {shown(said.text[-_SHOWN:], _SHOWN)}"
+        if said.cut and value is None:
+            note = f"{note}, which max_tokens = {self.max_tokens} cut off; raise it"
         if value is None and self.unreadable == "error":
             raise ServiceError(f"{self.who} gave no verdict that can be read; {note}.")
         return Score(value, note)

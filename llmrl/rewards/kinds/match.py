@@ -24,7 +24,11 @@ class Exact:
     reads_answer: ClassVar[bool] = True
 
     def __call__(self, sample: Sample) -> float:
-        return float(self._plain(sample.last_turn) == self._plain(gold_of(sample)))
+        return self.meets(sample.last_turn, gold_of(sample))
+
+    def meets(self, text: str, answer: str) -> float:
+        """1 if a text is the answer, else 0."""
+        return float(self._plain(text) == self._plain(answer))
 
     def _plain(self, text: str) -> str:
         text = text.strip() if self.strip else text
@@ -72,7 +76,7 @@ class Capture:
         caught = [found.group(self.group) for found in re.finditer(self.pattern, sample.last_turn)]
         if not caught or caught[-1] is None:
             return Score(0.0, "caught nothing")
-        value = self._comparison()(sample.saying(caught[-1]))
+        value = self._comparison().meets(caught[-1], gold_of(sample))
         return Score(value, f"caught {shown(caught[-1])}")
 
     def bare(self) -> Reward:

@@ -27,6 +27,8 @@ _ALGEBRA = re.compile(r"[\\^_$]")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile("[A-Za-z]{3,}")
 """Algebra would take it for a product, and then east is seat."""
+_SPOKEN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_BEGINNING = re.compile(r"\W*[A-Z]")
 _BETWEEN = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*", re.IGNORECASE)
 _ASSIGNED = re.compile(r"\A\s*[A-Za-z](?:\([A-Za-z]\))?\s*=(?!=)\s*")
 
@@ -75,6 +77,11 @@ class _Gold:
 
     @classmethod
     def read(cls, answer: str) -> _Gold:
+        if _is_told(gold_part(answer)):
+            raise ValueError(
+                f"the gold answer {shown(answer)} is a text without a box; map the column with the answer, "
+                f"or write it after '####'"
+            )
         text = _bare(answer)
         return cls(text=text, numeral=boxed_numeral(text))
 
@@ -121,6 +128,13 @@ def _bare(answer: str) -> str:
     """The expression of a gold answer: what it announces, in a box or between dollar signs."""
     text = gold_part(answer)
     return (last_boxed(text) or text).strip().strip("$").strip()
+
+
+def _is_told(answer: str) -> bool:
+    """Whether it is told how the answer is found: in several sentences, or a long one around formulas."""
+    begun = [part for part in sentences(answer) if _BEGINNING.match(part)]
+    words = [count for part in begun if (count := len(_SPOKEN.findall(part)))]
+    return (len(words) > 1 and sum(words) >= 4) or ("$" in answer and sum(words) >= 8)
 
 
 def _expression_in(claim: Claim) -> str:

@@ -201,6 +201,10 @@ def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:
     kv_cache_mib = engines.kv_cache_mib or (CPU_KV_CACHE_MIB if cpu else None)
     return AsyncEngineArgs(
         model=str(stage.model.path),
+        # Config, weights and tokenizer as the policy reads them, also where Mistral's own format lies beside.
+        config_format="hf",
+        load_format="hf",
+        tokenizer_mode="hf",
         skip_tokenizer_init=not stage.rollouts.stop,
         trust_remote_code=stage.model.trusts_code,
         dtype=stage.model.dtype,

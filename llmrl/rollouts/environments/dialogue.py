@@ -72,11 +72,12 @@ class Dialogue(Asker, Environment):
         row = {"prompt": _words(prompt), "answer": prompt.answer or "", "conversation": conversation}
         messages = chat(("system", filled(self.system, row)), ("user", filled(self.template, row)))
         try:
-            return await self.hear(
+            said = await self.hear(
                 messages, max_tokens=self.max_tokens, temperature=self.temperature, seed=seed
             )
         except ServiceError as error:
             raise DeadlineError(str(error)) from error  # costs this conversation, not the run
+        return said.text
 
 
 @dataclass(slots=True, kw_only=True)

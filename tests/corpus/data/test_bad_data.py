@@ -449,6 +449,20 @@ def test_a_hub_name_that_cannot_be_loaded_is_named() -> None:
     )
 
 
+def test_a_dataset_that_is_a_script_says_what_to_name_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("owner/rows").mkdir(parents=True)
+    Path("owner/rows/rows.py").write_text("raise SystemExit")
+
+    assert sentence_of(Source(dataset="owner/rows:main")) == (
+        "s.dataset: 'owner/rows:main' is no file here and cannot be loaded from the hub "
+        "('Dataset scripts are no longer supported, but found rows.py'); "
+        "find its rows as parquet or JSON, and name that file."
+    )
+
+
 def test_a_folder_that_is_no_saved_dataset_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_bytes(GOOD)
 

@@ -27,6 +27,12 @@ def prompts(answers: list[str | None]) -> list[Prompt]:
     ]
 
 
+async def test_a_gold_answer_is_no_thought_where_the_template_begins_one(scorer_of: MakeScorer) -> None:
+    begun = [replace(prompt, text="How many?<think>\n") for prompt in prompts(["72"])]
+
+    await check_answers(await scorer_of({"correct": {"kind": "number"}}), begun)
+
+
 @pytest.mark.parametrize("kind", ["number", "math"])
 async def test_all_gold_answers_of_gsm8k_pass(scorer_of: MakeScorer, kind: str) -> None:
     path = GSM8K / "test.jsonl"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,24 @@ def test_the_order_of_rates_holds_with_and_without_shuffle(
     )
 
     assert rows(shuffled) == rows(plain)
+
+
+def test_the_order_of_rates_holds_beside_other_sources_in_every_epoch(
+    tmp_path: Path, digits: Tokenizer, rates: Path
+) -> None:
+    alone = stream_of(tmp_path, digits, rates, order="easy_first")
+    ordered = Source(dataset=str(tmp_path / "sums.jsonl"), pass_rates=rates, order="easy_first")
+    other = Source(task="digit_sum", rows=50, weight=0.333)
+    mixed = PromptStream(Prompts(sources=(other, ordered)), digits, seed=0)
+
+    def drawn(ordinals: Iterable[int]) -> list[int]:
+        ids = [mixed.at(ordinal).prompt.id for ordinal in ordinals]
+        return [int(id.removeprefix("sums/")) for id in ids if id.startswith("sums/")]
+
+    # A block is of 333 and 1000 rows; the second one begins in the middle of an epoch of eight.
+    first, second = drawn(range(1333)), drawn(range(1333, 2666))
+    assert first + second == rows(alone) * 250
+    assert drawn(reversed(range(1333, 2666))) == second[::-1]
 
 
 def test_other_rates_are_other_data_for_a_resumed_run(tmp_path: Path, digits: Tokenizer, rates: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from llmrl.errors import DataError, ModelError
@@ -132,6 +134,16 @@ def test_a_conversation_that_the_template_refuses_says_why(bpe: PreTrainedTokeni
     )
 
 
+def test_a_template_that_prints_the_date_makes_the_same_prompt_on_every_day(
+    bpe: PreTrainedTokenizerFast,
+) -> None:
+    bpe.chat_template = f"{{{{ strftime_now('%d %b %Y %f') }}}}{bpe.chat_template}"
+    tokenizer = Tokenizer(bpe, chat=True)
+
+    assert tokenizer.render("hello").startswith("26 Jul 2024 000000<s>")
+    assert tokenizer.encode_prompt("hello").tolist() == tokenizer.encode_prompt("hello").tolist()
+
+
 def test_a_chat_model_needs_a_template(bpe: PreTrainedTokenizerFast) -> None:
     bpe.chat_template = None
 
@@ -210,6 +222,34 @@ def test_every_end_that_the_generation_config_names_ends_a_response(
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [END, EOS]}))
 
     assert load_tokenizer(Model(path=str(tmp_path))).stop_ids == (EOS, END)
+
+
+def test_a_model_of_mistral_is_read_from_its_tokenizer_json(
+    bpe: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    bpe.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    (tmp_path / "tekken.json").write_text("{}")
+
+    loaded = load_tokenizer(Model(path=str(tmp_path)))
+
+    assert loaded.encode_prompt("hello").tolist() == bpe.encode("hello")[:-1]
+
+
+def test_plain_text_keeps_the_spaces_that_it_begins_with_where_a_decoder_drops_one() -> None:
+    alphabet = ["<s>", "</s>", *"\u2581x+retun1"]
+    backend = Backend(models.BPE({token: number for number, token in enumerate(alphabet)}, []))
+    joined = [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    parted = [decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.normalizer, backend.decoder = normalizers.Sequence(joined), decoders.Sequence(parted)
+    sentencepiece = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+    body = "    return x + 1"
+
+    ids = [alphabet.index(letter) for letter in body.replace(" ", "\u2581")]
+
+    assert sentencepiece.decode(ids) == body[1:]
+    assert Tokenizer(sentencepiece, chat=False).decode(ids) == body
+    assert Tokenizer(sentencepiece, chat=False).decode([]) == ""
 
 
 @pytest.mark.parametrize("content", [None, "{", "{}"])

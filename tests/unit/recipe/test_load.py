@@ -109,6 +109,40 @@ def test_the_later_of_two_overrides_wins(staged: Path) -> None:
     assert [stage.optimizer.lr for stage in loaded.recipe.stages] == [0.002, 0.002]
 
 
+@pytest.mark.parametrize("turn", [1, -1])
+def test_another_objective_or_task_drops_the_options_of_the_file_and_not_those_of_an_override(
+    good: Path, turn: int
+) -> None:
+    given = [
+        "objective.options.clip_high=0.4",
+        "objective.name=dapo",
+        "prompts.sources.0.options.digits_max=2",
+        "prompts.sources.0.task=addition",
+        "evaluation.sources.0.rows=7",
+        "evaluation.sources=[{ task = 'chain', rows = 9 }]",
+    ]
+
+    stage = load_recipe(good, given[::turn]).recipe.stages[0]
+
+    assert (stage.objective.name, stage.objective.options) == ("dapo", {"clip_high": 0.4})
+    source, held_out = stage.prompts.sources[0], stage.evaluation.sources[0]
+    assert (source.task, source.options) == ("addition", {"digits_max": 2})
+    assert (held_out.task, held_out.rows) == ("chain", 7)
+
+
+def test_a_name_with_dots_stands_in_quotes(staged: Path) -> None:
+    staged.write_text(staged.read_text().replace('"rl"', '"v1.5"'))
+
+    loaded = load_recipe(staged, ['stages."v1.5".optimizer.lr=4e-3', "stages.warm . optimizer.steps = 7"])
+
+    assert [stage.optimizer.lr for stage in loaded.recipe.stages] == [0.001, 0.004]
+    assert loaded.recipe.stages[0].optimizer.steps == 7
+    assert loaded.origins["stages.v1.5.optimizer.lr"] == "override"
+    with pytest.raises(RecipeError) as refused:
+        load_recipe(staged, ["stages.v1.5.optimizer.lr=4e-3"])
+    assert str(refused.value).endswith("Quote a name with dots: 'stages.\"v1.5\".<key>=value'.")
+
+
 def test_an_override_reaches_into_an_array(good: Path) -> None:
     source = load_recipe(good, ["prompts.sources.0.rows=10"]).recipe.stages[0].prompts.sources[0]
 

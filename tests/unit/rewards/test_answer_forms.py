@@ -99,6 +99,13 @@ EIGHTEEN = [
     r"First \boxed{9}, then \boxed{18}",
     r"\boxed{17} is wrong, so \boxed{18}",
     r"\boxed{18} (that is, 9 eggs at \$2)",
+    # Remarks behind a box are none of its rivals.
+    r"Thus \boxed{18}. To verify the answer: 54 / 18 = 3.",
+    "Thus \\boxed{18}.\n\nThe answer is correct because it satisfies all 3 conditions.",
+    "\\boxed{18}\n\nExplanation: I made a mistake at first by adding 3.",
+    "\\boxed{17}\n\nI made a mistake. The answer is 18.",
+    r"\boxed{17}, and as GSM8K has it: #### 18",
+    r"The answer goes into \boxed{}. The answer is 18.",
     # Announced in words.
     "The answer is 18.",
     "The answer is 18",

@@ -17,9 +17,11 @@ from llmrl.rollouts.rollout import Rollout, RolloutGroup
 TOLD = "<tool>calc: 6*7</tool>\n> <result>42</result>\n{}\n> goodbye, 99"
 
 
-def judged(kind: str, options: dict[str, Any], *, last: str, answer: str) -> float | None:
+def judged(
+    kind: str, options: dict[str, Any], *, last: str, answer: str, prompt: str = "A. Rome B. Paris"
+) -> float | None:
     sample = Sample(
-        prompt="A. Rome B. Paris", response=TOLD.format(last), answer=answer, tokens=9, finished=True,
+        prompt=prompt, response=TOLD.format(last), answer=answer, tokens=9, finished=True,
         said_last=last,
     )  # fmt: skip
     part = evaluate(reward.build(kind, options, key="rewards.x"), sample)
@@ -69,6 +71,11 @@ def test_what_is_only_thought_is_no_answer_and_spoils_none(
     assert judged(kind, options, last=thought + last, answer=answer) == 1.0
     assert judged(kind, options, last=thought.removeprefix("<think>") + last, answer=answer) == 1.0
     assert judged(kind, options, last=thinking, answer=answer) == 0.0
+
+    begun = "A. Rome B. Paris<|im_start|>assistant\n<think>\n"
+    ended = thought.removeprefix("<think>") + last
+    assert judged(kind, options, last=ended, answer=answer, prompt=begun) == 1.0
+    assert judged(kind, options, last=last, answer=answer, prompt=begun) == 0.0
 
 
 def test_a_pattern_or_a_form_is_that_of_the_whole_conversation() -> None:

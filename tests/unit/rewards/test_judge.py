@@ -2,19 +2,73 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
-from llmrl.errors import RecipeError
+from llmrl.errors import RecipeError, ServiceError
 from llmrl.recipe.schema import Reward
-from llmrl.rewards import build_rewards
+from llmrl.rewards import Sample, Score, build_rewards
 from llmrl.rewards.kinds.judge import Judge
 from llmrl.roles.asker import filled
+from llmrl.roles.post import hang_up
+from llmrl.roles.role import Answer
+from llmrl.roles.switchboard import Switchboard
+
+SAMPLE = Sample(prompt="", response="Please.", answer=None, tokens=1, finished=True)
 
 
 def judge(**options: Any) -> Judge:
     return Judge(role="judge", template="{response}", **options)
+
+
+@dataclass
+class Hasty:
+    """Plays a judge whose words ``max_tokens`` cuts off."""
+
+    said: str
+    name: str = "judge-0"
+
+    async def call(self, method: str, *args: Any, deadline_s: float) -> Answer:
+        spoken = {"message": {"role": "assistant", "content": self.said}, "finish_reason": "length"}
+        return Answer(body=json.dumps({"choices": [spoken]}).encode())
+
+
+@asynccontextmanager
+async def hasty(said: str) -> AsyncGenerator[Callable[..., Awaitable[Score]]]:
+    board = Switchboard()
+    await board.open()
+    board.connect({"judge": [Hasty(said)]}, deadline_s=9.0)
+    try:
+        yield lambda **options: judge(**options).at(board.url)(SAMPLE)
+    finally:
+        await hang_up()
+        await board.close()
+
+
+async def test_a_verdict_that_was_cut_off_is_no_verdict() -> None:
+    async with hasty("7 of") as asked:
+        with pytest.raises(ServiceError) as caught:
+            await asked(max_tokens=2)
+        abstained = await asked(unreadable="abstain")
+
+    assert str(caught.value) == (
+        "role 'judge' gave no verdict that can be read; the judge said '7 of', which max_tokens = 2 cut off; "
+        "raise it."
+    )
+    assert abstained.value is None
+    assert abstained.note == "the judge said '7 of', which max_tokens = 64 cut off; raise it"
+
+
+async def test_a_pattern_finds_the_verdict_also_in_words_that_were_cut_off_behind_it() -> None:
+    async with hasty("[[7]], because it has 3") as asked:
+        assert (await asked(pattern=r"\[\[(\d)\]\]")).value == 7.0
+        with pytest.raises(ServiceError, match="raise it"):
+            await asked(pattern=r"\[\[(\d\d)\]\]")
 
 
 @pytest.mark.parametrize(

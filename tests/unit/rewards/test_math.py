@@ -19,6 +19,7 @@ def score(response: str, answer: str) -> float | None:
     [
         (r"\boxed{72}", "72"),
         (r"\boxed{72}", "Natalia sold 72 clips.\n#### 72"),
+        (r"\boxed{7}", r"So $x=\boxed{7}$. Checking the answer: $7+3=10$."),
         (r"\boxed{1,000}", "1000"),
         (r"\boxed{\frac{1}{2}}", "0.5"),
         (r"\boxed{0.5}", r"\frac12"),
@@ -134,6 +135,40 @@ def test_equivalent_answers_score_1(response: str, answer: str) -> None:
 )
 def test_other_answers_score_0(response: str, answer: str) -> None:
     assert score(response, answer) == 0.0
+
+
+@pytest.mark.parametrize(
+    "solution",
+    [
+        "Adding, we get $2x = 14$. Thus $x = 7$.",
+        "She sells 9 eggs for $2 each. That makes $18 a day.",
+        "Since the two equations have the same slope, $x$ can be any real number that is not $3$",
+        "First we add.\nThen we divide by 2 and get 7.",
+    ],
+)
+def test_a_solution_without_a_box_is_no_gold_answer(solution: str) -> None:
+    with pytest.raises(ValueError, match="is a text without a box; map the column with the answer, or write"):
+        score("7", solution)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "$x = 2$",
+        "$x = 2$ or $x = 3$",
+        r"\text{no solution}",
+        "3 hours",
+        "x > 2 and y < 3",
+        "$12$ ft. and $3$ in. tall",
+        "Yes. $x = 2$",
+        "Mrs. Smith",
+        "All integers $n$ that are divisible by 4",
+        "$f(x) = x$ for all real numbers $x$",
+        "\\begin{cases} x+1 & \\text{if } x > 0 \\\\\n0 & \\text{otherwise} \\end{cases}",
+    ],
+)
+def test_an_answer_with_words_in_it_is_one_all_the_same(answer: str) -> None:
+    assert score(rf"\boxed{{{answer.strip('$')}}}", answer) == 1.0
 
 
 @pytest.mark.parametrize(

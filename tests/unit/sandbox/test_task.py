@@ -186,6 +186,8 @@ def test_assertions_are_refused_where_they_would_share_an_interpreter_with_the_c
         ("```python\nx = 1\n", "x = 1\n"),
         ("  ```python\n  x = 1\n  ```", "  x = 1\n"),
         ("use `x` or ```y```", "use `x` or ```y```"),
+        ("```python\nx = 1\n```\nExample:\n```\n1 2\n```\n```text\n3\n```", "x = 1\n"),
+        ("```Python3 main.py\nx = 1\n```\n```pycon\n>>> x\n```", "x = 1\n"),
     ],
 )
 def test_the_last_block_is_the_code_or_else_all_of_the_response(response: str, code: str) -> None:
