@@ -1,8 +1,8 @@
 """Every objective as a whole run, reduced: the recipes of recipes/objectives, two steps from a warm model.
 
-Each has a process for itself alone (recipes/claims/here.py), where the same engine, policy, loop and rewards need no
-Ray between them. Of an objective nothing crosses that boundary but a Stage and Columns, whose shape is one for all:
-so two go through Ray, one on pairs of the dataset and one with an engine and an opponent, and not the other ones.
+Each runs in one process, without Ray between engine, policy, loop and rewards (recipes/claims/here.py). Two
+also run through Ray, one on pairs of the dataset, one with an engine and an opponent. That each of the others
+does is not shown: all that crosses this boundary of an objective is a Stage and Columns, alike for all.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ async def started(model: Path, *, max_sequences: int = 16) -> AsyncGenerator[Vll
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine(tiny_model: Path) -> AsyncGenerator[VllmEngine]:
-    """One for several tests: the first sees its very first request, and each sync has a version of its own."""
+    """One for several tests: the first has its very first request, and each sync a version of its own."""
     async with started(tiny_model) as one:
         yield one
 

@@ -165,7 +165,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def show(folder: Path, commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
-    """Status and output of ``llmrl show``, which loads and checks a recipe and starts nothing, for each command."""
+    """Status and output of each ``llmrl show``, which loads and checks a recipe and starts nothing."""
     ended = run(folder, "-c", SHOW, json.dumps(commands))
     assert ended.returncode == 0, ended.stderr
     return [(status, text) for status, text in map(json.loads, ended.stdout.splitlines())]
