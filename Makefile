@@ -11,7 +11,7 @@ quickstart:
 	.venv/bin/llmrl train recipes/quickstart/digits.toml --fresh
 
 test: install
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest --durations=40 --durations-min=3
 
 lint: install
 	.venv/bin/ruff check

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,10 +46,3 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"no reference data: {SHARED} does not exist")
     return SHARED
-
-
-@pytest.fixture(scope="session")
-def ray_folder() -> Iterator[Path]:
-    """A short folder for Ray's sockets, whose paths may have at most 107 bytes."""
-    with tempfile.TemporaryDirectory(prefix="llmrl-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        yield Path(folder)

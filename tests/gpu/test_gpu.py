@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -41,11 +42,22 @@ def script(name: str, *options: str, gpu: bool, timeout_s: int) -> subprocess.Co
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "run"), [("ceilings", "R1"), ("learner", "R2"), ("head", "R3"), ("decode", "R4")]
-)
-def test_what_measures_a_gpu_says_so_without_one(name: str, run: str):
-    done = script(name, gpu=False, timeout_s=100)
+MEASURES = {"ceilings": "R1", "learner": "R2", "head": "R3", "decode": "R4"}
+
+
+@pytest.fixture(scope="module")
+def without_gpu() -> dict[str, subprocess.CompletedProcess[str]]:
+    """What came of each script that measures a GPU; all at once, as they only import."""
+    with ThreadPoolExecutor() as threads:
+        done = threads.map(lambda name: script(name, gpu=False, timeout_s=100), MEASURES)
+        return dict(zip(MEASURES, done, strict=True))
+
+
+@pytest.mark.parametrize(("name", "run"), MEASURES.items())
+def test_what_measures_a_gpu_says_so_without_one(
+    without_gpu: dict[str, subprocess.CompletedProcess[str]], name: str, run: str
+):
+    done = without_gpu[name]
 
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]  # DeepSpeed may say before that it found none either

@@ -65,9 +65,7 @@ kind = "generate"
 """
 
 
-@pytest.mark.parametrize(
-    "more", ["", IN_TURN, LISTENED], ids=["apart", "in turn", "without environment and roles"]
-)
+@pytest.mark.parametrize("more", [IN_TURN, LISTENED], ids=["in turn", "apart, without environment and roles"])
 def test_a_machine_is_measured_by_the_recipes_own_engine_and_policy(more: str, tmp_path: Path) -> None:
     lag = "max_lag = 0" if "shared" in more else ""
     (tmp_path / "tiny.toml").write_text(RECIPE.replace("[engines]", f"[engines]\n{lag}") + more)

@@ -36,7 +36,7 @@ async def killed_in_the_middle(crew: Crew, log: Path, *, served: int) -> None:
     victim = process_of(log)
     victim.suspend()
     sending = asyncio.create_task(crew.publish(crew.post(1)))
-    await asyncio.sleep(2)
+    await asyncio.sleep(0.5)
     assert not sending.done()
 
     victim.kill()

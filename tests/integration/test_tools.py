@@ -153,6 +153,8 @@ def test_the_recipe_trains_a_policy_that_calls_the_calculator(tmp_path: Path) ->
         f"run.folder={tmp_path}",
         "report.trackers=[]",
         "cluster.threads_per_process=1",
+        "evaluation.sources=[]",
+        "stages.warm.optimizer.steps=150",
         "stages.grpo.optimizer.steps=4",
         "stages.grpo.optimizer.warmup_steps=0",
     )

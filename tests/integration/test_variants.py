@@ -51,15 +51,26 @@ VARIANTS = {
         "weights.delta=true",
         "weights.transport=broadcast",
     ],
-    "reference": ["objective.options.kl_weight=0.1", "optimizer.schedule=cosine", "policy.zero_stage=0"],
     "in-turn": [
         "cluster.placement=shared",
         "objective.options.kl_weight=0.1",
         "policy.zero_stage=2",
         "weights.delta=true",
     ],
-    "offload": ["policy.offload=cpu", "policy.zero_stage=3", "optimizer.weight_decay=0.1"],
-    "torch-engine": ["engines.kind=torch", "engines.max_lag=2", "correction.name=masked"],
+    "offload": [
+        "engines.kind=torch",
+        "policy.offload=cpu",
+        "policy.zero_stage=3",
+        "optimizer.weight_decay=0.1",
+    ],
+    "reference": [
+        "engines.kind=torch",
+        "engines.max_lag=2",
+        "correction.name=masked",
+        "objective.options.kl_weight=0.1",
+        "optimizer.schedule=cosine",
+        "policy.zero_stage=0",
+    ],
 }
 
 

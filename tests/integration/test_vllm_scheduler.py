@@ -1,4 +1,4 @@
-"""What leaves vLLM's process, and when."""
+"""What leaves vLLM's process, and when; that it is one message is seen in test_vllm_sync.py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.engine import EngineCoreOutput, FinishReason
 from vllm.v1.outputs import LogprobsLists
 
 from llmrl.prompts.tokenizer import load_tokenizer
@@ -47,19 +47,6 @@ async def started(model: Path, *stop: str) -> AsyncGenerator[VllmEngine]:
     await engine.close()
 
 
-def overheard(engine: VllmEngine) -> list[EngineCoreOutputs]:
-    """Every message that comes out of the engine's process, after the one that is waited for already."""
-    core, messages = engine._llm.engine_core, list[EngineCoreOutputs]()
-    receive = core.get_output_async
-
-    async def receive_and_note() -> EngineCoreOutputs:
-        messages.append(await receive())
-        return messages[-1]
-
-    core.get_output_async = receive_and_note
-    return messages
-
-
 def test_joined_outputs_have_all_tokens_and_logprobs_in_order_and_the_last_ones_end() -> None:
     joined = join([output(4, -0.5), output(7, -1.5), output(2, -0.25, FinishReason.STOP)])
 
@@ -69,20 +56,6 @@ def test_joined_outputs_have_all_tokens_and_logprobs_in_order_and_the_last_ones_
     assert joined.new_logprobs.logprobs.tolist() == [[-0.5], [-1.5], [-0.25]]
     assert joined.new_logprobs.sampled_token_ranks.tolist() == [1, 1, 2]
     assert joined.finish_reason == FinishReason.STOP
-
-
-@pytest.mark.asyncio
-async def test_a_response_crosses_the_process_boundary_once(tiny_model: Path) -> None:
-    async with started(tiny_model) as engine:
-        messages = overheard(engine)
-        await engine.generate(request("first", seed=0, tokens=1))
-        messages.clear()
-        completions = await asyncio.gather(
-            *(engine.generate(request(f"r{seed}", seed=seed, tokens=40)) for seed in range(8))
-        )
-
-    sent = [len(one.new_token_ids) for message in messages for one in message.outputs]
-    assert sorted(sent) == sorted(completion.tokens.size for completion in completions)
 
 
 @pytest.mark.asyncio

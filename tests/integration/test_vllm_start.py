@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -69,17 +70,22 @@ def test_only_an_opponent_keeps_vllm_on_its_first_model_runner(
     assert _environment(stage, "cuda").get("VLLM_USE_V2_MODEL_RUNNER") == runner
 
 
-@pytest.mark.parametrize("width", [1, 2])
-def test_the_processes_of_an_engine_end_with_an_owner_that_is_killed(tiny_model: Path, width: int) -> None:
-    command = [sys.executable, OWNER, tiny_model, f"{width}"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as owner:
-        assert owner.stdout is not None
-        assert owner.stdout.readline() == "started\n"
-        family = psutil.Process(owner.pid).children(recursive=True)
-        owner.kill()
+def test_the_processes_of_an_engine_end_with_an_owner_that_is_killed(tiny_model: Path) -> None:
+    owners: dict[int, subprocess.Popen[str]] = {}
+    with ExitStack() as living:
+        for width in (1, 2):
+            command = [sys.executable, str(OWNER), str(tiny_model), f"{width}"]
+            owners[width] = living.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+            living.callback(owners[width].kill)  # when all have started
+        assert [owner.stdout and owner.stdout.readline() for owner in owners.values()] == ["started\n"] * 2
+        families = {
+            width: psutil.Process(owner.pid).children(recursive=True) for width, owner in owners.items()
+        }
 
-    assert len(family) >= (1 if width == 1 else 1 + width)  # vLLM's, and its workers where there are several
-    until = time.monotonic() + 30
-    while any(map(is_running, family)) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not any(map(is_running, family))
+    for width, family in families.items():
+        # vLLM's process, and its workers where there are several.
+        assert len(family) >= (1 if width == 1 else 1 + width)
+        until = time.monotonic() + 30
+        while any(map(is_running, family)) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not any(map(is_running, family))

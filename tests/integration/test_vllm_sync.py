@@ -1,4 +1,4 @@
-"""A request that meets a weight sync on its way to vLLM."""
+"""Requests to a real vLLM: the weights that they meet on their way, and the messages that come back."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM
-from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
 from llmrl.rollouts.engines import Request
@@ -21,6 +22,8 @@ from llmrl.rollouts.engines.vllm_engine import VllmEngine
 from llmrl.weights.bundle import Probe, WeightBundle
 from llmrl.weights.outbox import Outbox, Tensors
 from llmrl.weights.store import MemoryStore
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROMPT = np.array([5, 9, 12, 7], np.int32)
 LONG = np.resize(PROMPT, 260)
@@ -35,8 +38,8 @@ def bundle_of(folder: Path, version: int, *, scale: float = 1.0) -> WeightBundle
     return OUTBOX.send([tensors], version=version, probe=NO_PROBE)
 
 
-def request(name: str) -> Request:
-    return Request(id=name, tokens=PROMPT, max_tokens=4, temperature=1.0, seed=0)
+def request(name: str, *, seed: int = 0, tokens: int = 4) -> Request:
+    return Request(id=name, tokens=PROMPT, max_tokens=tokens, temperature=1.0, seed=seed)
 
 
 def long(name: str, most: int) -> Request:
@@ -59,7 +62,14 @@ async def started(model: Path, *, max_sequences: int = 16) -> AsyncGenerator[Vll
     await engine.close()
 
 
-def admitted(engine: VllmEngine) -> list[tuple[str | None, str]]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine(tiny_model: Path) -> AsyncGenerator[VllmEngine]:
+    """One for several tests: the first has its very first request, and each sync a version of its own."""
+    async with started(tiny_model) as one:
+        yield one
+
+
+def admitted(engine: VllmEngine, patched: pytest.MonkeyPatch) -> list[tuple[str | None, str]]:
     """Of every request that goes to vLLM's other process: its salt, and that of the weights served then."""
     core, seen = engine._llm.engine_core, list[tuple[str | None, str]]()
     add = core.add_request_async
@@ -68,67 +78,91 @@ def admitted(engine: VllmEngine) -> list[tuple[str | None, str]]:
         seen.append((request.cache_salt, f"v{engine._version}"))
         await add(request)
 
-    core.add_request_async = note_and_add
+    patched.setattr(core, "add_request_async", note_and_add)
     return seen
 
 
-@pytest.mark.asyncio
+def overheard(engine: VllmEngine, patched: pytest.MonkeyPatch) -> list[EngineCoreOutputs]:
+    """Every message that comes out of the engine's process, after the one that is waited for already."""
+    core, messages = engine._llm.engine_core, list[EngineCoreOutputs]()
+    receive = core.get_output_async
+
+    async def receive_and_note() -> EngineCoreOutputs:
+        messages.append(await receive())
+        return messages[-1]
+
+    patched.setattr(core, "get_output_async", receive_and_note)
+    return messages
+
+
 async def test_a_request_has_the_salt_of_the_weights_it_meets_however_busy_vllms_threads_are(
-    tiny_model: Path,
+    engine: VllmEngine, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bundle, free = bundle_of(tiny_model, 1), threading.Event()
-    async with started(tiny_model) as engine:
-        seen = admitted(engine)
-        engine._llm.renderer._executor.submit(free.wait, 60)
-        try:
-            # The very first request, so that what vLLM finds out only once is on its way too.
-            before = asyncio.create_task(engine.generate(request("before")))
-            await asyncio.sleep(0)
-            await engine.load(bundle)
-        finally:
-            free.set()
-        await before
-        after = await engine.generate(request("after"))
+    bundle, free, seen = bundle_of(tiny_model, 1), threading.Event(), admitted(engine, monkeypatch)
+    engine._llm.renderer._executor.submit(free.wait, 60)
+    try:
+        # The very first request, so that what vLLM finds out only once is on its way too.
+        before = asyncio.create_task(engine.generate(request("before")))
+        await asyncio.sleep(0)
+        await engine.load(bundle)
+    finally:
+        free.set()
+    await before
+    after = await engine.generate(request("after"))
 
     assert seen == [("v0", "v0"), ("v1", "v1")]
     assert set(after.version.tolist()) == {1}
 
 
-@pytest.mark.asyncio
-async def test_a_request_that_waits_for_a_sync_waits_also_for_the_next_one(tiny_model: Path) -> None:
-    bundles = [bundle_of(tiny_model, version) for version in (1, 2)]
-    async with started(tiny_model) as engine:
-        seen = admitted(engine)
+async def test_a_request_that_waits_for_a_sync_waits_also_for_the_next_one(
+    engine: VllmEngine, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundles, seen = [bundle_of(tiny_model, version) for version in (2, 3)], admitted(engine, monkeypatch)
 
-        async def load_both() -> None:
-            for bundle in bundles:
-                await engine.load(bundle)
+    async def load_both() -> None:
+        for bundle in bundles:
+            await engine.load(bundle)
 
-        loading = asyncio.create_task(load_both())
-        while engine._door.is_set():
-            await asyncio.sleep(0)
-        completion = await engine.generate(request("waits"))
-        await loading
+    loading = asyncio.create_task(load_both())
+    while engine._door.is_set():
+        await asyncio.sleep(0)
+    completion = await engine.generate(request("waits"))
+    await loading
 
-    assert seen == [("v2", "v2")]
-    assert set(completion.version.tolist()) == {2}
+    assert seen == [("v3", "v3")]
+    assert set(completion.version.tolist()) == {3}
 
 
-@pytest.mark.asyncio
-async def test_what_waits_for_a_place_reads_its_prompt_with_the_weights_it_meets(tiny_model: Path) -> None:
+async def test_a_response_crosses_the_process_boundary_once(
+    engine: VllmEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messages = overheard(engine, monkeypatch)
+    await engine.generate(request("first", tokens=1))
+    messages.clear()
+    completions = await asyncio.gather(
+        *(engine.generate(request(f"r{seed}", seed=seed, tokens=40)) for seed in range(8))
+    )
+
+    sent = [len(one.new_token_ids) for message in messages for one in message.outputs]
+    assert sorted(sent) == sorted(completion.tokens.size for completion in completions)
+
+
+async def test_what_waits_for_a_place_reads_its_prompt_with_the_weights_it_meets(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundles = bundle_of(tiny_model, 1), bundle_of(tiny_model, 2, scale=1.5)
-    async with started(tiny_model, max_sequences=1) as engine:
-        await engine.load(bundles[0])  # so that the next one is quick
-        await engine.generate(long("cached", 1))
-        seen = admitted(engine)
+    async with started(tiny_model, max_sequences=1) as narrow:
+        await narrow.load(bundles[0])  # so that the next one is quick
+        await narrow.generate(long("cached", 1))
+        seen = admitted(narrow, monkeypatch)
         first, second = (
-            asyncio.create_task(engine.generate(one)) for one in (long("first", 1500), long("second", 8))
+            asyncio.create_task(narrow.generate(one)) for one in (long("first", 1500), long("second", 8))
         )
         while len(seen) < 2:
             await asyncio.sleep(0)
-        await engine.load(bundles[1])
+        await narrow.load(bundles[1])
         before, after = await first, await second
-        whole = await engine.score(np.concatenate([LONG, after.tokens]))
+        whole = await narrow.score(np.concatenate([LONG, after.tokens]))
 
     assert before.version[-1] == 2  # so the other one did wait
     assert set(after.version.tolist()) == {2}

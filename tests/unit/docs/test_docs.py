@@ -6,13 +6,15 @@ sample called console is a command with lines of its output.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -163,13 +165,58 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def show(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Loads and checks a recipe, as every command does, and starts nothing."""
-    return run(folder, "-m", "llmrl.cli", "show", *arguments)
+def show(folder: Path, commands: Sequence[Sequence[str]]) -> list[tuple[int, str]]:
+    """Status and output of each ``llmrl show``, which loads and checks a recipe and starts nothing."""
+    ended = run(folder, "-c", SHOW, json.dumps(commands))
+    assert ended.returncode == 0, ended.stderr
+    return [(status, text) for status, text in map(json.loads, ended.stdout.splitlines())]
 
 
-def written(page: Page, folder: Path) -> list[str]:
-    """Every sample that is a file, written; those in Python have been run, in the order of the page."""
+# A command has a process of its own, in which no plugin but its recipe's is known, forked of one that has
+# imported the command line.
+SHOW = """
+import json, multiprocessing, sys
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from llmrl.cli import main
+
+def show(arguments):
+    sys.argv, said, status = ["llmrl", "show", *arguments], StringIO(), 0
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            main()
+        except SystemExit as end:
+            status = end.code
+    print(json.dumps([status, said.getvalue()]))
+
+for arguments in json.loads(sys.argv[1]):
+    one = multiprocessing.get_context("fork").Process(target=show, args=[arguments])
+    one.start()
+    one.join()
+    if one.exitcode:
+        sys.exit(one.exitcode)
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """A page's samples that are files, in a folder where those in Python have been run."""
+
+    folder: Path
+    recipes: list[str]
+
+
+Writing = Callable[[Page], Written]
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Writing:
+    """Writes and runs those of a page when it is first asked for them."""
+    return cache(lambda page: written_in(tmp_path_factory.mktemp(page.path.stem), page))
+
+
+def written_in(folder: Path, page: Page) -> Written:
+    """Every sample that is a file, and what they need; those in Python are run in the order of the page."""
     for name, text in STAND_INS.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
@@ -180,7 +227,8 @@ def written(page: Page, folder: Path) -> list[str]:
         if sample.kind == "python":
             ended = run(folder, name)
             assert ended.returncode == 0, f"{page}, {name}: {ended.stderr}"
-    return [sample.name for sample in page.samples if sample.kind == "toml" and sample.name]
+    recipes = [sample.name for sample in page.samples if sample.kind == "toml" and sample.name]
+    return Written(folder=folder, recipes=recipes)
 
 
 def completed(fragment: str, base: str) -> str:
@@ -196,52 +244,50 @@ def completed(fragment: str, base: str) -> str:
 
 
 @pytest.mark.parametrize("page", WITH_SAMPLES, ids=str)
-def test_samples_of_python_run_and_those_of_recipes_pass_every_check(page: Page, tmp_path: Path) -> None:
-    recipes = written(page, tmp_path)
-    base = (tmp_path / recipes[-1]).read_text() if recipes else BASE
+def test_samples_of_python_run_and_those_of_recipes_pass_every_check(page: Page, written: Writing) -> None:
+    folder, recipes = written(page).folder, [*written(page).recipes]
+    base = (folder / recipes[-1]).read_text() if recipes else BASE
     fragments = [sample.text for sample in page.samples if sample.kind == "toml" and not sample.name]
     for number, fragment in enumerate(fragments):
         recipes.append(f"fragment_{number}.toml")
-        (tmp_path / recipes[-1]).write_text(completed(fragment, base))
+        (folder / recipes[-1]).write_text(completed(fragment, base))
 
-    for recipe in recipes:
-        ended = show(tmp_path, recipe)
+    shown = show(folder, [[recipe] for recipe in recipes])
 
-        assert ended.returncode == 0, f"{page}: {ended.stderr}"
+    for recipe, (status, said) in zip(recipes, shown, strict=True):
+        assert status == 0, f"{page}, {recipe}: {said}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```console" in page.text], ids=str)
-def test_commands_print_what_the_page_says(page: Page, tmp_path: Path) -> None:
-    written(page, tmp_path)
-    for sample in (sample for sample in page.samples if sample.kind == "console"):
-        command, *expected = sample.text.splitlines()
-        assert command.startswith("$ llmrl show ")
+def test_commands_print_what_the_page_says(page: Page, written: Writing) -> None:
+    samples = [sample.text.splitlines() for sample in page.samples if sample.kind == "console"]
+    assert all(command.startswith("$ llmrl show ") for command, *_ in samples)
 
-        ended = show(tmp_path, *shlex.split(command)[3:])
+    shown = show(written(page).folder, [shlex.split(command)[3:] for command, *_ in samples])
 
-        printed = [" ".join(line.split()) for line in (ended.stdout + ended.stderr).splitlines()]
+    for (command, *expected), (_, said) in zip(samples, shown, strict=True):
+        printed = [" ".join(line.split()) for line in said.splitlines()]
         assert [line for line in expected if " ".join(line.split()) not in printed] == [], command
 
 
 @pytest.mark.parametrize("page", [page for page in WITH_SAMPLES if "llmrl train" in page.text], ids=str)
-def test_overrides_on_a_command_line_fit_the_recipe_of_their_page(page: Page, tmp_path: Path) -> None:
-    recipes = written(page, tmp_path)
+def test_overrides_on_a_command_line_fit_the_recipe_of_their_page(page: Page, written: Writing) -> None:
     lines = re.findall(r"^ {4}.*\bllmrl train (.*)$", page.text, re.MULTILINE)
     commands = [shlex.split(line, comments=True) for line in lines]
     assert commands
-    for recipe, *overrides in commands:
-        assert recipe in recipes
+    assert {recipe for recipe, *_ in commands} <= {*written(page).recipes}
 
-        ended = show(tmp_path, recipe, *overrides)
+    shown = show(written(page).folder, commands)
 
-        assert ended.returncode == 0, ended.stderr
+    for command, (status, said) in zip(commands, shown, strict=True):
+        assert status == 0, f"{command}: {said}"
 
 
 def test_the_first_recipe_reads_the_data_that_the_readme_makes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    written: Writing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (recipe,) = written(README, tmp_path)
-    monkeypatch.chdir(tmp_path)
+    (recipe,) = written(README).recipes
+    monkeypatch.chdir(written(README).folder)
     stage = load_recipe(recipe).recipe.stages[-1]
     tokenizer = load_tokenizer(stage.model)
 
@@ -255,10 +301,8 @@ def test_the_first_recipe_reads_the_data_that_the_readme_makes(
     assert longest <= stage.rollouts.max_tokens
 
 
-def test_the_reward_and_the_loss_of_the_readme_do_what_their_first_lines_say(tmp_path: Path) -> None:
-    written(README, tmp_path)
-
-    ended = run(tmp_path, "-c", README_PLUGINS)
+def test_the_reward_and_the_loss_of_the_readme_do_what_their_first_lines_say(written: Writing) -> None:
+    ended = run(written(README).folder, "-c", README_PLUGINS)
 
     assert ended.returncode == 0, ended.stderr
 

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -98,20 +99,24 @@ def test_tokens_without_a_gradient_pull_at_nothing(interpreted: Path) -> None:
     assert found["gradients-0"][1::3].all()
 
 
-@pytest.mark.parametrize("kernel", SIGNATURES)
-@pytest.mark.parametrize(("dtype", "on"), [("bf16", True), ("fp32", False)])
-def test_the_kernels_compile_for_a_gpu(tmp_path: Path, kernel: str, dtype: str, on: bool) -> None:
-    """Down to machine code: the interpreter accepts what the compiler does not."""
-    signature = {name: kind.format(dtype) for name, kind in SIGNATURES[kernel].items()}
-    switches = dict.fromkeys(SWITCHES[kernel], on)
-    signature |= dict.fromkeys((*switches, "block"), "constexpr")
-    code = f"""
+COMPILED = """
+import json, sys
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 from llmrl.policy import kernels
-source = ASTSource(fn=kernels.{kernel}, signature={signature!r}, constexprs={switches | {"block": 1024}!r})
-made = compile(source, target=GPUTarget("cuda", 90, 32), options={{"enable_fp_fusion": True}})
-assert made.asm["cubin"], list(made.asm)
+for kernel, signature, constants in json.loads(sys.argv[1]):
+    source = ASTSource(fn=getattr(kernels, kernel), signature=signature, constexprs=constants)
+    made = compile(source, target=GPUTarget("cuda", 90, 32), options={"enable_fp_fusion": True})
+    assert made.asm["cubin"], (kernel, signature, list(made.asm))
 """
 
-    start(["-W", "error", "-c", code], TRITON_CACHE_DIR=str(tmp_path))
+
+def test_the_kernels_compile_for_a_gpu(tmp_path: Path) -> None:
+    """Down to machine code: the interpreter accepts what the compiler does not."""
+    sources: list[tuple[str, dict[str, str], dict[str, bool | int]]] = []
+    for kernel, (dtype, on) in product(SIGNATURES, [("bf16", True), ("fp32", False)]):
+        constants = dict.fromkeys(SWITCHES[kernel], on) | {"block": 1024}
+        signature = {name: kind.format(dtype) for name, kind in SIGNATURES[kernel].items()}
+        sources.append((kernel, signature | dict.fromkeys(constants, "constexpr"), constants))
+
+    start(["-W", "error", "-c", COMPILED, json.dumps(sources)], TRITON_CACHE_DIR=str(tmp_path))

@@ -185,14 +185,20 @@ def test_one_host_goes_on_in_another_thread_when_its_own_is_blocked() -> None:
 
 
 def test_who_was_asked_of_a_thread_that_was_left_behind_is_late_and_not_cancelled() -> None:
+    released = threading.Event()
+
+    async def blocked() -> None:
+        released.wait(60)
+
     async def meet() -> str:
         host = Host()
-        blocking = asyncio.create_task(host.run(block(), deadline_s=0.1))
-        await asyncio.sleep(0)  # the thread is blocked for 3 s, and given up after 1.1 s
-        with pytest.raises(DeadlineError) as late:
-            await host.run(wait(), deadline_s=30)
+        blocking = asyncio.create_task(host.run(blocked(), deadline_s=0.1))
+        asking = asyncio.create_task(host.run(wait(), deadline_s=30))
         with pytest.raises(DeadlineError, match="no reply within"):
-            await blocking
+            await blocking  # and with it the thread is given up, which is blocked still
+        released.set()
+        with pytest.raises(DeadlineError) as late:
+            await asking
         host.close()
         return str(late.value)
 
