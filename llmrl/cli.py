@@ -26,6 +26,7 @@ from llmrl.errors import (
     Stopped,
 )
 from llmrl.plan.calibration import FILE as CALIBRATION
+from llmrl.plan.calibration import check_place
 from llmrl.plan.plan import CV, Assumptions, make_plan
 from llmrl.plan.show import plan_json, show_plan
 from llmrl.recipe.checks import check_recipe
@@ -151,6 +152,8 @@ def show_command(
 ) -> None:
     """Show a resolved recipe: where each value is from, and what the numbers amount to."""
     with _clean_errors(debug=debug):
+        if reference + json + (diff is not None) > 1:
+            raise RecipeError("--reference, --json and --diff contradict each other; give one of them.")
         if reference:
             typer.echo(render_reference(), nl=False)
             return
@@ -198,6 +201,7 @@ def plan(
             calibration=calibration,
         )
         if measure:
+            check_place(calibration or CALIBRATION)
             from llmrl.plan.measure import calibrate  # noqa: PLC0415  imports Ray and torch
 
             calibrate(loaded.recipe, assumptions).write(calibration or CALIBRATION)
@@ -230,7 +234,7 @@ def check_objective(
         if every == (name is not None):
             raise RecipeError("check objective needs the name of an objective, or --all.")
         if name is None:
-            _print(check_all(plugins=plugin or []))
+            _print(check_all(plugins=plugin or [], leave_out=leave_out or []))
         else:
             _print(check_named(name, options or [], plugins=plugin or [], leave_out=leave_out or []))
 
