@@ -266,6 +266,26 @@ def report(
 
 
 @app.command()
+def export(
+    where: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WHERE", help="Folder of a run, of a stage or of a checkpoint.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the model.", show_default=False)],
+    *,
+    debug: Debug = False,
+) -> None:
+    """Write the model of a checkpoint, of the newest one by default, also while the run goes on."""
+    with _clean_errors(debug=debug):
+        from llmrl.run.export import export_model  # noqa: PLC0415  imports Ray and transformers
+
+        sealed = export_model(where, out)
+        typer.echo(f"model: {out}, of stage {sealed.stage.name} after step {sealed.step}")
+
+
+@app.command()
 def doctor(
     folder: Annotated[Path, typer.Option(help="Where runs are to be written.")] = Path("runs"),
 ) -> None:

@@ -53,7 +53,7 @@ def test_looking_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> No
 def test_help_lists_the_commands_that_exist() -> None:
     text = llmrl("--help").stdout
 
-    commands = ["train", "show", "plan", "check", "report", "doctor"]
+    commands = ["train", "show", "plan", "check", "report", "export", "doctor"]
     assert [word for word in commands if f"\n  {word} " in text] == commands
 
 
@@ -132,6 +132,17 @@ def test_nothing_is_measured_for_a_file_that_cannot_be_written(file: str, tmp_pa
         f"DataError: --calibration: '{file}' cannot be written; "
         "name a file in a folder that is here and may be written to.\n"
     )
+
+
+def test_an_export_of_no_run_is_status_2_and_leaves_nothing(tmp_path: Path) -> None:
+    ran = llmrl("export", "runs/none", "out/model", cwd=tmp_path)
+
+    assert (ran.returncode, ran.stderr) == (
+        2,
+        f"DataError: {tmp_path}/runs/none: no run is here; "
+        "name a run's folder, or a stage or checkpoint inside it.\n",
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_show_without_a_recipe_says_what_it_needs() -> None:
