@@ -44,9 +44,7 @@ def check_named(
         RecipeError: no such objective, option or check, or a value that it refuses.
     """
     load_plugins(plugins)
-    for check in leave_out:
-        if check not in CHECKS:
-            raise RecipeError(f"no check named {shown(check)}.{did_you_mean(check, CHECKS)}")
+    _refuse_unknown(leave_out)
     made = objective.build(name, dict(map(_setting, settings)), key="objective")
     _one_thread()
     begun = time.monotonic()
@@ -58,19 +56,21 @@ def check_named(
     yield _summary(1, int(wrong), time.monotonic() - begun)
 
 
-def check_all(*, plugins: Sequence[str] = ()) -> Iterator[Line]:
-    """Every check of every objective with its default options, and what plugins add to them.
+def check_all(*, plugins: Sequence[str] = (), leave_out: Collection[str] = ()) -> Iterator[Line]:
+    """Every check but those left out of every objective with its default options; plugins add to these.
 
     Raises:
         PluginError: a module cannot be imported.
+        RecipeError: no such check.
     """
     load_plugins(plugins)
+    _refuse_unknown(leave_out)
     _one_thread()
     begun, wrong = time.monotonic(), 0
     for name in objective.names:
         started = time.monotonic()
         try:
-            findings = check_objective(objective.build(name, {}, key="objective"))
+            findings = check_objective(objective.build(name, {}, key="objective"), leave_out=leave_out)
         except RecipeError as error:
             findings = (Finding(check="options", outcome="failed", says=str(error)),)
         lines = list(_objective_lines(name, findings, time.monotonic() - started))
@@ -92,6 +92,12 @@ def check_vectors(folder: Path) -> Iterator[Line]:
         yield Line(text=_vector_line(verdict), good=verdict.good)
     each = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
     yield Line(text=f"{counts.total()} vectors: {each}. Shown are the largest differences.")
+
+
+def _refuse_unknown(checks: Collection[str]) -> None:
+    for check in checks:
+        if check not in CHECKS:
+            raise RecipeError(f"no check named {shown(check)}.{did_you_mean(check, CHECKS)}")
 
 
 def _objective_lines(name: str, findings: Sequence[Finding], seconds: float) -> Iterator[Line]:

@@ -26,6 +26,7 @@ from llmrl.errors import (
     Stopped,
 )
 from llmrl.plan.calibration import FILE as CALIBRATION
+from llmrl.plan.calibration import check_place
 from llmrl.plan.plan import CV, Assumptions, make_plan
 from llmrl.plan.show import plan_json, show_plan
 from llmrl.recipe.checks import check_recipe
@@ -151,6 +152,8 @@ def show_command(
 ) -> None:
     """Show a resolved recipe: where each value is from, and what the numbers amount to."""
     with _clean_errors(debug=debug):
+        if reference + json + (diff is not None) > 1:
+            raise RecipeError("--reference, --json and --diff contradict each other; give one of them.")
         if reference:
             typer.echo(render_reference(), nl=False)
             return
@@ -198,6 +201,7 @@ def plan(
             calibration=calibration,
         )
         if measure:
+            check_place(calibration or CALIBRATION)
             from llmrl.plan.measure import calibrate  # noqa: PLC0415  imports Ray and torch
 
             calibrate(loaded.recipe, assumptions).write(calibration or CALIBRATION)
@@ -230,7 +234,7 @@ def check_objective(
         if every == (name is not None):
             raise RecipeError("check objective needs the name of an objective, or --all.")
         if name is None:
-            _print(check_all(plugins=plugin or []))
+            _print(check_all(plugins=plugin or [], leave_out=leave_out or []))
         else:
             _print(check_named(name, options or [], plugins=plugin or [], leave_out=leave_out or []))
 
@@ -259,6 +263,26 @@ def report(
         from llmrl.report.html import write_report  # noqa: PLC0415  only this command needs it
 
         typer.echo(f"report: {write_report(run_folder)}")
+
+
+@app.command()
+def export(
+    where: Annotated[
+        Path,
+        typer.Argument(
+            metavar="WHERE", help="Folder of a run, of a stage or of a checkpoint.", show_default=False
+        ),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New folder for the model.", show_default=False)],
+    *,
+    debug: Debug = False,
+) -> None:
+    """Write the model of a checkpoint, of the newest one by default, also while the run goes on."""
+    with _clean_errors(debug=debug):
+        from llmrl.run.export import export_model  # noqa: PLC0415  imports Ray and transformers
+
+        sealed = export_model(where, out)
+        typer.echo(f"model: {out}, of stage {sealed.stage.name} after step {sealed.step}")
 
 
 @app.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -38,6 +39,19 @@ class Calibration:
     def write(self, file: Path) -> None:
         """As JSON."""
         file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def check_place(file: Path) -> None:
+    """Refuse a file that cannot be written before minutes are spent on what goes into it.
+
+    Raises:
+        DataError: its folder is not here, or may not be written to.
+    """
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise DataError(
+            f"--calibration: {shown(str(file))} cannot be written; name a file in a folder that is here and "
+            "may be written to."
+        )
 
 
 def read_calibration(file: Path) -> Calibration:

@@ -219,16 +219,17 @@ class PolicyWorker:
         """Where this process runs: equal for those that can open each other's memory."""
         return machine()
 
-    def find(self, file: Path) -> None:
-        """See what another machine has written.
+    def find(self, path: Path) -> None:
+        """See a file or folder that another machine has written.
 
         Raises:
             PlacementError: it is not here.
         """
-        if not file.exists():
+        if not path.exists():
             raise PlacementError(
-                f"on {socket.gethostname()} there is no {file}, which the run has just written; "
-                "run.folder must be the same folder on all machines: give the path of one that they share."
+                f"on {socket.gethostname()} there is no {path}, which another machine has written; "
+                "run.folder, and OUT of an export, must be the same folder on all machines: give the path of "
+                "one that they share."
             )
 
     def save(self, folder: Path) -> None:

@@ -22,7 +22,7 @@ from llmrl.wording import as_toml
 
 Sentences = Iterator[str]
 
-ADDRESS = re.compile(r"local|auto|(ray://)?[^\s:/]+:[0-9]{1,5}")
+ADDRESS = re.compile(r"local|auto|[^\s:/]+:[0-9]{1,5}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 """``owner/name`` on the hub."""

@@ -23,11 +23,19 @@ def remove_card(folder: Path) -> None:
 
 
 def write_card(
-    folder: Path, recipe: Recipe, stage: Stage, before: EvaluationEntry | None, after: EvaluationEntry | None
+    folder: Path,
+    recipe: Recipe,
+    stage: Stage,
+    before: EvaluationEntry | None,
+    after: EvaluationEntry | None,
+    *,
+    steps: int,
 ) -> Path:
-    """Write ``README.md`` into the model's folder, in the form that model hubs read."""
+    """Write ``README.md`` into the folder of a model after ``steps``, in the form that model hubs read."""
     path = folder / FILE
     tables = json.dumps(stage.model_dump(mode="json", exclude_defaults=True), indent=1)
+    whole = stage.optimizer.steps
+    taken = f"{whole}" if steps == whole else f"{steps} of {whole}"
     lines = [
         "---",
         "library_name: transformers",
@@ -37,7 +45,7 @@ def write_card(
         f"# {recipe.run.name}, stage {stage.name}",
         "",
         f"Trained with llmrl {__version__}: objective `{stage.objective.name}`, "
-        f"{stage.optimizer.steps} optimizer steps, seed {recipe.run.seed}, dtype {stage.model.dtype}.",
+        f"{taken} optimizer steps, seed {recipe.run.seed}, dtype {stage.model.dtype}.",
         "",
         *_results(before, after),
         "## Recipe",

@@ -57,12 +57,18 @@ class Trackers:
         self._threads = [
             _Tracker(name, run_name=run_name, folder=folder / name, options=options) for name in names
         ]
+        self._newest = 0
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Hand over the numbers of one step and return at once; what is not finite is left out."""
+        """Hand over the numbers of one step and return at once; what is not finite is left out.
+
+        What comes later than a newer step, as of an evaluation that others overtook, is logged with that one:
+        some trackers drop what goes back.
+        """
+        self._newest = max(self._newest, step)
         values = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         for tracker in self._threads:
-            tracker.put(values, step)
+            tracker.put(values, self._newest)
 
     def close(self) -> None:
         """Wait a while for what is still to be sent."""

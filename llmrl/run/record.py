@@ -112,10 +112,12 @@ class Record:
         """The held-out prompts were answered."""
         self.journal.evaluation(entry)
         self.console.evaluation(entry)
-        unjudged = entry.unjudged / (entry.n + entry.unjudged)
-        self.trackers.log(
-            {"held-out/accuracy": entry.accuracy, "held-out/unjudged_rate": unjudged}, step=entry.step
-        )
+        numbers = {
+            "held-out/accuracy": entry.accuracy,
+            "held-out/unjudged_rate": entry.unjudged / (entry.n + entry.unjudged),
+            "held-out/version": entry.version,
+        }
+        self.trackers.log(numbers, step=entry.step)
 
     def bad_batch(self, step: int, experiences: Sequence[Experience]) -> Path:
         """Keep the batch of a step that was skipped, for study."""

@@ -110,7 +110,7 @@ async def run_stage(
     if bound := binding(read_journal(folder / JOURNAL).steps):
         console.note(str(bound))
     result = _result(folder)
-    write_card(result.model, recipe, stage, result.before, result.after)
+    write_card(result.model, recipe, stage, result.before, result.after, steps=stage.optimizer.steps)
     return result
 
 

@@ -94,8 +94,31 @@ class StagePlan:
         return newest
 
 
+def start_folder(recipe: Recipe, index: int) -> Path:
+    """Of the model that a stage starts from: each stage after the first goes on from the one before.
+
+    Raises:
+        ModelError: ``model.path`` is neither a folder, nor a model of the hub that can be reached.
+    """
+    if index:
+        return recipe.stage_folder(index - 1) / "model"
+    start = recipe.stages[0].model
+    return find_folder(start) if start.config is None else recipe.folder / "model"
+
+
+def placed(stage: Stage, path: Path) -> Stage:
+    """The stage with folders that every process finds; ``path`` is that of the model it starts from."""
+    return stage.model_copy(
+        update={
+            "model": _found(stage.model, path).model_copy(update={"config": None}),
+            "policy": _settled(stage.policy, "nvme_folder"),
+            "weights": _settled(stage.weights, "folder"),
+        }
+    )
+
+
 def plan_stage(recipe: Recipe, index: int) -> StagePlan:
-    """Read everything that a stage reads. Each stage after the first starts from the one before.
+    """Read everything that a stage reads.
 
     Raises:
         LlmrlError: what is wrong with its model, its prompts or its parts.
@@ -103,14 +126,10 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
     stage, start = recipe.stages[index], recipe.stages[0].model
     folder = recipe.stage_folder(index)
     build = start if index == 0 and start.config is not None else None
-    if index:
-        path = recipe.stage_folder(index - 1) / "model"
-    elif build:
-        path = recipe.folder / "model"
-    else:
-        path = find_folder(start)
-        check_folder(path, start)
+    path = start_folder(recipe, index)
     if index == 0:
+        if build is None:
+            check_folder(path, start)
         check_heads(start, path, sharers=[each.policy.sequence_parallel for each in recipe.stages])
     tokenizer = load_tokenizer(
         stage.model.model_copy(update=start.model_dump(include={"path", "config", "characters"}))
@@ -129,14 +148,16 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
     judged = bool(evaluated) or algorithm.online
     return StagePlan(
         written=stage,
-        stage=stage.model_copy(
+        stage=placed(stage, path).model_copy(
             update={
-                "model": _found(stage.model, path).model_copy(update={"config": None}),
                 "rewards": rewards,
                 "roles": _found_roles(recipe, stage),
                 "opponent": algorithm.bundle.opponent,
+<<<<<<< HEAD
                 "policy": _settled(stage.policy, "nvme_folder", below=folder.relative_to(folder.anchor)),
                 "weights": _settled(stage.weights, "folder"),
+=======
+>>>>>>> export
             }
         ),
         build=build,

@@ -25,6 +25,7 @@ from llmrl.errors import CheckpointError
 from llmrl.recipe.load import load_recipe
 from llmrl.report.journal import read_journal
 from llmrl.run.checkpoint import read_state
+from llmrl.run.export import export_model
 from llmrl.run.start import train_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,7 +86,11 @@ def recipe(folder: Path, name: str, *, steps: int, more: str = "") -> Path:
 
 
 def command(path: Path, *flags: str) -> list[str]:
-    return [sys.executable, "-m", "llmrl.cli", "train", str(path), *flags]
+    return llmrl("train", str(path), *flags)
+
+
+def llmrl(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "llmrl.cli", *arguments]
 
 
 def metrics_of(run: Path) -> list[dict[str, float]]:
@@ -113,6 +118,13 @@ def test_two_engines_and_two_ranks_share_the_work_and_say_so(tmp_path: Path) -> 
     assert not torch.equal(model.state_dict()[name], start[name])
     assert AutoTokenizer.from_pretrained(run / "0-train" / "model").decode([3, 4]) == "01"
     assert (run / "report.html").stat().st_size > 10_000
+
+    sealed = export_model(run, tmp_path / "exported")
+    again = load_file(tmp_path / "exported" / "model.safetensors")
+    assert (sealed.stage.name, sealed.step) == ("train", 4)
+    last = load_file(run / "0-train" / "model" / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in last.items())
+    assert AutoTokenizer.from_pretrained(tmp_path / "exported").decode([3, 4]) == "01"
 
 
 def test_spare_groups_let_stragglers_go_and_draw_them_again(tmp_path: Path) -> None:
@@ -156,6 +168,20 @@ def weights(run: Path) -> dict[str, np.ndarray]:
     return {n: t.numpy() for n, t in load_file(run / "0-train" / "model" / "model.safetensors").items()}
 
 
+def check_export(run: Path, out: Path) -> None:
+    """A run without a model has one, and it is what the newest checkpoint has."""
+    newest = max((run / "0-train" / "checkpoints").glob("step-*"))
+    assert not (run / "0-train" / "model").exists()
+
+    subprocess.run(llmrl("export", str(run), str(out)), check=True, timeout=200, cwd=ROOT)
+
+    exported = AutoModelForCausalLM.from_pretrained(out).state_dict()
+    held = torch.load(newest / "zero" / "mp_rank_00_model_states.pt", weights_only=False)["module"]
+    assert all(torch.equal(tensor, held[f"model.{name}"]) for name, tensor in exported.items())
+    assert f"{int(newest.name.removeprefix('step-'))} of 6 optimizer steps" in (out / "README.md").read_text()
+    assert [path.name for path in out.parent.iterdir() if path.name.startswith(f".{out.name}")] == []
+
+
 @pytest.mark.timeout(900)
 def test_a_run_that_is_killed_and_resumed_ends_with_the_very_same_weights(tmp_path: Path) -> None:
     # The credit remembers quantiles from step to step, and the parts of a step are drawn.
@@ -174,6 +200,7 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_very_same_weights(tmp_pa
     assert process.poll() is None, "the run ended before it could be killed"
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=30)
+    check_export(tmp_path / "runs" / "killed", tmp_path / "exported")
     subprocess.run(command(killed, "--resume"), check=True, timeout=400, cwd=ROOT)
 
     runs = tmp_path / "runs"

@@ -1,7 +1,5 @@
 // Which charts there are, and what of the run each shows.
 
-const PHASES = [['wait', 'time/wait'], ['train', 'time/train'], ['sync', 'time/sync']];
-
 // A prefix ends in a slash and stands for all metrics below it.
 const PANELS = [
   { title: 'Reward', of: ['reward/mean', 'reward/part/'] },
@@ -9,7 +7,8 @@ const PANELS = [
   { title: 'Response length', of: ['rollout/tokens_mean', 'rollout/tokens_max'], zero: true },
   { title: 'Lag', of: ['lag/mean', 'lag/max'], zero: true },
   { title: 'Gradient norm', of: ['policy/grad_norm'], zero: true },
-  { title: 'Time per step', of: PHASES.map(([, name]) => name), zero: true, piled: true },
+  { title: 'Time per step', of: ['time/wait', 'time/train'], zero: true, piled: true },
+  { title: 'Weight sync', of: ['time/sync'], zero: true },
   { title: 'Throughput', of: ['rollout/tokens_per_second', 'policy/tokens_per_second'], zero: true },
   { title: 'Loss', of: ['policy/loss'] },
   { title: 'Groups', of: ['groups/trained', 'groups/dropped'], zero: true },
@@ -78,32 +77,12 @@ function chartOf(panel, story, frame, height) {
   const lines = names.map((name, at) => lineOf(name, told(name, names), `c${at % 6}`, frame)).filter((line) => line);
   if (!lines.length) return null;
   const info = story.metrics[names[0]];
-  if (panel.piled) addRest(lines, frame);
   const top = info.unit === 'fraction' ? 1 : null;
   return new Chart({
     title: panel.title, lines, height, piled: panel.piled, unit: info.unit === '1' ? '' : info.unit,
     text: names.map((name) => `${name}: ${story.metrics[name].text}`).join('\n'),
     range: [panel.zero || info.unit === 'fraction' ? 0 : null, top],
   }, frame);
-}
-
-// The part of a step that no phase accounts for.
-function addRest(lines, frame) {
-  const total = lineOf('time/step', 'other', 'c5', frame);
-  if (!total) return;
-  const every = total.parts.map((part) => part.x[0]);
-  for (const line of lines) {
-    const had = new Map(line.parts.map((part) => [part.x[0], part]));
-    line.parts = every.map((x, at) => had.get(x) || { ...total.parts[at], y: total.parts[at].y.map(() => 0) });
-    for (const part of line.parts) { part.low = null; part.high = null; }
-  }
-  total.parts.forEach((part, stage) => {
-    const spent = (at) => lines.reduce((sum, line) => sum + (line.parts[stage].y[at] || 0), 0);
-    part.y = part.y.map((value, at) => (value === null ? null : Math.max(0, value - spent(at))));
-    part.low = null;
-    part.high = null;
-  });
-  lines.push(total);
 }
 
 function accuracyOf(frame, height) {

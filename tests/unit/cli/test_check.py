@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from llmrl.check import check_all
 from llmrl.cli import app
+from llmrl.objectives.contract import objective
+from llmrl.testing import CHECKS
 
 SWAPPED = """
 from dataclasses import dataclass
@@ -76,6 +80,7 @@ def test_a_check_that_is_broken_on_purpose_can_be_left_out(tmp_path: Path) -> No
         (["grpo", "kl=k9"], "RecipeError: objective.options.kl: expected one of 'k1'"),
         (["grpo", "--plugin", "no_such_file"], "PluginError: plugins: 'no_such_file' cannot be imported"),
         (["grpo", "--leave-out", "raks"], "RecipeError: no check named 'raks'. Did you mean 'ranks'?"),
+        (["--all", "--leave-out", "raks"], "RecipeError: no check named 'raks'. Did you mean 'ranks'?"),
     ],
 )
 def test_wrong_input_is_one_sentence_and_status_2(arguments: list[str], message: str) -> None:
@@ -83,6 +88,12 @@ def test_wrong_input_is_one_sentence_and_status_2(arguments: list[str], message:
 
     assert ran.exit_code == 2
     assert ran.stderr.startswith(message)
+
+
+def test_what_is_left_out_is_left_out_of_all() -> None:
+    first = next(check_all(leave_out=CHECKS))
+
+    assert re.fullmatch(rf"{objective.names[0]} +{len(CHECKS)} left out \(.* s\)", first.text)
 
 
 def test_vectors_are_a_line_each_and_a_failure_is_status_1(tmp_path: Path) -> None:

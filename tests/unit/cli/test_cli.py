@@ -53,12 +53,8 @@ def test_looking_loads_nothing_heavy(arguments: list[str], tmp_path: Path) -> No
 def test_help_lists_the_commands_that_exist() -> None:
     text = llmrl("--help").stdout
 
-    assert [word for word in ("train", "show", "report", "doctor") if f"\n  {word} " in text] == [
-        "train",
-        "show",
-        "report",
-        "doctor",
-    ]
+    commands = ["train", "show", "plan", "check", "report", "export", "doctor"]
+    assert [word for word in commands if f"\n  {word} " in text] == commands
 
 
 def test_a_wrong_recipe_is_one_message_and_status_2() -> None:
@@ -115,6 +111,38 @@ def test_show_prints_what_differs_from_another_recipe(tmp_path: Path) -> None:
 
     assert llmrl("show", str(RECIPE), "--diff", str(other)).stdout == "No value differs.\n"
     assert "run.seed" in llmrl("show", str(RECIPE), "run.seed=7", "--diff", str(other)).stdout
+
+
+@pytest.mark.parametrize("other", [["--json"], ["--reference"]])
+def test_show_ignores_no_difference_that_was_asked_for(other: list[str]) -> None:
+    ran = llmrl("show", str(RECIPE), *other, "--diff", str(RECIPE))
+
+    assert (ran.returncode, ran.stderr) == (
+        2,
+        "RecipeError: --reference, --json and --diff contradict each other; give one of them.\n",
+    )
+
+
+@pytest.mark.parametrize("file", ["out/c.json", "."])
+def test_nothing_is_measured_for_a_file_that_cannot_be_written(file: str, tmp_path: Path) -> None:
+    ran = llmrl("plan", str(RECIPE), "--measure", "--calibration", file, cwd=tmp_path)
+
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        f"DataError: --calibration: '{file}' cannot be written; "
+        "name a file in a folder that is here and may be written to.\n"
+    )
+
+
+def test_an_export_of_no_run_is_status_2_and_leaves_nothing(tmp_path: Path) -> None:
+    ran = llmrl("export", "runs/none", "out/model", cwd=tmp_path)
+
+    assert (ran.returncode, ran.stderr) == (
+        2,
+        f"DataError: {tmp_path}/runs/none: no run is here; "
+        "name a run's folder, or a stage or checkpoint inside it.\n",
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_show_without_a_recipe_says_what_it_needs() -> None:

@@ -130,6 +130,7 @@ def an_evaluation(stage: str, step: int, accuracy: float, n: int = 512) -> Evalu
 
 
 def sft_metrics(step: int, rng: np.random.Generator) -> dict[str, float]:
+    wait, train = 0.03 + rng.gamma(2, 0.004), 0.13 + rng.gamma(2, 0.004)
     return {
         "policy/loss": 2.6 * np.exp(-step / 14) + 0.21 + rng.normal(0, 0.02),
         "policy/entropy": 2.4 * np.exp(-step / 14) + 0.25 + rng.normal(0, 0.02),
@@ -137,15 +138,16 @@ def sft_metrics(step: int, rng: np.random.Generator) -> dict[str, float]:
         "policy/lr": 3e-3 * min(step / 10, 1) * (1 + np.cos(np.pi * step / SFT_STEPS)) / 2,
         "policy/tokens": 1100 + rng.normal(0, 30),
         "policy/tokens_per_second": 9000 + rng.normal(0, 400),
-        "time/step": 0.16 + rng.gamma(2, 0.004),
-        "time/train": 0.13 + rng.gamma(2, 0.004),
+        "time/step": wait + train,
+        "time/wait": wait,
+        "time/train": train,
         "memory/driver_rss": 411 + step * 0.02,
     }
 
 
 def grpo_metrics(step: int, rng: np.random.Generator) -> dict[str, float]:
     right = float(np.clip(skill(step) + rng.normal(0, 0.035), 0, 1))
-    wait, train, gather, sync = rng.gamma([6, 20, 4, 4], [0.008, 0.006, 0.004, 0.006])
+    wait, train, sync = rng.gamma([6, 20, 4], [0.008, 0.006, 0.006])
     length = 31 + 6 * (1 - np.exp(-step / 90)) + rng.normal(0, 0.5)
     lag = rng.beta(4, 2)
     return {
@@ -178,7 +180,7 @@ def grpo_metrics(step: int, rng: np.random.Generator) -> dict[str, float]:
         "correction/mean": 1 + rng.normal(0, 1e-3),
         "correction/masked_rate": 0.0,
         "objective/clip_fraction": rng.beta(2, 60),
-        "time/step": wait + train + gather + sync + 0.02,
+        "time/step": wait + train,
         "time/wait": wait,
         "time/train": train,
         "time/sync": sync,

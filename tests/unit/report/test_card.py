@@ -20,13 +20,14 @@ def test_a_card_names_the_environment_variables_and_keeps_their_values(tmp_path:
     )
     recipe = Recipe(run=Run(name="r"), stages=(stage,))
 
-    text = write_card(tmp_path, recipe, stage, None, None).read_text()
+    text = write_card(tmp_path, recipe, stage, None, None, steps=7).read_text()
 
     assert '"WANDB_API_KEY": "..."' in text
     assert '"KEY": "..."' in text
     assert stage.environment is not None
     assert stage.environment.options["variables"] == {"KEY": "hunter2"}
     assert '"steps": 7' in text
+    assert "`grpo`, 7 optimizer steps" in text
     assert "hunter2" not in text
 
 

@@ -37,7 +37,7 @@ def test_checking_imports_no_torch() -> None:
     )
 
 
-def test_tensorboard_gets_every_finite_number(tmp_path: Path) -> None:
+def test_tensorboard_gets_every_finite_number_and_no_step_goes_back(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import (  # noqa: PLC0415
         EventAccumulator,
     )
@@ -47,9 +47,11 @@ def test_tensorboard_gets_every_finite_number(tmp_path: Path) -> None:
     ) as trackers:
         trackers.log({"reward/mean": 0.25, "policy/loss": float("nan")}, step=1)
         trackers.log({"reward/mean": 0.5}, step=2)
+        trackers.log({"held-out/accuracy": 0.75}, step=1)  # of older weights; W&B drops what goes back
 
     events = EventAccumulator(str(tmp_path / "tensorboard" / "grpo")).Reload()
     assert [(point.step, point.value) for point in events.Scalars("reward/mean")] == [(1, 0.25), (2, 0.5)]
+    assert [(point.step, point.value) for point in events.Scalars("held-out/accuracy")] == [(2, 0.75)]
     with pytest.raises(KeyError, match="policy/loss"):
         events.Scalars("policy/loss")
 

@@ -142,5 +142,7 @@ def test_a_rank_that_does_not_share_the_run_folder_says_so(tmp_path: Path) -> No
     (tmp_path / "written").touch()
 
     rank.find(tmp_path / "written")
-    with pytest.raises(PlacementError, match=r"there is no .*/lost, .*run\.folder must be the same folder"):
+    with pytest.raises(
+        PlacementError, match=r"there is no .*/lost, .*run\.folder, and OUT .* the same folder"
+    ):
         rank.find(tmp_path / "lost")

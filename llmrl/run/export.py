@@ -1,0 +1,189 @@
+"""``llmrl export``: the model of a checkpoint as a folder, also of a run that has not ended its stage."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from llmrl.cluster.connection import connect
+from llmrl.errors import CheckpointError, DataError, RecipeError, shown
+from llmrl.recipe.schema import Cluster, Policy, Recipe, Role, Stage
+from llmrl.registry import load_plugins
+from llmrl.report.card import write_card
+from llmrl.report.journal import FILE as JOURNAL
+from llmrl.report.journal import read_journal
+from llmrl.run.checkpoint import Checkpoint, Checkpoints, read_state, verify
+from llmrl.run.crew import hired
+from llmrl.run.stage_plan import placed, start_folder
+
+RECIPE = "recipe.json"
+"""What every run folder has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """A checkpoint, and whose it is."""
+
+    recipe: Recipe
+    """As it was run; its folder is where the run is now."""
+    index: int
+    """Of the stage."""
+    checkpoint: Checkpoint
+
+    @property
+    def stage(self) -> Stage:
+        """As the recipe has it."""
+        return self.recipe.stages[self.index]
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.checkpoint.state.step
+
+
+def export_model(where: Path, out: Path) -> Sealed:
+    """Write the model of a checkpoint as the end of its stage would; the run itself is only read.
+
+    Args:
+        where: a run, one of its stages, or a checkpoint; of the first two it is the newest.
+        out: a new folder, which is whole as soon as it is there.
+
+    Raises:
+        LlmrlError: there is no such checkpoint, ``out`` is there, or what would keep the run from resuming.
+    """
+    out = out.absolute()
+    if out.exists():
+        raise RecipeError(f"OUT: {out} is already there, and nothing is replaced; name a new folder.")
+    sealed = find_checkpoint(where)
+    load_plugins(sealed.recipe.plugins)
+    stage = _for_ranks(sealed)
+    with _beside(out) as folder, _still_there(sealed.checkpoint.path), connect(stage.cluster):
+        asyncio.run(_write_model(sealed, stage, Path(folder)))
+        _write_card(sealed, Path(folder) / "model")
+        (Path(folder) / "model").rename(out)
+    return sealed
+
+
+def find_checkpoint(where: Path) -> Sealed:
+    """The checkpoint at ``where``; of a run, or of one of its stages, the newest.
+
+    Raises:
+        DataError: it is in no run, or the run is of another version of llmrl.
+        CheckpointError: none is sealed there, or the one that is named is damaged.
+    """
+    where = where.resolve()
+    recipe = _recipe(where)
+    for index in reversed(range(len(recipe.stages))):
+        if checkpoint := _checkpoint(recipe, index, where):
+            return Sealed(recipe=recipe, index=index, checkpoint=checkpoint)
+    raise CheckpointError(
+        f"{where}: no checkpoint is sealed here; name a run, a stage or a checkpoint that has one, as a "
+        "stage has at its end, every checkpoints.every_steps steps and after SIGTERM."
+    )
+
+
+def _checkpoint(recipe: Recipe, index: int, where: Path) -> Checkpoint | None:
+    """What ``where`` means in one stage."""
+    stage, folder = recipe.stages[index], recipe.stage_folder(index)
+    kept = folder / "checkpoints"
+    if where in (recipe.folder, folder, kept):
+        return Checkpoints(kept, keep=stage.checkpoints.keep, ranks=stage.policy.ranks).newest()
+    if where.parent != kept or not where.is_dir():
+        return None
+    verify(where)
+    return Checkpoint(path=where, state=read_state(where))
+
+
+def _recipe(where: Path) -> Recipe:
+    """Of the run that ``where`` is, or is in, wherever that was moved."""
+    run = next((one for one in (where, *where.parents[:3]) if (one / RECIPE).is_file()), None)
+    if run is None:
+        raise DataError(f"{where}: no run is here; name a run's folder, or a stage or checkpoint inside it.")
+    try:
+        recipe = Recipe.model_validate(json.loads((run / RECIPE).read_text(encoding="utf-8"))["recipe"])
+    except (ValueError, KeyError, TypeError) as error:
+        why = shown(" ".join(str(error).split()), 200)
+        raise DataError(
+            f"{run / RECIPE}: this version of llmrl cannot read it ({why}); use the version that wrote it."
+        ) from error
+    here = recipe.run.model_copy(update={"folder": run.parent, "name": run.name})
+    return recipe.model_copy(update={"run": here})
+
+
+def _for_ranks(sealed: Sealed) -> Stage:
+    """The stage as its ranks load it, who ask nobody here."""
+    stage = placed(sealed.stage, start_folder(sealed.recipe, sealed.index))
+    return stage.model_copy(
+        update={
+            "roles": dict[str, Role](),
+            "policy": _apart(stage.policy),
+            "cluster": _with_variables(stage.cluster),
+        }
+    )
+
+
+def _apart(policy: Policy) -> Policy:
+    """The run may go on, and its ranks still have their files in its own folder."""
+    swap = policy.nvme_folder and policy.nvme_folder / "export"
+    return policy.model_copy(update={"nvme_folder": swap})
+
+
+def _with_variables(cluster: Cluster) -> Cluster:
+    """A run has written down their names alone; who exports has set those that still matter."""
+    known = {name: os.environ[name] for name in cluster.environment if name in os.environ}
+    return cluster.model_copy(update={"environment": known})
+
+
+def _beside(out: Path) -> TemporaryDirectory[str]:
+    """A folder that a finished model leaves for ``out`` by one rename."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise RecipeError(
+            f"OUT: nothing can be written into {out.parent} ({error.strerror}); name another folder."
+        ) from error
+
+
+@contextmanager
+def _still_there(checkpoint: Path) -> Generator[None]:
+    """A run that goes on removes its older checkpoints, whoever reads them."""
+    try:
+        yield
+    except Exception as error:
+        if checkpoint.exists():
+            raise
+        raise CheckpointError(
+            f"{checkpoint} was removed while it was read, as its run goes on and keeps but the newest "
+            "(checkpoints.keep); name a newer one."
+        ) from error
+
+
+async def _write_model(sealed: Sealed, stage: Stage, folder: Path) -> None:
+    recipe, checkpoint = sealed.recipe, sealed.checkpoint.path
+    async with hired(
+        stage,
+        seed=recipe.run.seed,
+        plugins=recipe.plugins,
+        engines=False,
+        build=None,
+        logs=folder / "logs",
+    ) as crew:
+        await crew.meet_in(folder)
+        await crew.policy("find", checkpoint)
+        await crew.policy("restore", checkpoint)
+        await crew.policy("export", folder / "model")
+
+
+def _write_card(sealed: Sealed, model: Path) -> None:
+    """With what was measured until then."""
+    entries = read_journal(sealed.recipe.stage_folder(sealed.index) / JOURNAL).evaluations
+    known = [entry for entry in entries if entry.step <= sealed.step]
+    before, after = (known[0], known[-1]) if known else (None, None)
+    write_card(model, sealed.recipe, sealed.stage, before, after, steps=sealed.step)
