@@ -118,7 +118,8 @@ def _recipe(where: Path) -> Recipe:
 
 def _for_ranks(sealed: Sealed) -> Stage:
     """The stage as its ranks load it, who ask nobody here."""
-    stage = placed(sealed.stage, start_folder(sealed.recipe, sealed.index))
+    start, folder = start_folder(sealed.recipe, sealed.index), sealed.recipe.stage_folder(sealed.index)
+    stage = placed(sealed.stage, start, folder=folder)
     return stage.model_copy(
         update={
             "roles": dict[str, Role](),

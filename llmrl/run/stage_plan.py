@@ -106,12 +106,18 @@ def start_folder(recipe: Recipe, index: int) -> Path:
     return find_folder(start) if start.config is None else recipe.folder / "model"
 
 
-def placed(stage: Stage, path: Path) -> Stage:
-    """The stage with folders that every process finds; ``path`` is that of the model it starts from."""
+def placed(stage: Stage, path: Path, *, folder: Path) -> Stage:
+    """The stage with folders that every process finds.
+
+    Args:
+        stage: as the recipe has it.
+        path: of the model that it starts from.
+        folder: its own.
+    """
     return stage.model_copy(
         update={
             "model": _found(stage.model, path).model_copy(update={"config": None}),
-            "policy": _settled(stage.policy, "nvme_folder"),
+            "policy": _settled(stage.policy, "nvme_folder", below=folder.relative_to(folder.anchor)),
             "weights": _settled(stage.weights, "folder"),
         }
     )
@@ -148,16 +154,11 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
     judged = bool(evaluated) or algorithm.online
     return StagePlan(
         written=stage,
-        stage=placed(stage, path).model_copy(
+        stage=placed(stage, path, folder=folder).model_copy(
             update={
                 "rewards": rewards,
                 "roles": _found_roles(recipe, stage),
                 "opponent": algorithm.bundle.opponent,
-<<<<<<< HEAD
-                "policy": _settled(stage.policy, "nvme_folder", below=folder.relative_to(folder.anchor)),
-                "weights": _settled(stage.weights, "folder"),
-=======
->>>>>>> export
             }
         ),
         build=build,
