@@ -29,7 +29,8 @@ from llmrl.rewards.scoring.aborted import overrule
 from llmrl.rollouts.agents import Agent
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.environments import environment
-from llmrl.rollouts.rollout import Rollout
+from llmrl.rollouts.responder import AgentRuns
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -203,6 +204,12 @@ async def asked(tiny_model: Path) -> AsyncIterator[RolloutWorker]:
     sys.path.remove(str(ROOT / "recipes" / "agents"))
 
 
+async def runs_of(worker: RolloutWorker, agent: Agent, draw: Draw, sampling: Sampling) -> RolloutGroup:
+    """What the worker would answer if this were its environment."""
+    assert isinstance(worker._respond, AgentRuns)
+    return await dataclasses.replace(worker._respond, agent=agent)(draw, sampling, lambda *_: None)
+
+
 def told(rollout: Rollout) -> dict[str, object]:
     """Everything but logprobs."""
     columns = dataclasses.asdict(rollout)
@@ -260,7 +267,7 @@ async def test_an_agent_in_trouble_aborts_its_own_rollout_with_the_reason_and_no
     began = time.monotonic()
     agent = Troubled(trouble=trouble, deadline_s=4.0 if "deadline" in reason else 60.0)
     with caplog.at_level(logging.WARNING, logger="llmrl"):
-        group = await asked._agents(agent, draws[0], sampling(per_prompt=12)).run()
+        group = await runs_of(asked, agent, draws[0], sampling(per_prompt=12))
 
     if "deadline" in reason:
         assert time.monotonic() - began < 4 + 1 + 3  # deadline, grace, and the calls before
@@ -282,7 +289,7 @@ async def test_an_agent_in_trouble_aborts_its_own_rollout_with_the_reason_and_no
 async def test_what_an_agent_says_before_the_policy_does_is_in_the_rollout_and_not_trained(
     asked: RolloutWorker, draws: Sequence[Draw]
 ) -> None:
-    group = await asked._agents(OwnWords(), draws[0], sampling(per_prompt=12)).run()
+    group = await runs_of(asked, OwnWords(), draws[0], sampling(per_prompt=12))
 
     # The ids of a tokenizer of characters: digits begin at 3, "=" is 14.
     assert group.prompt.tokens.tolist() == draws[0].prompt.tokens.tolist()
@@ -304,7 +311,7 @@ async def test_any_command_gets_the_rollouts_that_an_agent_with_its_words_gets(
     group = await worker.generate(draws[1], sampling(per_prompt=6))
     await worker.close()
 
-    expected = await asked._agents(TwoSums(), draws[1], sampling(per_prompt=6)).run()
+    expected = await runs_of(asked, TwoSums(), draws[1], sampling(per_prompt=6))
 
     assert [told(one) for one in group.rollouts] == [told(one) for one in expected.rollouts]
     assert {int(one.turn.max()) for one in group.rollouts} == {1}
@@ -380,7 +387,7 @@ async def test_a_run_that_is_given_up_keeps_its_place_until_it_has_ended(
 async def test_an_agent_that_found_room_again_is_aborted_for_what_befalls_it_later(
     asked: RolloutWorker, draws: Sequence[Draw]
 ) -> None:
-    group = await asked._agents(Compacting(), draws[0], sampling(per_prompt=2)).run()
+    group = await runs_of(asked, Compacting(), draws[0], sampling(per_prompt=2))
 
     assert {(one.stop, one.abort) for one in group.rollouts} == {("abort", "RuntimeError: no such tool")}
 
@@ -389,7 +396,7 @@ async def test_an_agent_that_forgets_is_trained_on_every_answer_after_what_it_as
     asked: RolloutWorker, draws: Sequence[Draw], tiny_model: Path
 ) -> None:
     as_scored = dataclasses.replace(sampling(), temperature=1.0)
-    group = await asked._agents(Forgetful(), draws[0], as_scored).run()
+    group = await runs_of(asked, Forgetful(), draws[0], as_scored)
 
     tokenizer = load_tokenizer(asked._stage.model)
     for rollout in group.rollouts:
@@ -404,7 +411,7 @@ async def test_an_agent_that_forgets_is_trained_on_every_answer_after_what_it_as
 async def test_an_agent_that_never_calls_gives_empty_rollouts_with_its_own_words(
     asked: RolloutWorker, draws: Sequence[Draw]
 ) -> None:
-    group = await asked._agents(Silent(), draws[0], sampling()).run()
+    group = await runs_of(asked, Silent(), draws[0], sampling())
 
     assert group.prompt.tokens is draws[0].prompt.tokens
     assert [(one.stop, one.abort, one.tokens.size) for one in group.rollouts] == [
@@ -415,7 +422,7 @@ async def test_an_agent_that_never_calls_gives_empty_rollouts_with_its_own_words
 
 async def test_an_agent_cannot_be_branched(asked: RolloutWorker, draws: Sequence[Draw]) -> None:
     with pytest.raises(EngineError, match=r"rollouts\.branches must be 1, got 2"):
-        await asked._agents(Silent(), draws[0], sampling(branches=2)).run()
+        await runs_of(asked, Silent(), draws[0], sampling(branches=2))
 
 
 async def test_the_key_of_a_rollout_ends_with_it(asked: RolloutWorker, draws: Sequence[Draw]) -> None:
@@ -429,7 +436,7 @@ async def test_the_key_of_a_rollout_ends_with_it(asked: RolloutWorker, draws: Se
                 client.completions.create(model="policy", prompt=prompt.text)
             return 1.0
 
-    await asked._agents(Leaker(), draws[0], sampling(per_prompt=2)).run()
+    await runs_of(asked, Leaker(), draws[0], sampling(per_prompt=2))
 
     assert len(set(keys)) == 2
     late = AsyncOpenAI(base_url=asked._endpoint.url, api_key=keys[0])

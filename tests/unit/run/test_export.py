@@ -135,10 +135,10 @@ def test_the_ranks_ask_nobody_and_leave_the_files_of_a_run_alone_that_goes_on(
         }
     )
     checkpoint = find_checkpoint(seal(run / "0-warm", 2)).checkpoint
-    recipe = Recipe(run=Run(name="a"), stages=(stage,))
+    recipe = Recipe(run=Run(name="a", folder=Path("/runs")), stages=(stage,))
 
     alone = _for_ranks(Sealed(recipe=recipe, index=0, checkpoint=checkpoint))
 
     assert alone.roles == {}
-    assert alone.policy.nvme_folder == Path("/nvme/export")
+    assert alone.policy.nvme_folder == Path("/nvme/runs/a/0-warm/export")
     assert alone.cluster.environment == {"KNOWN": "7"}
