@@ -49,7 +49,7 @@ MEASURES = {"ceilings": "R1", "learner": "R2", "head": "R3", "decode": "R4"}
 def without_gpu() -> dict[str, subprocess.CompletedProcess[str]]:
     """What came of each script that measures a GPU; all at once, as they only import."""
     with ThreadPoolExecutor() as threads:
-        done = threads.map(lambda name: script(name, gpu=False, timeout_s=100), MEASURES)
+        done = threads.map(lambda name: script(name, gpu=False, timeout_s=250), MEASURES)
         return dict(zip(MEASURES, done, strict=True))
 
 
