@@ -8,7 +8,7 @@ time of all processes is what is left. Of a sync, which costs them no time at al
 policy's step to the last engine: the policy gathers and writes once, and engines take their weights at the
 same time, if there are cores for that. A row is the slope of the logarithm of that time against that of the
 size: 1 is linear. The last row is what one more engine adds to the CPU time of a sync over what it adds to
-that of a round of calls that do nothing: Ray's own price of a call.
+that of a round of calls that do nothing, after as long a pause: Ray's own price of a call.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ from tests.speed.model import build_model, stage_for
 PROMPTS, LENGTHS, ENGINES = (64, 128, 256, 512, 1024), (31, 62, 124, 248, 496), (1, 2, 4, 8)
 FEW, SHORT, PER_PROMPT, PROMPT_TOKENS = 128, 31, 4, 16
 """What holds still while another size grows."""
-IN_A_ROW, CALLS = 5, 50
+IN_A_ROW, CALLS = 5, 25
 """Syncs, and rounds of empty calls, that are measured together: CPU time comes in hundredths of a second."""
+PAUSE_S = 0.04
+"""Before each round, as the policy takes before engines are called in a sync: a call to a process that has
+slept costs more than one to a process that has just answered."""
 
 
 def recipe_for(model: Path) -> Recipe:
@@ -81,6 +84,7 @@ class Flow:
         """Rounds of calls to some of the engines that do nothing."""
         crew = self.room.crew
         for _ in range(CALLS):
+            await asyncio.sleep(PAUSE_S)
             asked = [engine.send("machine") for engine in crew.engines[:engines]]
             await gathered(asked, deadline_s=crew.deadline_s)
 
