@@ -13,12 +13,16 @@ from functools import lru_cache
 from itertools import accumulate
 from math import gcd, lcm
 
+from llmrl.errors import RecipeError
 from llmrl.prompts.collection import Collection, collect
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.prompts.reads import EVERYTHING, Reads
 from llmrl.prompts.seeds import derive_seed, shuffled
 from llmrl.prompts.tokenizer import Tokenizer
 from llmrl.recipe.schema import Evaluation, Prompts
+
+LONGEST_ORDERED = 100_000
+"""Prompts of a block in which the places of one source are counted."""
 
 
 class PromptStream:
@@ -64,6 +68,8 @@ class PromptStream:
         self._shares = shares([source.weight for source in prompts.sources])
         self._ends = list(accumulate(self._shares))
         self._turns = lru_cache(maxsize=8)(self._turns_of)
+        if len(self._shares) > 1 and any(part.ordered for part in self._collections):
+            _check_block(self._ends[-1])
         self.rows: tuple[Prompt, ...] = tuple(p for part in self._collections for p in part.prompts)
         """Every prompt once, source by source."""
         self.left_out: int = sum(part.left_out for part in self._collections)
@@ -108,6 +114,14 @@ class PromptStream:
         if not self._shuffle or size == 1:
             return place
         return shuffled(place, size=size, seed=derive_seed("stream", self._seed, what, number))
+
+
+def _check_block(size: int) -> None:
+    if size > LONGEST_ORDERED:
+        raise RecipeError(
+            f"prompts.sources: a block of these weights has {size:,} prompts, and beside a source with order = "
+            f"'easy_first' it may have {LONGEST_ORDERED:,}; write the weights with fewer decimals."
+        )
 
 
 def held_out(

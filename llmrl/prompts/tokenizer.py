@@ -76,7 +76,7 @@ class Tokenizer:
         self.vocabulary: int = max(backend.get_vocab().values()) + 1
         """Every id is smaller; a model's embedding has at least so many rows."""
         self._bos = _bos_ids(backend)
-        self._anchor = [] if chat else self._anchor_ids()
+        self._anchor = [] if chat or not _drops_first_space(backend) else self._anchor_ids()
         self._before = self._decoded(self._anchor)
 
     @staticmethod
@@ -357,6 +357,12 @@ def _bos_ids(backend: PreTrainedTokenizerFast) -> list[int]:
     """The beginning-of-sequence id, if the tokenizer has one and puts it before plain text."""
     bos, around_nothing = cast("int | None", backend.bos_token_id), backend.encode("")
     return [bos] if bos is not None and bos in around_nothing[:1] else []
+
+
+def _drops_first_space(backend: PreTrainedTokenizerFast) -> bool:
+    """Whether its decoder takes a space off the beginning of a text, as those of SentencePiece do."""
+    parts = str(cast("object", backend.backend_tokenizer.decoder))
+    return "Strip(" in parts or "Metaspace(" in parts
 
 
 def _special_ids(backend: PreTrainedTokenizerFast) -> frozenset[int]:

@@ -55,7 +55,7 @@ def read_draft(path: Path, overrides: Sequence[str]) -> Draft:
     """
     draft = _from_file(read_toml(path))
     # The whole before its parts: another objective drops the options of the file, not those of an override.
-    for text in sorted(overrides, key=_depth):
+    for text in sorted(overrides, key=_rank):
         draft = _overridden(draft, text)
     return _named(draft, path)
 
@@ -98,10 +98,11 @@ def _name_problems(names: Sequence[Value | None]) -> Iterator[str]:
             yield f"stages[{index}]: name: {shown(name)} is already the name of stages[{names.index(name)}]."
 
 
-def _depth(text: str) -> int:
-    """How many keys an override has, but for the stage's name: with or without one, the later wins."""
+def _rank(text: str) -> tuple[int, bool]:
+    """How many keys an override has, but for the stage's name, since with or without one the later wins;
+    and of equally many, those that say what a table is of come before its options."""
     keys, _ = _parsed(text)
-    return len(keys) - 2 if keys[0] == "stages" else len(keys)
+    return len(keys) - 2 if keys[0] == "stages" else len(keys), keys[-1] == "options"
 
 
 def _overridden(draft: Draft, text: str) -> Draft:
@@ -154,6 +155,8 @@ def _parsed(text: str) -> tuple[Keys, Value]:
 def _as_keys(text: str) -> Keys:
     """A dotted key as TOML has it, where quotes hold a name with dots together; nothing if it is none."""
     keys = list[str]()
+    if "\n" in text or text.lstrip()[:1] in ("#", "["):  # of TOML, but no key
+        return ()
     try:
         inner: object = tomllib.loads(f"{text} = 0")
     except (ValueError, RecursionError):

@@ -38,8 +38,14 @@ class Sample:
     def last_turn(self) -> str:
         """What the policy said last, where the answer stands: without earlier turns, replies and thoughts."""
         said = self.response if self.said_last is None else self.said_last
-        begun = self.prompt.rstrip().endswith(THOUGHT)  # by the chat template, for every turn
-        return without_thoughts(THOUGHT + said if begun else said)
+        return without_thoughts(THOUGHT + said if self._begun_in_thought else said)
+
+    @property
+    def _begun_in_thought(self) -> bool:
+        """Whether a thought was begun before the last turn: a chat template does so for every turn, the
+        prompt itself for the first one."""
+        by_prompt = self.conversation[-1]["content"].rstrip().endswith(THOUGHT)
+        return self.prompt.rstrip().endswith(THOUGHT) and not (by_prompt and self.said_last is not None)
 
     def saying(self, text: str) -> Sample:
         """The same sample with ``text`` for a response of one turn."""

@@ -120,7 +120,7 @@ async def all_judged_but_one(
     """A group that waits for its last response, and who lets that one go."""
     door = Doorkeeper()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(worker, "_environment", door)
+        patch.setattr(worker, "_respond", worker._responder(door))
         async with judging.listening([cast("Actor", Here(worker, "engine-0"))], deadline_s=DEADLINE_S):
             answering = asyncio.create_task(judging.answer(draw, SAMPLING))
             await until(lambda: scorer.judged == SAMPLING.per_prompt - 1)

@@ -45,6 +45,11 @@ _CORRECTION = re.compile(
 _INSTEAD = re.compile(
     r"\bit(?:'s|\s(?:is|equals|(?:should|must|would)\sbe))\b[^\n.]{0,60}?[0-9]", re.IGNORECASE
 )
+_FINAL = re.compile(r"\bfinal\s(answer)\b[\s*_]*(?::|is\b)[\s:*_]*[-+$\\(]*[0-9]", re.IGNORECASE)
+_PLACEHOLDER = re.compile(
+    r"\s*(?:\\text\s?\{\s*)?(?:(?:the|your|my|final)\s)*(?:answer|result)?\s*\}?\s*|[.\u2026\s]*|\s*\\[lc]?dots\s*",
+    re.IGNORECASE,
+)
 _NEXT_QUESTION = re.compile(
     r"^[^\w\n]{0,12}(?:(?:Q|Question|Problem|Exercise|User|Human|Instruction)\s?\d*\s?:|Q\.)|<\|(?:im_end|endoftext|eot_id)\|>|</s>",
     re.IGNORECASE | re.MULTILINE,
@@ -86,16 +91,24 @@ class Claim:
         return self.form == "announced" and refuses(re.split("[0-9]", self.text, maxsplit=1)[0])
 
 
-def claims(response: str, *, finished: bool = True) -> Iterator[Claim]:
+def claims(response: str, *, finished: bool = True, boxes_stand: bool = True) -> Iterator[Claim]:
     """What may be the answer, the best first: the last announcements, then the end of the response.
 
-    Thoughts (``<think>``) and whatever follows the answer as a next question are left out, and so are remarks
-    on a box. What follows an answer that is taken back replaces it.
+    Thoughts (``<think>``) and whatever follows the answer as a next question are left out. What follows an
+    answer that is taken back replaces it.
+
+    Args:
+        response: all of it.
+        finished: False if the token budget cut it off.
+        boxes_stand: what words announce behind a box is a remark on it, and left out too; False where a box
+            may hold what leads to the answer.
     """
     text = without_thoughts(response)
     announcements = list(_ANNOUNCEMENT.finditer(text))
     text = _up_to_next_question(text, announcements)
-    announcements = _without_remarks(text, [each for each in announcements if each.end() <= len(text)])
+    announcements = [each for each in announcements if each.end() <= len(text)]
+    if boxes_stand:
+        announcements = _without_remarks(text, announcements)
     start = _taken_back(text, announcements)
     for announcement in reversed([each for each in announcements if each.start() >= start][-TRIED:]):
         claim = _claim(text, announcement, finished=finished)
@@ -145,25 +158,34 @@ def _up_to_next_question(text: str, announcements: Sequence[re.Match[str]]) -> s
     return text if following is None else text[: following.start()]
 
 
-def _without_remarks(text: str, announcements: Sequence[re.Match[str]]) -> Sequence[re.Match[str]]:
-    """Without what words announce behind a box, unless they correct it: "To check the answer: 7 = 42 / 6"."""
+def _without_remarks(text: str, announcements: Sequence[re.Match[str]]) -> list[re.Match[str]]:
+    """Without what words announce behind a box, such as "To check the answer: 7 = 42 / 6".
+
+    A correction is none, and what follows it; nor is a final answer.
+    """
     boxes = [number for number, each in enumerate(announcements) if each["box"]][-TRIED:]
     last = next((number for number in reversed(boxes) if _is_filled(text, announcements[number].end())), None)
     if last is None:
-        return announcements
+        return list(announcements)
+    finals = {final.start(1) for final in _FINAL.finditer(text)}
     correction = _CORRECTION.search(text, announcements[last].end())
     corrected = len(text) if correction is None else correction.end()
     return [
         each
         for number, each in enumerate(announcements)
-        if number <= last or each["box"] or each["tag"] or each["rule"] or each.start() >= corrected
+        if number <= last
+        or each["box"]
+        or each["tag"]
+        or each["rule"]
+        or each.start() in finals
+        or each.start() >= corrected
     ]
 
 
 def _is_filled(text: str, start: int) -> bool:
-    """Whether a box is closed and has something in it."""
+    """Whether a box is closed and has something in it, and not the word for it alone."""
     end = closing_brace(text, start)
-    return end is not None and bool(text[start:end].strip())
+    return end is not None and not _PLACEHOLDER.fullmatch(text[start:end])
 
 
 def _taken_back(text: str, announcements: Sequence[re.Match[str]]) -> int:

@@ -65,7 +65,8 @@ class Choice:
 def _claims(sample: Sample) -> list[Claim]:
     """What may hold the choice; an announced claim that makes none leaves it to no other."""
     found: list[Claim] = []
-    for claim in claims(sample.last_turn, finished=sample.finished):
+    # A box may hold the value by which the choice is made.
+    for claim in claims(sample.last_turn, finished=sample.finished, boxes_stand=False):
         if claim.denied:
             break
         found.append(claim)

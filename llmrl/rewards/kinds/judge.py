@@ -37,7 +37,7 @@ class Verdict(Asker):
     range: tuple[float, float] | None = None
     """Numbers outside cannot be read; the score is where a number lies between the two, from 0 to 1."""
     max_tokens: int = 64
-    """Of the verdict; one that it cuts off cannot be read, unless a ``pattern`` finds it."""
+    """Of the verdict; one that it cuts off cannot be read, unless it is a choice or a ``pattern`` finds it."""
     unreadable: Literal["error", "abstain"] = "error"
     """What it is if nothing can be read from it; never a 0."""
 
@@ -66,8 +66,7 @@ class Verdict(Asker):
             known["answer"] = gold_of(sample)
         messages = chat(("system", self.system), ("user", filled(self.template, known)))
         said = await self.hear(messages, max_tokens=self.max_tokens, temperature=0.0, seed=0)
-        # Only a pattern knows that what it caught is the verdict, and no number on the way to one.
-        value = self.read(said.text) if self.pattern or not said.cut else None
+        value = None if said.cut and not self._is_whole(said.text) else self.read(said.text)
         note = f"the judge said {shown(said.text[-_SHOWN:], _SHOWN)}"
         if said.cut and value is None:
             note = f"{note}, which max_tokens = {self.max_tokens} cut off; raise it"
@@ -85,6 +84,11 @@ class Verdict(Asker):
             return self._scaled(float(word))
         except ValueError:
             return None
+
+    def _is_whole(self, said: str) -> bool:
+        """Whether what was cut off is a verdict: caught by a pattern, or a choice and nothing else. A number
+        may be one on the way to it."""
+        return self.pattern is not None or said.strip().lower() in {name.lower() for name in self.choices}
 
     @property
     def _flags(self) -> re.RegexFlag:

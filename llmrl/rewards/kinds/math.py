@@ -27,7 +27,8 @@ _ALGEBRA = re.compile(r"[\\^_$]")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile("[A-Za-z]{3,}")
 """Algebra would take it for a product, and then east is seat."""
-_SPOKEN = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_SPOKEN = re.compile(r"(?<![\\A-Za-z])(?=[A-Z]*[a-z])[A-Za-z]{2,}")
+"""A word, and no product of capitals or command of LaTeX."""
 _BEGINNING = re.compile(r"\W*[A-Z]")
 _BETWEEN = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*", re.IGNORECASE)
 _ASSIGNED = re.compile(r"\A\s*[A-Za-z](?:\([A-Za-z]\))?\s*=(?!=)\s*")
@@ -77,7 +78,7 @@ class _Gold:
 
     @classmethod
     def read(cls, answer: str) -> _Gold:
-        if _is_told(gold_part(answer)):
+        if gold_part(answer) == answer and _is_told(answer):
             raise ValueError(
                 f"the gold answer {shown(answer)} is a text without a box; map the column with the answer, "
                 f"or write it after '####'"
@@ -134,7 +135,8 @@ def _is_told(answer: str) -> bool:
     """Whether it is told how the answer is found: in several sentences, or a long one around formulas."""
     begun = [part for part in sentences(answer) if _BEGINNING.match(part)]
     words = [count for part in begun if (count := len(_SPOKEN.findall(part)))]
-    return (len(words) > 1 and sum(words) >= 4) or ("$" in answer and sum(words) >= 8)
+    formulas = "$" in answer
+    return (len(words) > 1 and sum(words) >= (4 if formulas else 6)) or (formulas and sum(words) >= 12)
 
 
 def _expression_in(claim: Claim) -> str:

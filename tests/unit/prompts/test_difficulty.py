@@ -155,6 +155,17 @@ def test_the_order_of_rates_holds_beside_other_sources_in_every_epoch(
     assert drawn(reversed(range(1333, 2666))) == second[::-1]
 
 
+def test_weights_whose_block_nobody_can_count_are_refused_beside_an_order(
+    tmp_path: Path, digits: Tokenizer, rates: Path
+) -> None:
+    stream_of(tmp_path, digits, rates, order="easy_first")
+    ordered = Source(dataset=str(tmp_path / "sums.jsonl"), pass_rates=rates, order="easy_first")
+    other = Source(task="digit_sum", rows=50, weight=7473 / 24871)
+
+    with pytest.raises(RecipeError, match=r"easy_first' it may have 100,000; write the weights with fewer"):
+        PromptStream(Prompts(sources=(other, ordered)), digits, seed=0)
+
+
 def test_other_rates_are_other_data_for_a_resumed_run(tmp_path: Path, digits: Tokenizer, rates: Path) -> None:
     before = fingerprint(stream_of(tmp_path, digits, rates, order="easy_first").rows)
     append_pass_rates(rates, [PassRate(id="sums/1", solved=9, judged=9)])

@@ -252,6 +252,13 @@ def test_plain_text_keeps_the_spaces_that_it_begins_with_where_a_decoder_drops_o
     assert Tokenizer(sentencepiece, chat=False).decode([]) == ""
 
 
+def test_where_a_decoder_joins_tokens_by_spaces_a_text_begins_with_none() -> None:
+    backend = Backend(models.WordLevel({"</s>": 0, "x": 1, "a": 2, "b": 3}, "x"))
+    words = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>")
+
+    assert Tokenizer(words, chat=False).decode([2, 3]) == "a b"
+
+
 @pytest.mark.parametrize("content", [None, "{", "{}"])
 def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path, content: str | None) -> None:
     if content is not None:

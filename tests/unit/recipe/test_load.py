@@ -116,6 +116,8 @@ def test_another_objective_or_task_drops_the_options_of_the_file_and_not_those_o
     given = [
         "objective.options.clip_high=0.4",
         "objective.name=dapo",
+        "rewards.correct.options={ marker = '=' }",
+        "rewards.correct.kind=number",
         "prompts.sources.0.options.digits_max=2",
         "prompts.sources.0.task=addition",
         "evaluation.sources.0.rows=7",
@@ -128,6 +130,13 @@ def test_another_objective_or_task_drops_the_options_of_the_file_and_not_those_o
     source, held_out = stage.prompts.sources[0], stage.evaluation.sources[0]
     assert (source.task, source.options) == ("addition", {"digits_max": 2})
     assert (held_out.task, held_out.rows) == ("chain", 7)
+    assert (stage.rewards["correct"].kind, stage.rewards["correct"].options) == ("number", {"marker": "="})
+
+
+@pytest.mark.parametrize("override", ["#x=1", "[a]\nb=1", "[a]\n[b]\nc=1", "# comment"])
+def test_toml_that_is_no_key_is_no_override(good: Path, override: str) -> None:
+    with pytest.raises(RecipeError, match="expected key=value"):
+        load_recipe(good, [override])
 
 
 def test_a_name_with_dots_stands_in_quotes(staged: Path) -> None:

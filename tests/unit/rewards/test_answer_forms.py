@@ -26,6 +26,10 @@ def verdicts(response: str, answer: str, *, finished: bool = True) -> list[float
 WORKED = "She sells 16 - 3 - 4 = 9 eggs a day.\nThat makes 9 * 2 = $18.\n"
 
 EIGHTEEN = [
+    # A box that holds no answer, or that of a step.
+    r"I will put it in \boxed{answer}. 9*2=18. The answer is 18.",
+    r"Then \boxed{...} is 9*2=18. The answer is 18.",
+    "Step 1: \\boxed{9} eggs.\nStep 2: 9*2 = 18.\nFinal Answer: 18",
     # GSM8K's own ending.
     "#### 18",
     "####18",

@@ -64,6 +64,9 @@ RIGHT = [
     "The capital of France is Paris.\n\nB",
     "<think>A or C? The answer is A.</think>B",
     "The answer is A. Wait, that is wrong. The answer is B.",
+    r"We get \boxed{\frac{10}{2}}. Answer: B",
+    r"$x = \boxed{3.5}$, so the nearest is 4. The correct answer is B.",
+    "So $n = \\boxed{10}$ halves, that is 5.\n\n**Answer: B**",
 ]
 
 WRONG = [

@@ -18,11 +18,17 @@ TOLD = "<tool>calc: 6*7</tool>\n> <result>42</result>\n{}\n> goodbye, 99"
 
 
 def judged(
-    kind: str, options: dict[str, Any], *, last: str, answer: str, prompt: str = "A. Rome B. Paris"
+    kind: str,
+    options: dict[str, Any],
+    *,
+    last: str,
+    answer: str,
+    prompt: str = "A. Rome B. Paris",
+    asked: str = "A. Rome B. Paris",
 ) -> float | None:
     sample = Sample(
         prompt=prompt, response=TOLD.format(last), answer=answer, tokens=9, finished=True,
-        said_last=last,
+        said_last=last, messages=({"role": "user", "content": asked},),
     )  # fmt: skip
     part = evaluate(reward.build(kind, options, key="rewards.x"), sample)
     assert part.status == "score", part.note
@@ -76,6 +82,8 @@ def test_what_is_only_thought_is_no_answer_and_spoils_none(
     ended = thought.removeprefix("<think>") + last
     assert judged(kind, options, last=ended, answer=answer, prompt=begun) == 1.0
     assert judged(kind, options, last=last, answer=answer, prompt=begun) == 0.0
+    # What the prompt itself begins, and no template, the first turn has ended.
+    assert judged(kind, options, last=last, answer=answer, prompt=begun, asked=begun) == 1.0
 
 
 def test_a_pattern_or_a_form_is_that_of_the_whole_conversation() -> None:

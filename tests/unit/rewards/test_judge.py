@@ -64,6 +64,13 @@ async def test_a_verdict_that_was_cut_off_is_no_verdict() -> None:
     assert abstained.note == "the judge said '7 of', which max_tokens = 64 cut off; raise it"
 
 
+async def test_a_choice_that_was_said_in_full_is_a_verdict() -> None:
+    async with hasty(" B") as asked:
+        assert (await asked(choices={"A": 0.0, "B": 1.0}, max_tokens=1)).value == 1.0
+        with pytest.raises(ServiceError, match="raise it"):
+            await asked(choices={"A": 0.0, "B or C": 1.0})
+
+
 async def test_a_pattern_finds_the_verdict_also_in_words_that_were_cut_off_behind_it() -> None:
     async with hasty("[[7]], because it has 3") as asked:
         assert (await asked(pattern=r"\[\[(\d)\]\]")).value == 7.0

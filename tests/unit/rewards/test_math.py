@@ -163,12 +163,24 @@ def test_a_solution_without_a_box_is_no_gold_answer(solution: str) -> None:
         "Yes. $x = 2$",
         "Mrs. Smith",
         "All integers $n$ that are divisible by 4",
+        "All positive integers $n$ that are not divisible by any odd prime",
+        "Dr. Watson is the murderer",
+        "Red Blue\nGreen Yellow",
+        "1. True 2. False 3. True 4. False",
+        "AB = CD\nAC = BD\nEF = GH\nIJ = KL",
         "$f(x) = x$ for all real numbers $x$",
         "\\begin{cases} x+1 & \\text{if } x > 0 \\\\\n0 & \\text{otherwise} \\end{cases}",
     ],
 )
 def test_an_answer_with_words_in_it_is_one_all_the_same(answer: str) -> None:
     assert score(rf"\boxed{{{answer.strip('$')}}}", answer) == 1.0
+
+
+def test_what_a_gold_answer_announces_may_have_any_words() -> None:
+    told = "Alice wins. Bob loses otherwise, whatever he does"
+
+    assert score(rf"\boxed{{{told}}}", f"#### {told}") == 1.0
+    assert score(rf"\boxed{{{told}}}", rf"\boxed{{{told}}}") == 1.0
 
 
 @pytest.mark.parametrize(
