@@ -119,8 +119,8 @@ class PromptStream:
 def _check_block(size: int) -> None:
     if size > LONGEST_ORDERED:
         raise RecipeError(
-            f"prompts.sources: a block of these weights has {size:,} prompts, and beside a source with order = "
-            f"'easy_first' it may have {LONGEST_ORDERED:,}; write the weights with fewer decimals."
+            f"prompts.sources: a block of these weights has {size:,} prompts, and beside a source with order "
+            f"= 'easy_first' it may have {LONGEST_ORDERED:,}; write the weights with fewer decimals."
         )
 
 

@@ -37,7 +37,7 @@ class Verdict(Asker):
     range: tuple[float, float] | None = None
     """Numbers outside cannot be read; the score is where a number lies between the two, from 0 to 1."""
     max_tokens: int = 64
-    """Of the verdict; one that it cuts off cannot be read, unless it is a choice or a ``pattern`` finds it."""
+    """Of the verdict; one that it cuts off cannot be read, but for a choice and what a ``pattern`` finds."""
     unreadable: Literal["error", "abstain"] = "error"
     """What it is if nothing can be read from it; never a 0."""
 
