@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from llmrl.batches.batch import Batch, TokenScores, Totals
+from llmrl.batches.batch import TokenScores, Totals
 from llmrl.batches.collate import Collated
+from llmrl.batches.corrected import Corrected, corrected
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.objectives.contract import Loss, Max, Mean, Scope
 from llmrl.policy.reduce import Tally, reduce_loss
@@ -144,31 +145,23 @@ class Learner:
         self, rows: Collated, current: TokenScores, totals: Totals, known: Known, tally: Tally
     ) -> Tensor:
         """The share of some rows in the loss of the update; everything worth knowing about it is counted."""
-        batch, log_ratio, weight = self._compared(rows, current, known)
+        compared = self._compared(rows, current, known)
+        batch = compared.batch
         loss = self.algorithm.objective(current, batch)
         own = batch.mask & ~batch.opponent[:, None]
         _count(tally, loss, current, own)
         if self.algorithm.online:
-            _compare(tally, own, log_ratio=log_ratio, weight=weight)
+            _compare(tally, own, log_ratio=compared.log_ratio, weight=compared.weight)
         return reduce_loss(loss.value, batch.mask, totals, self.algorithm.objective.mean_over)
 
-    def _compared(self, rows: Collated, current: TokenScores, known: Known) -> tuple[Batch, Tensor, Tensor]:
+    def _compared(self, rows: Collated, current: TokenScores, known: Known) -> Corrected:
         """What the objective sees, with the difference of engine and trainer in its advantages."""
         old = _detached(current) if known.old is None else rows.taken(known.old)
         reference = None if known.reference is None else rows.taken(known.reference)
         batch = rows.batch(old=old, reference=reference)
-        log_ratio = torch.where(batch.mask, old.logp - batch.sampled.logp, 0.0)
-        weight = self.algorithm.correction(log_ratio, batch.mask)
-        advantage = batch.advantage if known.advantage is None else rows.spread(known.advantage[rows.at])
-        anchored = replace(old, logp=self._anchor(batch))
-        return replace(batch, advantage=advantage * weight, old=anchored), log_ratio, weight
-
-    def _anchor(self, batch: Batch) -> Tensor:
-        """[B, T] nats that the objective's own ratio compares with."""
-        if self.algorithm.correction.anchor == "old":
-            return batch.old.logp
-        # The engine's numbers for what an opponent wrote are the opponent's.
-        return batch.sampled.logp.where(~batch.opponent[:, None], batch.old.logp)
+        if known.advantage is not None:
+            batch = replace(batch, advantage=rows.spread(known.advantage[rows.at]))
+        return corrected(batch, self.algorithm.correction)
 
     @torch.no_grad()
     def _scan(self, forward: Forward, microbatches: Sequence[Collated], tokens: int) -> TokenScores:

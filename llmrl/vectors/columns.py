@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from llmrl.batches.batch import Batch, TokenScores
 from llmrl.errors import shown
-from llmrl.experience.correction import Correction
 from llmrl.objectives.contract import MeanOver, Objective, objective
 from llmrl.testing.gradient import Outcome, outcome
 from llmrl.testing.update import Update, totals_of
@@ -143,15 +142,6 @@ def turns_of(vector: Vector) -> Tensor:
     if "turn_ids" not in vector:
         return torch.zeros(mask.shape, dtype=torch.int64)
     return column(vector, "turn_ids").to(torch.int64)
-
-
-def corrected(update: Update, weight_of: Correction) -> tuple[Update, Tensor]:
-    """The update with the correction in its advantages, as a step makes it; and the [B, T] weights."""
-    batch = update.batch
-    weight = weight_of(batch.old.logp - batch.sampled.logp, batch.mask)
-    anchor = batch.sampled if weight_of.anchor == "sampled" else batch.old
-    batch = replace(batch, advantage=batch.advantage * weight, old=replace(batch.old, logp=anchor.logp))
-    return replace(update, batch=batch), weight
 
 
 def claims_of(

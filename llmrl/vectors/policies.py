@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmrl.batches.corrected import corrected
 from llmrl.experience.correction import Bypass, Correction, Level, Masked, Truncated
 from llmrl.objectives.contract import Mean
 from llmrl.objectives.empg import EntropyModulation
@@ -19,7 +20,6 @@ from llmrl.vectors.columns import (
     answer,
     claims_of,
     clips,
-    corrected,
     mask_of,
     mean_over,
     other,
@@ -253,8 +253,9 @@ def _chosen(vector: Vector, made: Made, update: Update, output: str) -> list[Cla
 
 
 def _with_correction(vector: Vector, made: Made, weights: Correction, named: str) -> Answer:
-    update, weight = corrected(update_of(vector, made.objective), weights)
-    weight = weight.where(update.batch.mask, 0.0)
+    update = update_of(vector, made.objective)
+    found = corrected(update.batch, weights)
+    update, weight = replace(update, batch=found.batch), found.weight.where(found.batch.mask, 0.0)
     wanted = vector.outputs.get("weights")
     claims = [] if wanted is None else other(vector, "weights", weight)
     return answer(vector, made, update, *claims, by=f"correction {named}, ")

@@ -47,6 +47,7 @@ roles      | recipe.schema prompts.example:wire            | httpx:post aiohttp:
 experience | recipe.schema prompts.prompt rollouts.rollout | torch:types
            | rewards.judgement                             |
 batches    | prompts.seeds experience.columns              | torch
+           | experience.correction:types                   |
 objectives | recipe.schema experience batches.batch:types  | torch:types
 policy     | recipe.schema prompts.prompt rollouts.rollout | torch deepspeed:zero,ulysses peft:lora
            | prompts.tokenizer:model,folder experience     | transformers:model,folder,scorer,attention

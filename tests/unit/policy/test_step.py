@@ -97,7 +97,7 @@ def test_a_ratio_to_the_engine_is_to_the_policy_on_what_an_opponent_wrote(
 ) -> None:
     scored = TokenScores(logp=torch.tensor([[-1.5, -1.5], [-4.0, -4.0]]))
 
-    batch, _, _ = learner_of("rebel")._compared(pair_with_an_opponent(), scored, Known(old=old))
+    batch = learner_of("rebel")._compared(pair_with_an_opponent(), scored, Known(old=old)).batch
 
     # The engine reported -1 of the policy's tokens, and -9 of the opponent's: those are the opponent's own.
     torch.testing.assert_close(batch.old.logp, torch.tensor([[-1.0, -1.0], [theirs, theirs]]))
