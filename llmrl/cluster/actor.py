@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ UNREACHED = (
 
 MAX_OVERLAP = 10_000
 """Calls to one asynchronous process that may be under way at once."""
+
+_log = logging.getLogger(__name__)
 
 
 class Pending:
@@ -120,6 +123,14 @@ async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any
     finally:
         for one in calls:
             one.cancel()
+
+
+async def attempted(actors: Sequence[Actor], method: str, *, deadline_s: float) -> None:
+    """The same call to all; who fails is said to in the log, and keeps neither the others nor the caller."""
+    calls = [one.call(method, deadline_s=deadline_s) for one in actors]
+    for outcome in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(outcome, Exception):
+            _log.warning("%s", outcome)
 
 
 def share(value: Any) -> Pending:

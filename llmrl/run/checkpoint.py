@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
@@ -108,8 +109,11 @@ class Checkpoints:
             self._remove(old)
         return final
 
-    def newest(self) -> Checkpoint | None:
+    def newest(self, *, otherwise: str = "use --fresh to start over") -> Checkpoint | None:
         """The newest complete checkpoint; damaged ones are named in the log and passed over.
+
+        Args:
+            otherwise: what to do where none is complete.
 
         Raises:
             CheckpointError: there are checkpoints and not one of them is complete.
@@ -117,15 +121,18 @@ class Checkpoints:
         found = self._all()
         for path in reversed(found):
             try:
-                verify(path)
+                return intact(path)
             except CheckpointError as error:
                 _log.warning("%s", error)
-            else:
-                return Checkpoint(path=path, state=read_state(path))
         if found:
-            raise CheckpointError(
-                f"{self._folder}: none of {len(found)} checkpoints is intact; use --fresh to start over."
-            )
+            raise CheckpointError(f"{self._folder}: none of {len(found)} checkpoints is intact; {otherwise}.")
+        return None
+
+    def last(self) -> Checkpoint | None:
+        """The newest one that still says what it is of, whatever became of its other files."""
+        for path in reversed(self._all()):
+            with suppress(CheckpointError):
+                return Checkpoint(path=path, state=read_state(path))
         return None
 
     def _all(self) -> list[Path]:
@@ -138,11 +145,21 @@ class Checkpoints:
             shutil.rmtree(doomed)
 
 
+def intact(path: Path) -> Checkpoint:
+    """The checkpoint at ``path``.
+
+    Raises:
+        CheckpointError: as ``verify``.
+    """
+    verify(path)
+    return Checkpoint(path=path, state=read_state(path))
+
+
 def verify(path: Path) -> None:
     """Check every file of a checkpoint against its manifest.
 
     Raises:
-        CheckpointError: a file is missing, unexpected or has other bytes; the message names it.
+        CheckpointError: a file is missing, unexpected, unreadable or has other bytes; the message names it.
     """
     try:
         entries: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -154,21 +171,27 @@ def verify(path: Path) -> None:
             f"{path}: files differ from the manifest: {sorted(present ^ entries.keys())[0]}."
         )
     for name, entry in entries.items():
-        if _entry(path / name, sync=False) != entry:
+        if _now(path, name) != entry:
             raise CheckpointError(f"{path}: {name} is damaged: its bytes are not those that were written.")
 
 
 def read_state(path: Path) -> RunState:
-    """The run's part of a verified checkpoint."""
-    fields = json.loads((path / STATE).read_text(encoding="utf-8"))
-    ledger = Snapshot.from_json(fields["ledger"])
-    return RunState(
-        step=int(fields["step"]),
-        ledger=ledger,
-        memory=fields["memory"],
-        data=str(fields["data"]),
-        tables=fields["tables"],
-    )
+    """The run's part of a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    try:
+        fields = json.loads((path / STATE).read_text(encoding="utf-8"))
+        return RunState(
+            step=int(fields["step"]),
+            ledger=Snapshot.from_json(fields["ledger"]),
+            memory=fields["memory"],
+            data=str(fields["data"]),
+            tables=fields["tables"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: no readable {STATE} ({error}).") from None
 
 
 def check_memory(memory: Memory, *, credit: str) -> None:
@@ -203,6 +226,14 @@ def _foreign(inside: object) -> Iterator[str]:
 
 def _files(path: Path) -> Iterator[Path]:
     return (file for file in sorted(path.rglob("*")) if file.is_file())
+
+
+def _now(path: Path, name: str) -> dict[str, Any]:
+    """What the manifest would say of a file now."""
+    try:
+        return _entry(path / name, sync=False)
+    except OSError as error:
+        raise CheckpointError(f"{path}: {name} was removed or cannot be read ({error.strerror}).") from None
 
 
 def _entry(file: Path, *, sync: bool = True) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
-from llmrl.cluster.actor import Actor, Pending, gathered, spawn
+from llmrl.cluster.actor import Actor, Pending, attempted, gathered, spawn
 from llmrl.cluster.connection import head_address, process_environment
 from llmrl.cluster.placement import Need, choose_device, needs, release, reserve
 from llmrl.errors import DisconnectedError, LlmrlError
@@ -19,8 +18,6 @@ from llmrl.recipe.schema import Model, Stage
 from llmrl.run.devices import Devices, OwnDevices, SharedDevices
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.seat import Seat
-
-_log = logging.getLogger(__name__)
 
 ENGINE = "llmrl.rollouts.worker:RolloutWorker"
 RANK = "llmrl.policy.worker:PolicyWorker"
@@ -81,6 +78,17 @@ class Crew:
 
         An engine that fails or dies is named when all others have taken them, a rank at once.
         """
+        bundle, failed = await self.deliver(letter)
+        for error in failed:
+            raise error
+        return bundle
+
+    async def deliver(self, letter: Letter) -> tuple[WeightBundle, list[BaseException]]:
+        """As ``publish``, but only a rank's failure is raised; those of engines are returned.
+
+        Returns:
+            What was sent, and why engines did not take it: first who failed, then whom that left alone.
+        """
         sending = asyncio.ensure_future(gathered(letter.sent, deadline_s=self.deadline_s))
         taking = asyncio.ensure_future(self._taken(letter))
         try:
@@ -94,9 +102,7 @@ class Crew:
         if letter.copy is not None and failed:
             await letter.copy.result(deadline_s=self.deadline_s)
         # Whoever was left alone in a broadcast is not the one who failed.
-        for outcome in sorted(failed, key=lambda error: isinstance(error, DisconnectedError)):
-            raise outcome
-        return bundle
+        return bundle, sorted(failed, key=lambda error: isinstance(error, DisconnectedError))
 
     async def _taken(self, letter: Letter) -> list[BaseException]:
         """What went wrong when the engines took the weights."""
@@ -211,10 +217,7 @@ async def _dismiss(crew: Crew) -> None:
     """End in order. All work is done: who cannot close is ended all the same, and said to be so."""
     roles = [role for members in crew.roles.values() for role in members]
     for closing in (roles, crew.engines):
-        ends = [one.call("close", deadline_s=crew.deadline_s) for one in closing]
-        for outcome in await asyncio.gather(*ends, return_exceptions=True):
-            if isinstance(outcome, Exception):
-                _log.warning("%s", outcome)
+        await attempted(closing, "close", deadline_s=crew.deadline_s)
 
 
 async def _join(crew: Crew, stage: Stage, *, head: str) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Protocol
 
-from llmrl.cluster.actor import Actor, gathered
+from llmrl.cluster.actor import Actor, attempted, gathered
 
 
 class Devices(Protocol):
@@ -50,19 +50,23 @@ class SharedDevices:
         self.asleep = True
 
     async def policy(self) -> None:
-        """The engines fall asleep, then the ranks come back."""
+        """The engines fall asleep, then the ranks come back.
+
+        An engine that died has left its device; one that is stuck may have not, and then the ranks may find
+        no room. Either is named where weights are next sent to it.
+        """
         async with self._change:
             if not self.asleep:
-                await self._all(self._engines, "sleep")
-                await self._all(self._ranks, "come_back")
+                await attempted(self._engines, "sleep", deadline_s=self._deadline_s)
+                await self._all_ranks("come_back")
                 self.asleep = True
 
     async def engines(self) -> None:
         """The ranks do what they were told, the sending of weights too, and leave."""
         async with self._change:
             if self.asleep:
-                await self._all(self._ranks, "leave")
-                self.asleep = False
+                self.asleep = False  # from here on also where nobody waits for the end of this
+                await self._all_ranks("leave")
 
-    async def _all(self, processes: Sequence[Actor], method: str) -> None:
-        await gathered([one.send(method) for one in processes], deadline_s=self._deadline_s)
+    async def _all_ranks(self, method: str) -> None:
+        await gathered([one.send(method) for one in self._ranks], deadline_s=self._deadline_s)

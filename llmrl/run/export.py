@@ -18,7 +18,7 @@ from llmrl.registry import load_plugins
 from llmrl.report.card import write_card
 from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import read_journal
-from llmrl.run.checkpoint import Checkpoint, Checkpoints, read_state, verify
+from llmrl.run.checkpoint import Checkpoint, Checkpoints, intact
 from llmrl.run.crew import hired
 from llmrl.run.stage_plan import placed, start_folder
 
@@ -93,11 +93,9 @@ def _checkpoint(recipe: Recipe, index: int, where: Path) -> Checkpoint | None:
     stage, folder = recipe.stages[index], recipe.stage_folder(index)
     kept = folder / "checkpoints"
     if where in (recipe.folder, folder, kept):
-        return Checkpoints(kept, keep=stage.checkpoints.keep, ranks=stage.policy.ranks).newest()
-    if where.parent != kept or not where.is_dir():
-        return None
-    verify(where)
-    return Checkpoint(path=where, state=read_state(where))
+        checkpoints = Checkpoints(kept, keep=stage.checkpoints.keep, ranks=stage.policy.ranks)
+        return checkpoints.newest(otherwise="name another checkpoint")
+    return intact(where) if where.parent == kept and where.is_dir() else None
 
 
 def _recipe(where: Path) -> Recipe:

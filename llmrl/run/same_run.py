@@ -25,7 +25,11 @@ MAY_CHANGE: IncEx = {
     "policy": {"tokens_per_microbatch"},
     "optimizer": {"max_bad_steps"},
 }
-"""What says where and how fast a stage is computed, or when it is given up: no result but its rounding."""
+"""What says where and how fast a stage is computed, or when it is given up: no result but its rounding.
+
+Only ``tokens_per_microbatch`` decides more, where it is small: which rows of a dataset offline stages leave
+out, and how many tokens a conversation may take whose past is rewritten.
+"""
 
 
 def deciding(stage: Stage) -> Tree:
@@ -33,8 +37,13 @@ def deciding(stage: Stage) -> Tree:
     return stage.model_dump(mode="json", exclude=MAY_CHANGE)
 
 
-def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree) -> None:
+def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree, online: bool) -> None:
     """Refuse to go on with another algorithm or other data than the checkpoint's.
+
+    Args:
+        data: fingerprint of the prompts.
+        tables: those that decide.
+        online: whether responses are generated to train on, or else a micro-batch must hold the dataset's.
 
     Raises:
         CheckpointError: either differs; the message has the first key that does, with both values.
@@ -47,8 +56,9 @@ def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree) -> None:
                 f"with {shown(before.get(keys))}; restore it, rename the run (run.name), or use --fresh."
             )
     if checkpoint.state.data != data:
+        rows = "" if online else " or policy.tokens_per_microbatch, which leaves out longer rows"
         raise CheckpointError(
-            f"the prompts differ from those of {checkpoint.path}; restore the dataset, or use --fresh."
+            f"the prompts differ from those of {checkpoint.path}; restore the dataset{rows}, or use --fresh."
         )
 
 

@@ -89,9 +89,20 @@ class StagePlan:
             CheckpointError: none is complete, or it is of another run.
         """
         newest = self.checkpoints.newest()
-        if newest:
-            check_same_run(newest, data=self.fingerprint, tables=self.tables)
+        self._check_same(newest)
         return newest
+
+    def check_done(self) -> None:
+        """Refuse another recipe for a stage that is done, as far as what is left of its checkpoints tells.
+
+        Raises:
+            CheckpointError: it was of another run.
+        """
+        self._check_same(self.checkpoints.last())
+
+    def _check_same(self, checkpoint: Checkpoint | None) -> None:
+        if checkpoint:
+            check_same_run(checkpoint, data=self.fingerprint, tables=self.tables, online=self.online)
 
 
 def start_folder(recipe: Recipe, index: int) -> Path:

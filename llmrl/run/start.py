@@ -73,19 +73,22 @@ async def _run(
             with _said_of_stage(recipe, index):
                 await _check_rewards(plan, door=switchboard.url)
                 await _check_environment(plan, recipe.plugins, door=switchboard.url)
-        newest = [plan.newest() if existing == "resume" else None for plan in plans]
+        newest = {i: plan.newest() for i, plan in left.items()} if existing == "resume" else {}
+        for index, plan in enumerate(plans):
+            if index not in left:
+                plan.check_done()
         stop = StopRequest()
         with connect(recipe.stages[0].cluster):
             _check_room(recipe, left)
             if not there:  # what is refused until here leaves nothing behind
                 held.enter_context(alone_in(recipe.folder))
                 _refuse_existing(recipe, "refuse")  # another run may have made it meanwhile
-            builds = plans[0].build is not None and 0 in left and newest[0] is None
+            builds = plans[0].build is not None and 0 in left and newest.get(0) is None
             _open_folder(recipe, existing, builds=builds)
             stop.listen(console.note)
             try:
                 return [
-                    await run_stage(recipe, plan, newest[index], console, stop, switchboard)
+                    await run_stage(recipe, plan, newest.get(index), console, stop, switchboard)
                     if index in left
                     else done_before(plan, console)
                     for index, plan in enumerate(plans)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +48,7 @@ class Trainer:
     taken: int = 0
     """Steps of the stage so far, those of earlier runs included."""
     unsaved: RunState | None = None
-    """After the newest step, until the ranks write it, or begin with another one."""
+    """After the newest step, until the ranks write it, begin with another one, or fail."""
     committing: asyncio.Task[None] | None = None
     """The checkpoint that they wrote last, until it is sealed."""
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -60,7 +60,7 @@ class Trainer:
         """Have some of the next step's groups scored by every rank, whatever their credit will be."""
         self.scored |= {one.group.ordinal for one in experiences}
         began = time.monotonic()
-        with self.record.timeline.span("policy", f"score {len(experiences)} groups ahead"):
+        with self.record.timeline.span("policy", f"score {len(experiences)} groups ahead"), self._at_risk():
             await self.crew.policy("score_ahead", share(Columns.of(experiences)))
         self.record.scored_ahead(time.monotonic() - began)
 
@@ -85,8 +85,10 @@ class Trainer:
         if version in self.letters:
             async with self.publishing:
                 began = time.monotonic()
-                with self.record.timeline.span("weights", f"version {version}"):
-                    bundle = await self.crew.publish(self.letters.pop(version))
+                with self.record.timeline.span("weights", f"version {version}"), self._at_risk():
+                    bundle, failed = await self.crew.deliver(self.letters.pop(version))
+                for error in failed:
+                    raise error
                 self.record.synced(time.monotonic() - began, bundle)
 
     async def restore_engines(self, version: int) -> None:
@@ -107,10 +109,11 @@ class Trainer:
         self.committing = asyncio.create_task(self._commit(path, state))
 
     async def committed(self) -> None:
-        """What the ranks have written is a checkpoint when this returns."""
-        if self.committing:
-            await asyncio.shield(self.committing)
+        """What the ranks have written is a checkpoint when this returns, or never will be."""
+        if committing := self.committing:
+            await asyncio.wait({committing})  # it goes on where whoever waits is cancelled
             self.committing = None
+            committing.result()
 
     @asynccontextmanager
     async def sealing(self) -> AsyncGenerator[None]:
@@ -148,14 +151,23 @@ class Trainer:
         if posts:
             self.snapshot(step + 1)
         self.ledger.trained((e.group.ordinal for e in experiences), step=step)
+        self.taken = step + 1
+        self.unsaved = self._state()  # whatever becomes of what is written of it
         self.record.stepped(step, experiences, metrics, train_s=time.monotonic() - began)
         self._judge_health(metrics, step, experiences)
-        self.taken = step + 1
-        self.unsaved = self._state()
         # It takes seconds, in which engines and rewards want to be heard.
         await asyncio.to_thread(self.record.samples, step, experiences)
         if self._save_is_due():
             await self.save()
+
+    @contextmanager
+    def _at_risk(self) -> Generator[None]:
+        """Ranks that fail within the block cannot save the newest step: some may wait for others for ever."""
+        try:
+            yield
+        except Exception:
+            self.unsaved = None
+            raise
 
     async def _save_newest(self) -> None:
         if newest := self.unsaved:
@@ -196,6 +208,7 @@ class Trainer:
             written,
         )
         if self.bad_steps >= self.stage.optimizer.max_bad_steps:
+            self.unsaved = None  # nobody shall go on from here
             raise TrainingError(
                 f"step {step + 1}: loss or gradient was not finite {self.bad_steps} times in a row "
                 f"(optimizer.max_bad_steps); look at {written}, and begin a new run with a lower "

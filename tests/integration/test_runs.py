@@ -365,8 +365,9 @@ def test_a_stage_that_is_done_starts_no_process_when_its_run_is_resumed(
     stage = tmp_path / "runs" / "done" / "0-train"
     (stage.parent / "model").mkdir(parents=True)  # of an older recipe, killed before its first checkpoint
     train_recipe(load_recipe(path), existing="resume")
-    for name in ("logs", "checkpoints"):
-        (stage / name).rename(stage / f"{name}-before")
+    (stage / "logs").rename(stage / "logs-before")
+    shards = stage / "checkpoints" / "step-000002" / "zero"
+    shards.rename(stage / "zero-before")  # as if deleted to free the disk
     (stage.parent / "report.html").unlink()
     weights_before = weights(stage.parent)
 
@@ -378,7 +379,7 @@ def test_a_stage_that_is_done_starts_no_process_when_its_run_is_resumed(
     assert (stage.parent / "report.html").exists()
     assert all(np.array_equal(weights_before[n], w) for n, w in weights(stage.parent).items())
 
-    (stage / "checkpoints-before").rename(stage / "checkpoints")
+    (stage / "zero-before").rename(shards)
     (stage / "model" / "README.md").unlink()  # as if killed while the model was written
     train_recipe(load_recipe(path), existing="resume")
 

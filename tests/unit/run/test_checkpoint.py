@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -105,6 +107,19 @@ def test_any_damage_is_found_named_and_passed_over(
     assert "step-000002" in caplog.text
     with pytest.raises(CheckpointError, match=r"rank0\.bin|stranger|MANIFEST"):
         verify(bad)
+
+
+def test_a_file_that_goes_while_it_is_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(file: Path, *, sync: bool) -> None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
+
+    path = saved(Checkpoints(tmp_path, keep=2, ranks=1), 1)
+    monkeypatch.setattr("llmrl.run.checkpoint._entry", gone)
+
+    with pytest.raises(
+        CheckpointError, match=r"step-000001: rng-0\.npz was removed or cannot be read \(No such file"
+    ):
+        verify(path)
 
 
 def test_a_run_never_starts_over_silently_when_every_checkpoint_is_damaged(tmp_path: Path) -> None:

@@ -96,6 +96,13 @@ def test_a_damaged_checkpoint_is_named_and_none_other_taken_for_it(run: Path) ->
         find_checkpoint(newer)
 
 
+def test_where_none_is_intact_nobody_is_told_to_start_over(run: Path) -> None:
+    (seal(run / "0-warm", 2) / "rng-0.npz").write_bytes(b"damage")
+
+    with pytest.raises(CheckpointError, match=r"none of 1 checkpoints is intact; name another checkpoint\."):
+        find_checkpoint(run)
+
+
 def test_a_folder_outside_of_any_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no run is here; name a run's folder, or a stage or checkpoint"):
         find_checkpoint(tmp_path / "nowhere")

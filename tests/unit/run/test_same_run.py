@@ -64,14 +64,25 @@ def checkpoint(made_with: Tree) -> Checkpoint:
     ],
 )
 def test_another_recipe_is_refused_by_the_first_key_that_differs(key: str, value: Table, words: str) -> None:
-    check_same_run(checkpoint(tables()), data="d1", tables=tables())
+    check_same_run(checkpoint(tables()), data="d1", tables=tables(), online=True)
     with pytest.raises(CheckpointError, match=words):
-        check_same_run(checkpoint(tables()), data="d1", tables=tables(**{key: value}))
+        check_same_run(checkpoint(tables()), data="d1", tables=tables(**{key: value}), online=True)
 
 
 def test_other_data_is_refused() -> None:
     with pytest.raises(CheckpointError, match="the prompts differ from those of checkpoints/step-000003"):
-        check_same_run(checkpoint(tables()), data="d2", tables=tables())
+        check_same_run(checkpoint(tables()), data="d2", tables=tables(), online=True)
+
+
+def test_rows_that_a_smaller_microbatch_leaves_out_are_explained_where_it_reads_them() -> None:
+    made = checkpoint(tables())
+    with pytest.raises(
+        CheckpointError,
+        match=r"restore the dataset or policy\.tokens_per_microbatch, which leaves out longer",
+    ):
+        check_same_run(made, data="d2", tables=tables(), online=False)
+    with pytest.raises(CheckpointError, match="restore the dataset, or use --fresh"):
+        check_same_run(made, data="d2", tables=tables(), online=True)
 
 
 def test_what_helps_where_memory_or_a_judge_failed_may_change() -> None:
@@ -87,16 +98,16 @@ def test_what_helps_where_memory_or_a_judge_failed_may_change() -> None:
         "optimizer": STAGE.optimizer.model_copy(update={"max_bad_steps": 9}),
     }
 
-    check_same_run(checkpoint(tables()), data="d1", tables=tables(**now))
+    check_same_run(checkpoint(tables()), data="d1", tables=tables(**now), online=True)
 
 
 def test_a_key_that_an_older_version_did_not_know_had_its_default() -> None:
     older: Tree = {**tables(), "optimizer": {"steps": 3, "lr": 1e-3}, "scoring": {"processes": 7}}
     optimizer = STAGE.optimizer.model_copy(update={"minibatches": 2})
 
-    check_same_run(checkpoint(older), data="d1", tables=tables())
+    check_same_run(checkpoint(older), data="d1", tables=tables(), online=True)
     with pytest.raises(CheckpointError, match=r"optimizer\.minibatches: 2 .* was made with 1"):
-        check_same_run(checkpoint(older), data="d1", tables=tables(optimizer=optimizer))
+        check_same_run(checkpoint(older), data="d1", tables=tables(optimizer=optimizer), online=True)
 
 
 @pytest.mark.parametrize(("key", "value"), [("momentum", 0.9), ("epochs", "all")])
@@ -106,4 +117,4 @@ def test_a_key_that_this_version_does_not_know_is_named_with_what_helps(key: str
     with pytest.raises(
         CheckpointError, match=rf"^optimizer\.{key}: .*step-000003 is of another version of llmrl"
     ):
-        check_same_run(checkpoint(other), data="d1", tables=tables())
+        check_same_run(checkpoint(other), data="d1", tables=tables(), online=True)

@@ -110,11 +110,34 @@ def test_another_seed_or_other_held_out_rows_are_another_run(tmp_path: Path) -> 
     )
     checkpoint = Checkpoint(path=tmp_path, state=before)
 
-    check_same_run(checkpoint, data=plan.fingerprint, tables=plan.tables)
+    check_same_run(checkpoint, data=plan.fingerprint, tables=plan.tables, online=False)
     with pytest.raises(CheckpointError, match=r"^run\.seed: 1 in the recipe, but .* was made with 0"):
-        check_same_run(checkpoint, data=again.fingerprint, tables=again.tables)
+        check_same_run(checkpoint, data=again.fingerprint, tables=again.tables, online=False)
     with pytest.raises(CheckpointError, match="the prompts differ"):
-        check_same_run(checkpoint, data=fewer.fingerprint, tables=plan.tables)
+        check_same_run(checkpoint, data=fewer.fingerprint, tables=plan.tables, online=False)
+
+
+def test_a_stage_that_is_done_is_held_to_what_its_checkpoint_still_says(tmp_path: Path) -> None:
+    model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
+    prompts = Prompts(sources=(Source(task="digit_sum", rows=9),))
+    stage = STAGE.model_copy(update={"model": model, "prompts": prompts})
+    done, other = (
+        plan_stage(Recipe(run=Run(name="a", folder=tmp_path, seed=seed), stages=(stage,)), 0)
+        for seed in (0, 1)
+    )
+    writing = done.checkpoints.begin(1)
+    (writing / "rng-0.npz").write_bytes(b"random")
+    ledger = Snapshot(cursor=1, unfinished=())
+    state = RunState(step=1, ledger=ledger, memory={}, data=done.fingerprint, tables=done.tables)
+    path = done.checkpoints.commit(writing, state)
+    (path / "rng-0.npz").unlink()  # to free the disk
+
+    done.check_done()
+    with pytest.raises(CheckpointError, match=r"^run\.seed: 1 in the recipe, but .* was made with 0"):
+        other.check_done()
+
+    (path / "state.json").unlink()
+    other.check_done()
 
 
 def test_runs_that_share_a_disk_keep_their_states_apart(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Coroutine, Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,14 +16,21 @@ import numpy as np
 import pytest
 
 from llmrl.cluster.actor import Actor
-from llmrl.errors import CheckpointError, DeadProcessError, EngineError, RewardError, Stopped
+from llmrl.errors import (
+    CheckpointError,
+    DeadProcessError,
+    EngineError,
+    RewardError,
+    Stopped,
+    TrainingError,
+)
 from llmrl.experience.experience import Experience
 from llmrl.experience.offline import demonstrate, imitate
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
 from llmrl.run.checkpoint import Checkpoints, RunState, read_state
 from llmrl.run.crew import Crew
-from llmrl.run.devices import OwnDevices
+from llmrl.run.devices import OwnDevices, SharedDevices
 from llmrl.run.ledger import Ledger
 from llmrl.run.record import Record
 from llmrl.run.trainer import Trainer
@@ -37,31 +44,38 @@ STAGE = Stage(
 
 @dataclass
 class Call:
-    """To a rank, under way."""
+    """To a rank or an engine, under way."""
 
+    to: Process
     method: str
     args: tuple[Any, ...]
-    dies: bool
 
     async def result(self, *, deadline_s: float) -> dict[str, float]:
-        if self.dies:
-            raise DeadProcessError("policy-0 died")
+        if self.method == self.to.dies_of:
+            raise DeadProcessError(f"{self.to.name} died")
         if self.method == "save":
             (self.args[0] / "rng-0.npz").write_bytes(b"random")
-            return {}
-        assert self.method == "update"
-        await asyncio.sleep(0.1)  # in which something else may fail
-        return {"policy/tokens": 1.0, "policy/skipped": 0.0}
+        if self.method == "update":
+            await asyncio.sleep(0.1)  # in which something else may fail
+            return {"policy/tokens": 1.0, "policy/skipped": self.to.skips}
+        return {}
 
 
 @dataclass
-class Rank:
-    """Takes steps and saves, or dies of one of the two."""
+class Process:
+    """Does what it is told, or dies of it."""
 
+    name: str = "policy-0"
     dies_of: str = ""
+    skips: float = 0.0
+    told: list[str] = field(default_factory=list[str])
 
     def send(self, method: str, *args: Any) -> Call:
-        return Call(method, args, dies=method == self.dies_of)
+        self.told.append(method)
+        return Call(self, method, args)
+
+    async def call(self, method: str, *args: Any, deadline_s: float) -> Any:
+        return await self.send(method, *args).result(deadline_s=deadline_s)
 
 
 class SlowDisk(Checkpoints):
@@ -78,7 +92,7 @@ def trainer(tmp_path: Path, make_record: Callable[..., Record]) -> Generator[Tra
         yield Trainer(
             stage=STAGE,
             crew=Crew(
-                engines=(), ranks=[cast("Actor", Rank())], roles={}, devices=OwnDevices(), deadline_s=5
+                engines=(), ranks=[cast("Actor", Process())], roles={}, devices=OwnDevices(), deadline_s=5
             ),
             ledger=ledger,
             record=make_record(STAGE),
@@ -251,7 +265,7 @@ async def test_a_stage_that_something_else_than_a_rank_ended_keeps_its_newest_st
 async def test_ranks_that_cannot_save_do_not_hide_what_ended_the_stage(
     trainer: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer.crew = replace(trainer.crew, ranks=[cast("Actor", Rank(dies_of="save"))])
+    trainer.crew = replace(trainer.crew, ranks=[cast("Actor", Process(dies_of="save"))])
     stepped(trainer, 7)
     with pytest.raises(EngineError, match="engine-0 died"):
         await ended(trainer, failing())
@@ -280,10 +294,95 @@ async def test_of_a_step_that_failed_half_way_nothing_is_kept(
     trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray.put", lambda value: value)  # there is no cluster
-    trainer.crew = replace(trainer.crew, ranks=[cast("Actor", Rank(dies_of="update"))])
+    trainer.crew = replace(trainer.crew, ranks=[cast("Actor", Process(dies_of="update"))])
     stepped(trainer, 1)
     with pytest.raises(DeadProcessError, match="policy-0 died"):
         await ended(trainer, trainer.step([experience()], step=1, posts=False))
+
+    assert sealed(tmp_path) == []
+
+
+async def test_a_dead_engine_does_not_keep_the_devices_from_ranks_that_shall_save(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    engine, rank = Process("engine-0", dies_of="sleep"), Process()
+    devices = SharedDevices([cast("Actor", engine)], [cast("Actor", rank)], deadline_s=5)
+    await devices.engines()
+    trainer.crew = replace(trainer.crew, ranks=[cast("Actor", rank)], devices=devices)
+    stepped(trainer, 7)
+    with pytest.raises(EngineError, match="engine-0 died"):
+        await ended(trainer, failing())
+
+    assert rank.told == ["leave", "come_back", "save"]
+    assert sealed(tmp_path) == ["step-000007"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "rank", "kept"),
+    [
+        (Process("engine-0", dies_of="load"), Process(), ["step-000007"]),
+        (Process("engine-0"), Process(dies_of="weights"), []),
+    ],
+)
+async def test_where_a_sync_fails_the_newest_step_is_kept_unless_a_rank_did(
+    trainer: Trainer, tmp_path: Path, engine: Process, rank: Process, kept: list[str]
+) -> None:
+    trainer.crew = replace(trainer.crew, engines=[cast("Actor", engine)], ranks=[cast("Actor", rank)])
+    trainer.snapshot(7)
+    stepped(trainer, 7)
+    with pytest.raises(DeadProcessError):
+        await ended(trainer, trainer.publish(7))
+
+    assert sealed(tmp_path) == kept
+    assert ("save" in rank.told) == bool(kept)
+
+
+async def test_ranks_of_whom_one_failed_to_score_are_not_asked_to_save(
+    trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.put", lambda value: value)  # there is no cluster
+    rank = Process(dies_of="score_ahead")
+    trainer.crew = replace(trainer.crew, ranks=[cast("Actor", rank)])
+    stepped(trainer, 7)
+    with pytest.raises(DeadProcessError, match="policy-0 died"):
+        await ended(trainer, trainer.score_ahead([experience()]))
+
+    assert rank.told == ["score_ahead"]
+
+
+async def test_an_older_checkpoint_that_could_not_be_sealed_does_not_cost_the_newest_step(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    await save(trainer, 1)
+    (tmp_path / "checkpoints" / ".tmp-step-000001" / "rng-0.npz").unlink()
+    with pytest.raises(CheckpointError, match="the files of rank 0 of 1 are not here"):
+        await ended(trainer, save(trainer, 2))
+
+    assert sealed(tmp_path) == ["step-000002"]
+
+
+async def test_a_step_that_nothing_could_be_written_of_is_kept(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("ray.put", lambda value: value)  # there is no cluster
+    monkeypatch.setattr(Record, "stepped", full)
+    with pytest.raises(OSError, match="No space left"):
+        await ended(trainer, trainer.step([experience()], step=0, posts=False))
+
+    assert sealed(tmp_path) == ["step-000001"]
+
+
+async def test_nobody_shall_go_on_from_a_step_that_gave_the_run_up(
+    trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray.put", lambda value: value)  # there is no cluster
+    trainer.crew = replace(trainer.crew, ranks=[cast("Actor", Process(skips=1.0))])
+    trainer.bad_steps = STAGE.optimizer.max_bad_steps - 1
+    with pytest.raises(TrainingError, match="not finite"):
+        await ended(trainer, trainer.step([experience()], step=0, posts=False))
 
     assert sealed(tmp_path) == []
 
