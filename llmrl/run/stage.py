@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrl.cluster.placement import note_idle_gpus
 from llmrl.experience.credit import Memory
-from llmrl.recipe.schema import Recipe, Stage
+from llmrl.recipe.schema import Recipe
 from llmrl.report.binding import binding
 from llmrl.report.card import has_card, remove_card, write_card
 from llmrl.report.console import ConsoleReport
@@ -57,7 +56,7 @@ async def run_stage(
     stop.heed(f"before stage '{stage.name}'")
     state = newest.state if newest else None
     first = state.step if state else 0
-    _announce(stage, console, done=first)
+    console.stage(stage.name, steps=stage.optimizer.steps, done=first)
     earlier_s = _earlier_seconds(folder / JOURNAL)  # of steps that are lost too
     async with hired(
         stage,
@@ -112,12 +111,6 @@ async def run_stage(
     result = _result(folder)
     write_card(result.model, recipe, stage, result.before, result.after, steps=stage.optimizer.steps)
     return result
-
-
-def _announce(stage: Stage, console: ConsoleReport, *, done: int) -> None:
-    console.stage(stage.name, steps=stage.optimizer.steps, done=done)
-    if idle := note_idle_gpus(stage):
-        console.note(idle)
 
 
 def is_done(plan: StagePlan) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmrl.cluster.connection import connect, process_environment
-from llmrl.cluster.placement import check_fit, choose_device, list_nodes, needs
+from llmrl.cluster.placement import check_fit, choose_device, list_nodes, needs, note_idle_gpus
 from llmrl.errors import LlmrlError, RecipeError, shown
 from llmrl.recipe.arithmetic import arithmetic
 from llmrl.recipe.checks import check_recipe
@@ -79,7 +79,7 @@ async def _run(
                 plan.check_done()
         stop = StopRequest()
         with connect(recipe.stages[0].cluster):
-            _check_room(recipe, left)
+            _check_room(recipe, left, console)
             if not there:  # what is refused until here leaves nothing behind
                 held.enter_context(alone_in(recipe.folder))
                 _refuse_existing(recipe, "refuse")  # another run may have made it meanwhile
@@ -125,8 +125,11 @@ async def _check_environment(plan: StagePlan, plugins: Sequence[str], *, door: s
     )
 
 
-def _check_room(recipe: Recipe, plans: Mapping[int, StagePlan]) -> None:
-    """Nothing is trained for a later stage that the cluster cannot hold."""
+def _check_room(recipe: Recipe, plans: Mapping[int, StagePlan], console: ConsoleReport) -> None:
+    """Nothing is trained for a later stage that the cluster cannot hold; GPUs that stay idle are told of."""
+    for note in dict.fromkeys(note_idle_gpus(plan.stage) for plan in plans.values()):
+        if note:
+            console.note(note)
     nodes = list_nodes()
     for index, plan in plans.items():
         listed = needs(plan.stage, device=choose_device(plan.stage), engines=plan.generates)
