@@ -200,12 +200,6 @@ class Role(Table):
     """Run the Python code that ships with the model: only if this repeats ``path``."""
 
     @property
-    def folder(self) -> Path:
-        """``path`` where it is a folder: of a planned stage it always is one."""
-        assert self.path is not None, "exactly one of path and config: promised by recipe.checks"
-        return Path(self.path).expanduser()
-
-    @property
     def trusts_code(self) -> bool:
         """Whether Python code that lies with it may run."""
         return self.trust_remote_code == self.path

@@ -1,18 +1,22 @@
-"""A record of a stage as a run has it, without engines."""
+"""A record of a stage as a run has it, without engines, and what a step may have trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from llmrl.experience.experience import Experience
+from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Stage
 from llmrl.report.console import ConsoleReport
 from llmrl.report.journal import Journal
 from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.scoring.scorer import Scorer
+from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.run.record import Record
 
 MakeRecord = Callable[..., Record]
@@ -41,3 +45,20 @@ def make_record(tmp_path: Path) -> Generator[MakeRecord]:
             )
 
         yield make
+
+
+@pytest.fixture
+def imitated() -> Experience:
+    """Of an offline step, which says nothing about rewards."""
+    rollout = Rollout(
+        tokens=np.array([3, 2], dtype=np.int32),
+        logp=np.zeros(2, dtype=np.float32),
+        version=np.zeros(2, dtype=np.int32),
+        trained=np.ones(2, dtype=np.bool_),
+        turn=np.zeros(2, dtype=np.int32),
+        stop="stop",
+        text="0",
+    )
+    prompt = Prompt(id="sums/0", tokens=np.array([3], dtype=np.int32), text="", answer="1", source="sums")
+    group = RolloutGroup(ordinal=0, prompt=prompt, rollouts=(rollout,))
+    return Experience(group=group, judgements=(), advantages=(np.zeros(2, np.float32),), lag=0)

@@ -8,15 +8,12 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from llmrl.experience.experience import Experience
-from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Report, Source, Stage
 from llmrl.report.journal import EvaluationEntry, read_journal
 from llmrl.report.trackers import Trackers
-from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.run.record import Record
 
 STAGE = Stage(
@@ -37,23 +34,8 @@ class Told(Trackers):
         self.numbers |= metrics
 
 
-def imitated() -> Experience:
-    rollout = Rollout(
-        tokens=np.array([3, 2], dtype=np.int32),
-        logp=np.zeros(2, dtype=np.float32),
-        version=np.zeros(2, dtype=np.int32),
-        trained=np.ones(2, dtype=np.bool_),
-        turn=np.zeros(2, dtype=np.int32),
-        stop="stop",
-        text="0",
-    )
-    prompt = Prompt(id="sums/0", tokens=np.array([3], dtype=np.int32), text="", answer="1", source="sums")
-    group = RolloutGroup(ordinal=0, prompt=prompt, rollouts=(rollout,))
-    return Experience(group=group, judgements=(), advantages=(np.zeros(2, np.float32),), lag=0)
-
-
 def test_what_the_report_piles_up_is_the_time_of_the_whole_step(
-    tmp_path: Path, make_record: Callable[..., Record]
+    tmp_path: Path, make_record: Callable[..., Record], imitated: Experience
 ) -> None:
     page = (resources.files("llmrl.report") / "page" / "curves.js").read_text()
     (piled,) = re.findall(r"of: \[([^\]]*)\][^}]*piled: true", page)
@@ -61,7 +43,7 @@ def test_what_the_report_piles_up_is_the_time_of_the_whole_step(
     record.scored_ahead(0.01)
     time.sleep(0.05)
 
-    record.stepped(0, [imitated()], {"policy/tokens": 2.0}, train_s=0.02)
+    record.stepped(0, [imitated], {"policy/tokens": 2.0}, train_s=0.02)
 
     (step,) = read_journal(tmp_path / "metrics.jsonl").steps
     parts = [step.metrics[name] for name in re.findall(r"'([^']+)'", piled)]

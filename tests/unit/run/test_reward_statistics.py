@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from llmrl.experience.experience import Experience
-from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Report, Reward, Scoring, Source, Stage
 from llmrl.report.journal import read_journal
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.scoring.scorer import Scorer
-from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.run.record import Record
 
 STAGE = Stage(
@@ -30,32 +27,16 @@ def sample(response: str, answer: str | None) -> Sample:
     return Sample(prompt="", response=response, answer=answer, tokens=1, finished=True)
 
 
-def imitated() -> Experience:
-    """Of an offline step, so that only the scorer says anything about rewards."""
-    rollout = Rollout(
-        tokens=np.array([3, 2], dtype=np.int32),
-        logp=np.zeros(2, dtype=np.float32),
-        version=np.zeros(2, dtype=np.int32),
-        trained=np.ones(2, dtype=np.bool_),
-        turn=np.zeros(2, dtype=np.int32),
-        stop="stop",
-        text="0",
-    )
-    prompt = Prompt(id="sums/0", tokens=np.array([3], dtype=np.int32), text="", answer="1", source="sums")
-    group = RolloutGroup(ordinal=0, prompt=prompt, rollouts=(rollout,))
-    return Experience(group=group, judgements=(), advantages=(np.zeros(2, np.float32),), lag=0)
-
-
 async def test_a_step_has_the_rates_of_what_was_judged_since_the_last_one(
-    tmp_path: Path, make_record: Callable[..., Record]
+    tmp_path: Path, make_record: Callable[..., Record], imitated: Experience
 ) -> None:
     scorer = Scorer(STAGE.rewards, Scoring(), ())
     record = make_record(STAGE, scorer)
     try:
         await scorer.start()
         await scorer.judge([sample("# 5", "5"), sample("# 6", "5"), sample("# 5", None), sample("# 1", None)])
-        record.stepped(0, [imitated()], {"policy/tokens": 2.0}, train_s=1.0)
-        record.stepped(1, [imitated()], {"policy/tokens": 2.0}, train_s=1.0)
+        record.stepped(0, [imitated], {"policy/tokens": 2.0}, train_s=1.0)
+        record.stepped(1, [imitated], {"policy/tokens": 2.0}, train_s=1.0)
     finally:
         await scorer.close()
 
@@ -69,13 +50,13 @@ async def test_a_step_has_the_rates_of_what_was_judged_since_the_last_one(
 
 
 def test_what_is_scored_ahead_of_a_step_is_work_of_that_step_alone(
-    tmp_path: Path, make_record: Callable[..., Record]
+    tmp_path: Path, make_record: Callable[..., Record], imitated: Experience
 ) -> None:
     record = make_record(STAGE)
     record.scored_ahead(1.5)
     record.scored_ahead(1.0)
-    record.stepped(0, [imitated()], {"policy/tokens": 6.0}, train_s=0.5)
-    record.stepped(1, [imitated()], {"policy/tokens": 6.0}, train_s=0.5)
+    record.stepped(0, [imitated], {"policy/tokens": 6.0}, train_s=0.5)
+    record.stepped(1, [imitated], {"policy/tokens": 6.0}, train_s=0.5)
 
     first, second = (entry.metrics for entry in read_journal(tmp_path / "metrics.jsonl").steps)
 
