@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from llmrl.policy.model import prepare_model
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Policy, Prompts, Source, Stage
 
 CHARACTERS = "0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXY"
 VOCABULARY = 3 + len(CHARACTERS)
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "model_type": "qwen3",
     "hidden_size": 320,
     "intermediate_size": 960,
@@ -21,11 +22,20 @@ CONFIG = {
     "tie_word_embeddings": False,
 }
 
+WIDTHS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
+"""What grows with the width."""
 
-def build_model(folder: Path) -> Path:
-    """Qwen3 with 64 tokens: padding, begin, end and 61 characters."""
-    model = Model(config=CONFIG, characters=CHARACTERS, context_tokens=512)
-    return prepare_model(model, folder=folder / "model", seed=0)
+
+def build_model(folder: Path, *, width: int = 1) -> Path:
+    """Qwen3 with 64 tokens: padding, begin, end and 61 characters.
+
+    Args:
+        folder: where a folder of its own is made for it.
+        width: times that of ``CONFIG``; bytes grow with its square.
+    """
+    wide = {key: width * CONFIG[key] for key in WIDTHS}
+    model = Model(config=CONFIG | wide, characters=CHARACTERS, context_tokens=512)
+    return prepare_model(model, folder=folder / f"model-{width}", seed=0)
 
 
 def stage_for(model: Path, *, zero_stage: int = 1, tokens_per_microbatch: int = 1024) -> Stage:
