@@ -38,7 +38,8 @@ class Record:
     timeline: Timeline
     decode: Callable[[int], str]
     """The text of one token id."""
-    pool: EnginePool | None
+    pool: EnginePool
+    """Of no engine where nothing is generated."""
     scorer: Scorer | None = None
     earlier_s: float = 0.0
     """Seconds that the stage ran before a restart."""
@@ -54,9 +55,8 @@ class Record:
         """What came before (start-up, evaluation) is not part of the first step."""
         self.began = time.monotonic()
         self.since = SinceStep(began=self.began)
-        if self.pool is not None:
-            self.pool.take_answered()
-            self.pool.take_busy()
+        self.pool.take_answered()
+        self.pool.take_busy()
         if self.scorer is not None:
             self.scorer.take_statistics()
 
@@ -125,7 +125,7 @@ class Record:
 
     def _engines(self, since: SinceStep, *, now: float) -> dict[str, float]:
         """Who answered how much, and how long the engines had nothing to do."""
-        if not since.responses or self.pool is None:
+        if not since.responses:
             return {}
         answered: dict[str, float] = {
             f"rollout/engine/{i}": count for i, count in enumerate(self.pool.take_answered())

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from llmrl.experience.credit import Memory
 from llmrl.recipe.schema import Recipe
@@ -27,7 +29,7 @@ from llmrl.run.loop import run_loop
 from llmrl.run.parity_gate import pass_gate
 from llmrl.run.record import Record
 from llmrl.run.stage_plan import StagePlan
-from llmrl.run.stations import Offline, Online
+from llmrl.run.stations import Offline, Online, StageStations
 from llmrl.run.step_budget import StepBudget
 from llmrl.run.stop import StopRequest
 from llmrl.run.trainer import Trainer
@@ -54,10 +56,7 @@ async def run_stage(
     """Hire the crew, go on from the newest checkpoint if there is one, train, evaluate, export."""
     stage, folder = plan.stage, plan.folder
     stop.heed(f"before stage '{stage.name}'")
-    state = newest.state if newest else None
-    first = state.step if state else 0
-    console.stage(stage.name, steps=stage.optimizer.steps, done=first)
-    earlier_s = _earlier_seconds(folder / JOURNAL)  # of steps that are lost too
+    console.stage(stage.name, steps=stage.optimizer.steps, done=newest.state.step if newest else 0)
     async with hired(
         stage,
         seed=recipe.run.seed,
@@ -70,39 +69,9 @@ async def run_stage(
         switchboard.connect(crew.roles, deadline_s=crew.deadline_s)
         if newest:
             await crew.policy("restore", newest.path)
-        with (
-            Ledger(folder / "ledger.jsonl", state.ledger if state else None) as ledger,
-            Journal(folder, resumed=first) as journal,
-            _trackers(recipe, plan) as trackers,
-            Timeline(folder, steps=stage.report.timeline_steps) as timeline,
-        ):
-            pool = EnginePool([EngineAnswers(e, crew.deadline_s, timeline) for e in crew.engines])
-            record = Record(
-                stage=stage,
-                folder=folder,
-                journal=journal,
-                console=console,
-                trackers=trackers,
-                timeline=timeline,
-                decode=lambda token: plan.tokenizer.decode([token]),
-                pool=pool,
-                scorer=plan.scorer,
-                earlier_s=earlier_s,
-            )
-            trainer = Trainer(
-                stage=stage,
-                crew=crew,
-                ledger=ledger,
-                record=record,
-                checkpoints=plan.checkpoints,
-                fingerprint=plan.fingerprint,
-                tables=plan.tables,
-                memory=state.memory if state else Memory(),
-                taken=first,
-            )
-            training = _train(plan, crew, trainer, pool, first=first)
+        with _at_work(recipe, plan, newest, crew, console) as trainer:
             async with trainer.sealing():
-                if await stop.interrupts(training, trainer.stepping, trainer.publishing):
+                if await stop.interrupts(_train(plan, trainer), trainer.stepping, trainer.publishing):
                     await trainer.save()
                     stop.heed(f"after step {trainer.taken}")
         await _export(crew, folder / "model")
@@ -129,51 +98,56 @@ def done_before(plan: StagePlan, console: ConsoleReport) -> StageResult:
     return _result(plan.folder)
 
 
-async def _export(crew: Crew, model: Path) -> None:
-    remove_card(model)  # or else an older one would say that half of an export is whole
-    await crew.policy("export", model)
+@contextmanager
+def _at_work(
+    recipe: Recipe, plan: StagePlan, newest: Checkpoint | None, crew: Crew, console: ConsoleReport
+) -> Generator[Trainer]:
+    """The trainer, where the checkpoint has left it, with all open that it and its record write into."""
+    stage, folder = plan.stage, plan.folder
+    state = newest.state if newest else None
+    taken = state.step if state else 0
+    earlier_s = _earlier_seconds(folder / JOURNAL)  # of steps that are lost too
+    with (
+        Ledger(folder / "ledger.jsonl", state.ledger if state else None) as ledger,
+        Journal(folder, resumed=taken) as journal,
+        _trackers(recipe, plan) as trackers,
+        Timeline(folder, steps=stage.report.timeline_steps) as timeline,
+    ):
+        record = Record(
+            stage=stage,
+            folder=folder,
+            journal=journal,
+            console=console,
+            trackers=trackers,
+            timeline=timeline,
+            decode=lambda token: plan.tokenizer.decode([token]),
+            pool=EnginePool([EngineAnswers(e, crew.deadline_s, timeline) for e in crew.engines]),
+            scorer=plan.scorer,
+            earlier_s=earlier_s,
+        )
+        yield Trainer(
+            stage=stage,
+            crew=crew,
+            ledger=ledger,
+            record=record,
+            checkpoints=plan.checkpoints,
+            fingerprint=plan.fingerprint,
+            tables=plan.tables,
+            memory=state.memory if state else Memory(),
+            taken=taken,
+        )
 
 
-def _result(folder: Path) -> StageResult:
-    evaluations = read_journal(folder / JOURNAL).evaluations
-    before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
-    return StageResult(model=folder / "model", before=before, after=after)
-
-
-async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool, *, first: int) -> None:
-    stage, record = plan.stage, trainer.record
-    judging = Judging(
-        pool=pool, scorer=plan.scorer, timeline=record.timeline, compares=compares(stage.rewards)
-    )
-    shared: dict[str, Any] = {
-        "stage": stage,
-        "stream": plan.stream,
-        "evaluated": plan.evaluated,
-        "trainer": trainer,
-        "judging": judging,
-        "algorithm": plan.algorithm,
-    }
-    budget = StepBudget(
-        per_step=stage.prompts.per_step,
-        max_error_rate=stage.scoring.max_error_rate,
-        refills=plan.algorithm.keep.refills,
-        when_exhausted=plan.algorithm.keep.when_exhausted,
-    )
-    stations = Online(**shared, budget=budget) if plan.online else Offline(**shared)
+async def _train(plan: StagePlan, trainer: Trainer) -> None:
+    """All steps that are left, and the evaluations that are due before, between and after them."""
+    stage, crew, record, first = plan.stage, trainer.crew, trainer.record, trainer.taken
+    stations = _stations(plan, trainer)
     trainer.snapshot(first)
     await trainer.publish(first)
     if plan.online:
-        parity = await pass_gate(stage, plan.stream, crew, pool, routed=plan.routed)
-        await trainer.restore_engines(first)
-        record.console.note(
-            f"parity: engine and trainer agree on {parity.tokens} tokens "
-            f"(mean difference {parity.mean:.1e}, largest {parity.largest:.1e} nats)"
-        )
-    async with judging.listening(crew.engines, deadline_s=crew.deadline_s):
-        # Whoever was stopped had no time for what was due, and its version may be gone by now.
-        told = max((entry.step for entry in read_journal(record.journal.path).evaluations), default=-1)
-        if any(stations.evaluates(version) for version in range(told + 1, first + 1)):
-            await stations.evaluate(first)
+        await _prove_parity(plan, trainer)
+    async with stations.judging.listening(crew.engines, deadline_s=crew.deadline_s):
+        await _evaluate_missed(stations, first)
         record.restart_clock()
         await run_loop(
             stations,
@@ -183,6 +157,65 @@ async def _train(plan: StagePlan, crew: Crew, trainer: Trainer, pool: EnginePool
             first=first,
             last=stage.optimizer.steps,
         )
+
+
+def _stations(plan: StagePlan, trainer: Trainer) -> Online | Offline:
+    """Of this stage's own flow."""
+    stage, record = plan.stage, trainer.record
+    kind = partial(Online, budget=_budget(plan)) if plan.online else Offline
+    return kind(
+        stage=stage,
+        stream=plan.stream,
+        evaluated=plan.evaluated,
+        trainer=trainer,
+        judging=Judging(
+            pool=record.pool,
+            scorer=plan.scorer,
+            timeline=record.timeline,
+            compares=compares(stage.rewards),
+        ),
+        algorithm=plan.algorithm,
+    )
+
+
+def _budget(plan: StagePlan) -> StepBudget:
+    keep = plan.algorithm.keep
+    return StepBudget(
+        per_step=plan.stage.prompts.per_step,
+        max_error_rate=plan.stage.scoring.max_error_rate,
+        refills=keep.refills,
+        when_exhausted=keep.when_exhausted,
+    )
+
+
+async def _prove_parity(plan: StagePlan, trainer: Trainer) -> None:
+    """That engines and ranks compute the same, before anything is learned from it."""
+    record = trainer.record
+    parity = await pass_gate(plan.stage, plan.stream, trainer.crew, record.pool, routed=plan.routed)
+    await trainer.restore_engines(trainer.taken)
+    record.console.note(
+        f"parity: engine and trainer agree on {parity.tokens} tokens "
+        f"(mean difference {parity.mean:.1e}, largest {parity.largest:.1e} nats)"
+    )
+
+
+async def _evaluate_missed(stations: StageStations, first: int) -> None:
+    """Whoever was stopped had no time for what was due, and its version may be gone by now."""
+    journal = read_journal(stations.trainer.record.journal.path)
+    told = max((entry.step for entry in journal.evaluations), default=-1)
+    if any(stations.evaluates(version) for version in range(told + 1, first + 1)):
+        await stations.evaluate(first)
+
+
+async def _export(crew: Crew, model: Path) -> None:
+    remove_card(model)  # or else an older one would say that half of an export is whole
+    await crew.policy("export", model)
+
+
+def _result(folder: Path) -> StageResult:
+    evaluations = read_journal(folder / JOURNAL).evaluations
+    before, after = (evaluations[0], evaluations[-1]) if evaluations else (None, None)
+    return StageResult(model=folder / "model", before=before, after=after)
 
 
 def _trackers(recipe: Recipe, plan: StagePlan) -> Trackers:

@@ -1,4 +1,4 @@
-"""A record of a stage as a run has it, without engines, and what a step may have trained on."""
+"""A record of a stage as a run has it, without processes, and what a step may have trained on."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ import numpy as np
 import pytest
 
 from llmrl.experience.experience import Experience
-from llmrl.prompts.prompt import Prompt
+from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Stage
 from llmrl.report.console import ConsoleReport
 from llmrl.report.journal import Journal
 from llmrl.report.timeline import Timeline
 from llmrl.report.trackers import Trackers
 from llmrl.rewards.scoring.scorer import Scorer
+from llmrl.rollouts.engines import Sampling
+from llmrl.rollouts.pool import EnginePool
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.run.record import Record
 
 MakeRecord = Callable[..., Record]
+
+
+async def nobody(draw: Draw, sampling: Sampling) -> RolloutGroup:
+    """An engine that is never asked."""
+    raise AssertionError
 
 
 @pytest.fixture
@@ -40,7 +47,7 @@ def make_record(tmp_path: Path) -> Generator[MakeRecord]:
                 trackers=trackers,
                 timeline=Timeline(tmp_path, steps=0),
                 decode=str,
-                pool=None,
+                pool=EnginePool([nobody]),
                 scorer=scorer,
             )
 
