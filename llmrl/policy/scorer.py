@@ -23,7 +23,7 @@ LEAK = {torch.float32: 1e-5, torch.float64: 1e-10}
 PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 
 
-class Scorer(nn.Module):
+class TokenScorer(nn.Module):
     """A causal language model of transformers that scores tokens instead of returning logits."""
 
     def __init__(self, model: PreTrainedModel, ulysses: Ulysses | None = None) -> None:

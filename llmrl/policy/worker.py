@@ -28,7 +28,7 @@ from llmrl.policy.heap import keep_freed_memory
 from llmrl.policy.learning_rate import learning_rate
 from llmrl.policy.model import load_model, prepare_model, save_model
 from llmrl.policy.probe import probe_experience
-from llmrl.policy.scorer import Scorer
+from llmrl.policy.scorer import TokenScorer
 from llmrl.policy.step import Forward, Known, Learner, Update
 from llmrl.policy.tensors import Piece, adapter_pieces, named, pieces
 from llmrl.policy.ulysses import Ulysses
@@ -96,7 +96,7 @@ class PolicyWorker:
         model = load_model(path, stage.model)
         self._layout = Layout(model, named(model))
         self._left_out = stored_tensors(path).keys() - self._layout.names
-        scorer = Scorer(model, self._ulysses)
+        scorer = TokenScorer(model, self._ulysses)
         self._vocabulary, work = scorer.vocabulary, scorer.work
         self._zero = Zero(scorer, stage, device=self._device)
         self._cut = Cut(
@@ -295,11 +295,11 @@ class PolicyWorker:
 
         return forward
 
-    def _loaded_again(self) -> Scorer:
+    def _loaded_again(self) -> TokenScorer:
         model = load_model(self._stage.model.folder, self._stage.model)
-        return Scorer(model, self._ulysses).to(self._zero.device).eval()
+        return TokenScorer(model, self._ulysses).to(self._zero.device).eval()
 
-    def _reference(self, frozen: Scorer) -> Forward:
+    def _reference(self, frozen: TokenScorer) -> Forward:
         def forward(rows: Collated) -> TokenScores:
             logp, _ = frozen(rows.inputs, temperature=self._temperature, entropy=False)
             return TokenScores(logp=logp)

@@ -19,7 +19,7 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 from torch.distributed import distributed_c10d as c10d
 
-from llmrl.policy.scorer import Scorer
+from llmrl.policy.scorer import TokenScorer
 from llmrl.recipe.schema import Optimizer, Stage
 
 BUCKET = {"cpu": 4_000_000, "cuda": 500_000_000}
@@ -96,7 +96,7 @@ class ClientAdamW(torch.optim.AdamW):
 class Zero:
     """One rank of the sharded optimizer around the policy."""
 
-    def __init__(self, scorer: Scorer, stage: Stage, *, device: str) -> None:
+    def __init__(self, scorer: TokenScorer, stage: Stage, *, device: str) -> None:
         self._level = stage.policy.zero_stage
         self._clips_itself = self._level == 0 and stage.model.dtype == "float32"
         self._device = (
@@ -180,7 +180,7 @@ class Zero:
         return values
 
     @property
-    def module(self) -> Scorer:
+    def module(self) -> TokenScorer:
         """The policy; with ZeRO 3 its parameters are empty outside of ``whole`` and the forward pass."""
         return self._engine.module
 
@@ -248,7 +248,7 @@ def _free_memory(*_: Any) -> int:
     return torch.cuda.mem_get_info()[0]
 
 
-def _config(scorer: Scorer, stage: Stage, *, bucket: int, clips_itself: bool) -> dict[str, Any]:
+def _config(scorer: TokenScorer, stage: Stage, *, bucket: int, clips_itself: bool) -> dict[str, Any]:
     policy = stage.policy
     trained = sum(p.numel() for p in scorer.parameters() if p.requires_grad)
     offload: dict[str, Any] = {"device": policy.offload}

@@ -32,7 +32,7 @@ from llmrl.batches.step import Step
 from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.policy.model import load_model, prepare_model
-from llmrl.policy.scorer import Scorer
+from llmrl.policy.scorer import TokenScorer
 from llmrl.policy.worker import PolicyWorker
 from llmrl.recipe.schema import Choice, Model, Optimizer, Policy, Prompts, Source, Stage
 from tests.gpu.finding import Row, median_of, peaks, place, report
@@ -73,7 +73,7 @@ def ours(task: Task) -> Run:
 def by_hand(task: Task) -> Run:
     """The same kernels without DeepSpeed, and without what makes a framework of them."""
     stage, step = task.stage, task.step
-    scorer = Scorer(load_model(Path(str(stage.model.path)), stage.model))
+    scorer = TokenScorer(load_model(Path(str(stage.model.path)), stage.model))
     budget = stage.policy.tokens_per_microbatch
     made = step.microbatches(
         range(step.groups), ranks=1, rank=0, tokens_per_microbatch=budget, work=scorer.work
@@ -166,7 +166,7 @@ def _task(config: dict[str, Any], length: int, device: torch.device, folder: Pat
 
 def _flops(task: Task) -> float:
     """Of a step, strictly; from the matrices of the model, which is small enough to be loaded for it."""
-    scorer, step = Scorer(load_model(Path(str(task.stage.model.path)), task.stage.model)), task.step
+    scorer, step = TokenScorer(load_model(Path(str(task.stage.model.path)), task.stage.model)), task.step
     squares = step.lengths * step.lengths
     return 3 * float(scorer.work.of(tokens=step.lengths, scored=step.trained, squares=squares).sum())
 

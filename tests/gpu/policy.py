@@ -13,7 +13,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedModel
 
 from llmrl.batches.collate import Inputs
 from llmrl.policy import attention
-from llmrl.policy.scorer import Scorer
+from llmrl.policy.scorer import TokenScorer
 from llmrl.policy.tensors import pieces
 from llmrl.weights.bundle import Probe
 from llmrl.weights.outbox import Outbox
@@ -27,7 +27,7 @@ def scorer_rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
     exact = _qwen2(sizes, "sdpa", device)
     model = _qwen2(sizes, attention.PACKED, device)
     model.load_state_dict(exact.state_dict())
-    scorer = Scorer(model).to(torch.bfloat16)
+    scorer = TokenScorer(model).to(torch.bfloat16)
     logp, _ = scorer(inputs, temperature=1.0)
     (-logp.mean()).backward()
     right = _alone(exact, inputs, sizes.sequences)
@@ -38,24 +38,26 @@ def scorer_rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
         for x in zip(*((grad_of(a).flatten(), grad_of(b).flatten()) for a, b in gradients), strict=True)
     )
     yield Row(
-        what="bf16 Scorer, packed, against fp32 alone: mean difference",
+        what="bf16 TokenScorer, packed, against fp32 alone: mean difference",
         limit=0.01,
         unit="nats",
         got=float(difference.mean()),
     )
     yield Row(
-        what="bf16 Scorer: worst difference of a token",
+        what="bf16 TokenScorer: worst difference of a token",
         limit=0.1,
         unit="nats",
         got=float(difference.max()),
     )
-    yield Row(what="bf16 Scorer: difference of the gradient, relative", limit=0.05, got=off(ours, wanted))
+    yield Row(
+        what="bf16 TokenScorer: difference of the gradient, relative", limit=0.05, got=off(ours, wanted)
+    )
     yield from packed_rows(model)
     if device.type == "cuda":
         del exact, ours, wanted, right
         seconds = median_of(lambda: scorer(inputs, temperature=1.0)[0].mean().backward(), rounds=3)
         yield Row(
-            what="bf16 Scorer: forward and backward", got=sum(sizes.sequences) / seconds, unit="tokens/s"
+            what="bf16 TokenScorer: forward and backward", got=sum(sizes.sequences) / seconds, unit="tokens/s"
         )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llmrl.batches.collate import Inputs
 from llmrl.policy.model import load_model, prepare_model
-from llmrl.policy.scorer import Scorer
+from llmrl.policy.scorer import TokenScorer
 from llmrl.recipe.schema import Choice, Model, Optimizer, Prompts, Source, Stage
 from llmrl.rollouts.engines import Request
 from llmrl.rollouts.engines.torch_engine import TorchEngine
@@ -41,7 +41,7 @@ def engine_rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
             name = {torch.float32: "float32", torch.bfloat16: "bfloat16"}[dtype]
             model = Model.model_validate({"path": str(path), "dtype": name, "context_tokens": 256})
             mean, tokens = asyncio.run(_parity(model, device))
-            what = f"torch engine and Scorer, {NAMES[dtype]}, {tokens} sampled tokens: mean difference"
+            what = f"torch engine and TokenScorer, {NAMES[dtype]}, {tokens} sampled tokens: mean difference"
             yield Row(what=what, got=mean, limit=limit, unit="nats")
 
 
@@ -57,7 +57,7 @@ async def _parity(model: Model, device: torch.device) -> tuple[float, int]:
     requests = [Request(id=f"r{n}", tokens=prompt, max_tokens=40, temperature=0.7, seed=n) for n in range(8)]
     completions = await asyncio.gather(*(engine.generate(request) for request in requests))
     await engine.close()
-    scorer = Scorer(load_model(Path(str(model.path)), model)).to(device)
+    scorer = TokenScorer(load_model(Path(str(model.path)), model)).to(device)
     differences: list[Tensor] = []
     for completion in completions:
         with torch.no_grad():

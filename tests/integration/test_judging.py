@@ -123,7 +123,7 @@ async def all_judged_but_one(
         patch.setattr(worker, "_respond", worker._responder(door))
         async with judging.listening([cast("Actor", Here(worker, "engine-0"))], deadline_s=DEADLINE_S):
             answering = asyncio.create_task(judging.answer(draw, SAMPLING))
-            await until(lambda: scorer.judged == SAMPLING.per_prompt - 1)
+            await until(lambda: scorer._tally.asked == SAMPLING.per_prompt - 1)
             yield answering, door
         door.held.set()
 
@@ -161,7 +161,7 @@ async def test_a_group_is_judged_while_its_last_response_is_written(
         door.held.set()
         group, judgements = await answering
 
-    assert scorer.judged == SAMPLING.per_prompt
+    assert scorer._tally.asked == SAMPLING.per_prompt
     assert [one.reward for one in judgements] == pytest.approx(scores(group))
     assert len(set(scores(group))) > 1
     assert not judging.expected

@@ -28,7 +28,7 @@ from llmrl.batches.step import Step
 from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.policy.model import load_model
-from llmrl.policy.scorer import Scorer
+from llmrl.policy.scorer import TokenScorer
 from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Stage
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
@@ -79,9 +79,9 @@ Score = Callable[..., tuple[Tensor, Tensor | None]]
 """A scorer, or DeepSpeed's engine around one."""
 
 
-def _by_hand(stage: Stage) -> tuple[Scorer, torch.optim.AdamW, list[Callable[[Score], Tensor]]]:
+def _by_hand(stage: Stage) -> tuple[TokenScorer, torch.optim.AdamW, list[Callable[[Score], Tensor]]]:
     """The packed model, its optimizer, and the loss of each micro-batch, collated beforehand."""
-    scorer = Scorer(load_model(Path(str(stage.model.path)), stage.model))
+    scorer = TokenScorer(load_model(Path(str(stage.model.path)), stage.model))
     optimizer = torch.optim.AdamW(
         scorer.parameters(),
         lr=stage.optimizer.lr,

@@ -19,7 +19,7 @@ from llmrl.batches.step import Step
 from llmrl.experience.columns import Columns
 from llmrl.plan.architecture import architecture_of
 from llmrl.policy.model import load_model
-from llmrl.policy.scorer import Scorer
+from llmrl.policy.scorer import TokenScorer
 from tests.speed.compare import Row, in_turns, speed_ratios, started
 from tests.speed.learner import experiences_of, ours
 from tests.speed.model import CONFIG, VOCABULARY, build_model, stage_for
@@ -67,7 +67,7 @@ def rows(pairs: int) -> list[Row]:
 
 def _counted(model: Path) -> list[Row]:
     """What needs no clock: the shares of all ranks in a step of 512 responses."""
-    scorer = Scorer(load_model(model, stage_for(model).model))
+    scorer = TokenScorer(load_model(model, stage_for(model).model))
     sizes = uneven(128)
     step = Step(Columns.of(experiences_of(sizes, prompt_tokens=PROMPT_TOKENS)))
     shares = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import ClassVar
 
 from llmrl.errors import shown
@@ -67,19 +66,6 @@ def gold_numeral(answer: str) -> Numeral:
     return found[0]
 
 
-def gold_number(answer: str) -> Fraction:
-    """The value of ``gold_numeral``."""
-    value = gold_numeral(answer).value
-    assert value is not None  # promised by gold_numeral
-    return value
-
-
-def final_number(response: str, marker: str | None = None) -> Fraction | None:
-    """The value of ``final_numeral`` in a finished response."""
-    numeral = final_numeral(response, marker)
-    return None if numeral is None else numeral.value
-
-
 def final_numeral(response: str, marker: str | None = None, *, finished: bool = True) -> Numeral | None:
     """The number that a response gives as its answer; None without one, or with several.
 
@@ -119,13 +105,6 @@ def boxed_numeral(text: str) -> Numeral | None:
     if found is None or found.numeral is None or found.numeral.value is None or found.numeral.comma:
         return None
     return found.numeral
-
-
-def plain_number(text: str) -> Fraction | None:
-    """The number that a text is, up to ``$``, space and a full stop around it; None if it is more."""
-    text = plain(text).strip().rstrip(".").strip("$ ")
-    found = numerals(text)
-    return found[0].value if len(found) == 1 and (found[0].start, found[0].end) == (0, len(text)) else None
 
 
 def _in_box(text: str) -> Result | None:

@@ -42,13 +42,6 @@ class Scorer:
     def __init__(self, rewards: Mapping[str, Reward], scoring: Scoring, plugins: Sequence[str]) -> None:
         if not rewards:
             raise RecipeError("rewards: the stage has none; responses cannot be judged without at least one.")
-        self.seconds = 0.0
-        """Time spent inside rewards, summed over processes."""
-        self.judged = 0
-        self.errors = 0
-        self.abstentions = 0
-        self.restarts = 0
-        """Processes that had to be replaced."""
         self.reads_answer: tuple[str, ...] = ()
         """Names of the rewards that read the gold answer; known after ``start``."""
         self._weights = {name: reward.weight for name, reward in rewards.items()}
@@ -95,12 +88,7 @@ class Scorer:
         """
         texts = [_text(sample) for sample in samples]
         verdicts = await (self._recall(texts) if self._scoring.cache else self._ask(texts))
-        judgements = tuple(combine(parts, self._weights) for parts in verdicts)
-        self.judged += len(judgements)
-        self.seconds += sum(judgement.seconds for judgement in judgements)
-        self.errors += sum(judgement.status == "error" for judgement in judgements)
-        self.abstentions += sum(judgement.status == "abstain" for judgement in judgements)
-        return judgements
+        return tuple(combine(parts, self._weights) for parts in verdicts)
 
     async def grade_gold(self, samples: Sequence[Sample]) -> tuple[Judgement, ...]:
         """Like ``judge``, but only with the rewards that read the answer, bare and unweighted."""
@@ -212,7 +200,6 @@ class Scorer:
             return slot.process
         await slot.process.end()
         self._processes.discard(slot.process)
-        self.restarts += 1
         self._tally.restarts += 1
         slot.process = await RewardProcess.start(self._begin)
         self._processes.add(slot.process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -68,7 +69,7 @@ async def test_a_bad_awaited_reward_is_an_error_in_time_and_the_next_is_right(
     assert dict(judgement.parts) == {"first": 1.0, "last": 0.0}
     (after,) = await judged(scorer, "# 5")
     assert (after.reward, dict(after.parts)) == (2.5, {"first": 1.0, "bad": 1.0, "last": 1.0})
-    assert scorer.restarts == restarts
+    assert scorer.take_statistics()["judgement/restarts"] == restarts
 
 
 async def test_one_that_waits_too_long_costs_the_others_nothing(scorer_of: MakeScorer) -> None:
@@ -77,7 +78,8 @@ async def test_one_that_waits_too_long_costs_the_others_nothing(scorer_of: MakeS
     judgements = await judged(scorer, "wait", "# 5", "abstain", "raise", "# 5", "# 6", "wait", "# 5")
 
     assert [judgement.reward for judgement in judgements] == [None, 2.5, None, None, 2.5, 2.0, None, 2.5]
-    assert (scorer.errors, scorer.abstentions, scorer.restarts) == (3, 1, 0)
+    assert Counter(judgement.status for judgement in judgements) == {"error": 3, "abstain": 1, "score": 4}
+    assert scorer.take_statistics()["judgement/restarts"] == 0
 
 
 async def test_a_process_that_dies_takes_along_what_was_under_way_in_it_and_no_more(
@@ -90,7 +92,7 @@ async def test_a_process_that_dies_takes_along_what_was_under_way_in_it_and_no_m
     assert [judgement.status for judgement in judgements] == ["score", "error", "error", "score", "score"]
     note = "rewards.bad was one of 2 that were judged in a process which died with SIGKILL"
     assert [judgements[1].note, judgements[2].note] == [note, note]
-    assert (scorer.errors, scorer.restarts) == (2, 1)
+    assert scorer.take_statistics()["judgement/restarts"] == 1
 
 
 async def test_a_fork_of_an_awaited_reward_does_not_answer_twice(scorer_of: MakeScorer) -> None:
@@ -99,7 +101,7 @@ async def test_a_fork_of_an_awaited_reward_does_not_answer_twice(scorer_of: Make
     judgements = await judged(scorer, "fork that returns", "# 1", "# 2")
 
     assert [judgement.reward for judgement in judgements] == [1.0, 1.0, 1.0]
-    assert scorer.restarts == 0
+    assert scorer.take_statistics()["judgement/restarts"] == 0
 
 
 async def test_awaited_rewards_of_one_response_share_its_deadline(scorer_of: MakeScorer) -> None:

@@ -63,7 +63,7 @@ async def test_a_program_that_hangs_costs_its_own_time_and_scores_0(scorer_of: M
 
     assert values(judgements) == [0.0, 1.0]
     assert time.monotonic() - start < 15
-    assert scorer.restarts == 0
+    assert scorer.take_statistics()["judgement/restarts"] == 0
 
 
 async def test_a_deadline_kills_the_jails_with_the_scorers_process(scorer_of: MakeScorer) -> None:

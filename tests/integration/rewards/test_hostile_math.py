@@ -64,4 +64,4 @@ async def test_hostile_mathematics_is_never_right_and_never_late(scorer_of: Make
 
         assert (right.parts["math"], wrong.parts["math"]) == (1.0, 0.0), claim[:40]
     # Refused before they are evaluated, or quick: hardly any has to be killed.
-    assert scorer.restarts <= 3
+    assert scorer.take_statistics()["judgement/restarts"] <= 3

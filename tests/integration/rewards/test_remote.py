@@ -120,7 +120,7 @@ async def judged(make: MakeScorer, url: str, *responses: str, **options: Any) ->
     rewards = {"judge": {"kind": "remote", "options": {"url": url, **options}}}
     scorer = await make(rewards, deadline_s=5.0)
     judgements = await scorer.judge([sample(response) for response in responses])
-    assert scorer.restarts == 0
+    assert scorer.take_statistics()["judgement/restarts"] == 0
     return judgements
 
 

@@ -27,7 +27,7 @@ def sample(response: str, *, prompt: str = "12=", rivals: tuple[str, ...] = ()) 
 
 async def judged(scorer: Scorer, *samples: Sample) -> tuple[Judgement, ...]:
     judgements = await scorer.judge(samples)
-    assert scorer.restarts == 0
+    assert scorer.take_statistics()["judgement/restarts"] == 0
     return judgements
 
 

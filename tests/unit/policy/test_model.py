@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from llmrl.errors import ModelError
 from llmrl.policy.folder import check_heads
 from llmrl.policy.model import load_model, prepare_model, save_model
-from llmrl.policy.scorer import Scorer
+from llmrl.policy.scorer import TokenScorer
 from llmrl.policy.tensors import adapter_pieces, pieces
 from llmrl.recipe.schema import Lora, Model
 from llmrl.weights.proof import stored_tensors
@@ -180,7 +180,7 @@ def test_adapters_alone_are_trained_and_change_nothing_at_first(good):
     assert trained
     assert all(".lora_" in name for name in trained)
     torch.testing.assert_close(logits(model), logits(load(good)))
-    assert Scorer(model).vocabulary == 16
+    assert TokenScorer(model).vocabulary == 16
 
 
 def test_adapters_begin_the_same_on_every_rank(good):
@@ -285,7 +285,7 @@ def test_an_adapted_head_is_refused(tmp_path):
     path = built(tmp_path / "model", tie_word_embeddings=False)
 
     with pytest.raises(ModelError, match="leave the head out of"):
-        Scorer(load(path, lora=Lora(targets=("lm_head",))))
+        TokenScorer(load(path, lora=Lora(targets=("lm_head",))))
 
 
 # -- folders and configs that must be refused, each by one sentence

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from llmrl.errors import ModelError
 from llmrl.plan.architecture import architecture_of
-from llmrl.policy.scorer import Scorer
+from llmrl.policy.scorer import TokenScorer
 
 
 def scores_one_by_one(model, inputs, temperature: float) -> tuple[Tensor, Tensor]:
@@ -34,7 +34,7 @@ def test_each_token_is_scored_as_the_model_alone_scores_it_after_its_prefix(
     judge = make_model("qwen3", head_dim=16, tie_word_embeddings=tied, attention="eager")
     inputs = make_inputs(7, 2, 5)
 
-    logp, entropy = Scorer(model)(inputs, temperature=temperature)
+    logp, entropy = TokenScorer(model)(inputs, temperature=temperature)
     wanted_logp, wanted_entropy = scores_one_by_one(judge, inputs, temperature)
 
     assert_close(logp, wanted_logp, rtol=1e-5, atol=1e-5)
@@ -58,7 +58,7 @@ def test_a_row_costs_what_the_plan_says_of_the_models_config(kind, options, make
     model = make_model(kind, **options)
     tokens, squares = np.array([100, 30]), np.array([100**2, 30**2])
 
-    flops = Scorer(model).work.of(tokens=tokens, scored=tokens, squares=squares)
+    flops = TokenScorer(model).work.of(tokens=tokens, scored=tokens, squares=squares)
 
     # Norms and biases are left out on both sides.
     plan = architecture_of(model.config.to_dict(), where="here")
@@ -66,7 +66,7 @@ def test_a_row_costs_what_the_plan_says_of_the_models_config(kind, options, make
 
 
 def test_a_token_that_is_not_scored_does_not_cost_the_head(make_model):
-    work, tokens = Scorer(make_model("llama")).work, np.array([100])
+    work, tokens = TokenScorer(make_model("llama")).work, np.array([100])
 
     whole, half = (work.of(tokens=tokens, scored=tokens // n, squares=tokens**2) for n in (1, 2))
 
@@ -77,7 +77,7 @@ def test_wrapping_changes_neither_parameters_nor_their_names(make_model):
     model = make_model("llama", tie_word_embeddings=True)
     before = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
 
-    scorer = Scorer(model)
+    scorer = TokenScorer(model)
 
     assert {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()} == before
     assert [name for name, _ in scorer.named_parameters()] == [
@@ -89,7 +89,7 @@ def test_wrapping_changes_neither_parameters_nor_their_names(make_model):
 
 def test_no_targets_give_a_gradient_of_zero_to_every_parameter(make_model, make_inputs):
     """What a rank without rows contributes: the same collectives, and nothing else."""
-    scorer = Scorer(make_model("qwen2", tie_word_embeddings=False))
+    scorer = TokenScorer(make_model("qwen2", tie_word_embeddings=False))
     inputs = make_inputs(1)
 
     logp, entropy = scorer(inputs, temperature=1.0)
@@ -107,14 +107,14 @@ def test_checkpointed_activations_give_the_same_gradient(make_model, make_inputs
     saving.gradient_checkpointing_enable({"use_reentrant": False})
 
     for model in (plain, saving):
-        Scorer(model)(inputs, temperature=1.0, entropy=False)[0].sum().backward()
+        TokenScorer(model)(inputs, temperature=1.0, entropy=False)[0].sum().backward()
 
     for ours, theirs in zip(saving.parameters(), plain.parameters(), strict=True):
         assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=1e-6)
 
 
 def test_entropy_is_not_computed_unasked(make_model, make_inputs):
-    assert Scorer(make_model("llama"))(make_inputs(3), temperature=1.0, entropy=False)[1] is None
+    assert TokenScorer(make_model("llama"))(make_inputs(3), temperature=1.0, entropy=False)[1] is None
 
 
 @pytest.mark.parametrize(
@@ -130,19 +130,19 @@ def test_logits_that_change_after_the_head_are_refused(kind, options, make_model
     model = make_model(kind, **options)
 
     with pytest.raises(ModelError, match="ForCausalLM cannot be trained here: it changes its logits after"):
-        Scorer(model)
+        TokenScorer(model)
 
 
 def test_the_same_models_without_their_extras_are_taken(make_model):
-    Scorer(make_model("granite", logits_scaling=1.0))
-    Scorer(make_model("gemma2", head_dim=8, final_logit_softcapping=None, attn_logit_softcapping=None))
+    TokenScorer(make_model("granite", logits_scaling=1.0))
+    TokenScorer(make_model("gemma2", head_dim=8, final_logit_softcapping=None, attn_logit_softcapping=None))
 
 
 def test_states_that_change_before_the_head_are_refused(make_model):
     model = make_model("minicpm3", dim_model_base=16)
 
     with pytest.raises(ModelError, match="hidden states change before the head"):
-        Scorer(model)
+        TokenScorer(model)
 
 
 def test_layers_that_carry_a_state_across_sequences_are_refused(make_model):
@@ -151,20 +151,20 @@ def test_layers_that_carry_a_state_across_sequences_are_refused(make_model):
     with pytest.raises(
         ModelError, match="MambaForCausalLM cannot be trained here: packed sequences see each"
     ):
-        Scorer(model)
+        TokenScorer(model)
 
 
 def test_layers_that_the_proof_is_too_short_for_are_refused_by_kind(make_model):
     model = make_model("lfm2", layer_types=["conv", "full_attention"])
 
     with pytest.raises(ModelError, match="its layers use conv"):
-        Scorer(model)
+        TokenScorer(model)
 
 
 def test_a_router_that_draws_at_random_is_refused(make_model):
     with pytest.raises(ModelError, match="its router draws experts at random while it trains"):
-        Scorer(make_model("phimoe", num_local_experts=4, router_jitter_noise=0.01))
-    assert Scorer(make_model("phimoe", num_local_experts=4, router_jitter_noise=0.0)).vocabulary == 23
+        TokenScorer(make_model("phimoe", num_local_experts=4, router_jitter_noise=0.01))
+    assert TokenScorer(make_model("phimoe", num_local_experts=4, router_jitter_noise=0.0)).vocabulary == 23
 
 
 def test_a_head_that_is_not_linear_is_refused(make_model):
@@ -172,4 +172,4 @@ def test_a_head_that_is_not_linear_is_refused(make_model):
     model.set_output_embeddings(nn.Sequential(nn.Linear(32, 23)))
 
     with pytest.raises(ModelError, match="its head is Sequential, not a plain linear layer"):
-        Scorer(model)
+        TokenScorer(model)

@@ -13,7 +13,7 @@ from llmrl.experience.columns import Columns
 from llmrl.experience.experience import Experience
 from llmrl.objectives.contract import Unit
 from llmrl.policy.reduce import reduce_loss
-from llmrl.policy.scorer import Scorer
+from llmrl.policy.scorer import TokenScorer
 from llmrl.prompts.prompt import Prompt
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
@@ -48,7 +48,9 @@ def step(seed: int = 0) -> list[Experience]:
     return [experience(ordinal) for ordinal in range(4)]
 
 
-def gradient(scorer: Scorer, experiences: list[Experience], unit: Unit, *, ranks: int, budget: int) -> Tensor:
+def gradient(
+    scorer: TokenScorer, experiences: list[Experience], unit: Unit, *, ranks: int, budget: int
+) -> Tensor:
     """Policy gradient plus a little entropy, over all micro-batches of all ranks."""
     numbered, groups = Step(Columns.of(experiences)), range(len(experiences))
     scorer.zero_grad()
@@ -69,7 +71,7 @@ def gradient(scorer: Scorer, experiences: list[Experience], unit: Unit, *, ranks
 @pytest.mark.parametrize("unit", ["tokens", "responses"])
 @pytest.mark.parametrize(("ranks", "budget"), [(1, 20), (1, 35), (2, 40), (3, 1000), (16, 25)])
 def test_no_split_changes_the_gradient(unit, ranks, budget, make_model):
-    scorer, experiences = Scorer(make_model("qwen3", head_dim=16)), step()
+    scorer, experiences = TokenScorer(make_model("qwen3", head_dim=16)), step()
 
     whole = gradient(scorer, experiences, unit, ranks=1, budget=1000)
     split = gradient(scorer, experiences, unit, ranks=ranks, budget=budget)
