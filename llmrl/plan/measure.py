@@ -38,7 +38,8 @@ from llmrl.prompts.seeds import derive_seed
 from llmrl.recipe.schema import Optimizer, Recipe, Role, Stage
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
-from llmrl.run.crew import Crew, hired
+from llmrl.run.crew import Crew
+from llmrl.run.hiring import hired
 
 ROUNDS = 3
 LONGEST = 512

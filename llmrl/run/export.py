@@ -19,7 +19,7 @@ from llmrl.report.card import write_card
 from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import read_journal
 from llmrl.run.checkpoint import Checkpoint, Checkpoints, intact
-from llmrl.run.crew import hired
+from llmrl.run.hiring import hired
 from llmrl.run.stage_plan import placed, start_folder
 
 RECIPE = "recipe.json"

@@ -22,7 +22,8 @@ from llmrl.roles.switchboard import Switchboard
 from llmrl.rollouts.pool import EnginePool
 from llmrl.run.answers import EngineAnswers
 from llmrl.run.checkpoint import Checkpoint
-from llmrl.run.crew import Crew, hired
+from llmrl.run.crew import Crew
+from llmrl.run.hiring import hired
 from llmrl.run.judging import Judging
 from llmrl.run.ledger import Ledger
 from llmrl.run.loop import run_loop

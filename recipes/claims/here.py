@@ -18,7 +18,8 @@ from unittest.mock import patch
 from llmrl.cluster.actor import Actor
 from llmrl.cluster.placement import Need, needs
 from llmrl.recipe.schema import Model, Stage
-from llmrl.run.crew import Crew, at_work, post
+from llmrl.run.crew import Crew
+from llmrl.run.hiring import at_work, program
 
 
 class Answer:
@@ -57,11 +58,11 @@ class Here:
 async def hired_here(
     stage: Stage, *, seed: int, plugins: Sequence[str], engines: bool, build: Model | None, logs: Path
 ) -> AsyncGenerator[Crew]:
-    """The processes of ``llmrl.run.crew.hired`` as objects of this one."""
+    """The processes of ``llmrl.run.hiring.hired`` as objects of this one."""
     del logs
     staff: list[tuple[Need, Actor]] = []
     for need in needs(stage, device="cpu", engines=engines):
-        its = post(need, stage, device="cpu", seed=seed, plugins=plugins)
+        its = program(need, stage, device="cpu", seed=seed, plugins=plugins)
         staff.append((need, cast("Actor", Here(resolve_name(its.path)(*its.args), need.name))))
     async with at_work(stage, staff, head="127.0.0.1", seed=seed, build=build) as crew:
         yield crew

@@ -12,7 +12,8 @@ import pytest
 from llmrl.cluster.connection import connect
 from llmrl.errors import LlmrlError
 from llmrl.recipe.schema import Choice, Model, Optimizer, Policy, Prompts, Source, Stage
-from llmrl.run.crew import Crew, hired
+from llmrl.run.crew import Crew
+from llmrl.run.hiring import hired
 
 TIMEOUTS = """
 import torch, torch.distributed as dist

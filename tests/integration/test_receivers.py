@@ -14,7 +14,8 @@ from llmrl.errors import LlmrlError
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Source, Stage, Weights
 from llmrl.rollouts.engines import Sampling
-from llmrl.run.crew import Crew, hired
+from llmrl.run.crew import Crew
+from llmrl.run.hiring import hired
 
 TOKENS = [np.array([3, 4, 5, 6, 7], np.int32)]
 DRAW = Draw(ordinal=0, prompt=Prompt(id="p", tokens=TOKENS[0], text="", answer=None, source="p"))

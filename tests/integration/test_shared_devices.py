@@ -19,7 +19,7 @@ from llmrl.policy.model import prepare_model
 from llmrl.recipe.load import load_recipe
 from llmrl.recipe.schema import Choice, Cluster, Engines, Model, Optimizer, Policy, Prompts, Source, Stage
 from llmrl.report.journal import read_journal
-from llmrl.run.crew import hired
+from llmrl.run.hiring import hired
 from llmrl.run.start import train_recipe
 
 MODEL = {

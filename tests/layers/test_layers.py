@@ -64,10 +64,11 @@ report     | recipe.schema prompts.prompt rollouts.rollout | rich:console accele
 run        | recipe prompts rollouts rewards experience    |
            | objectives weights.bundle weights.seat        |
            | cluster report roles.switchboard:start,stage  |
-           | policy.folder:stage_plan batches:types             |
+           | policy.folder:stage_plan batches:types        |
            | policy:types                                  |
 plan       | recipe objectives.algorithm cluster:measure   | rich:show
-           | experience:measure run.crew:measure            |
+           | experience:measure run.crew:measure           |
+           | run.hiring:measure                            |
            | policy.folder:measure prompts:measure         |
            | rollouts:measure                              |
 doctor     | sandbox                                       | packaging rich

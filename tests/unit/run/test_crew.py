@@ -12,8 +12,9 @@ import pytest
 from llmrl.cluster import actor
 from llmrl.cluster.actor import Actor, Pending
 from llmrl.errors import LlmrlError, TrainingError
-from llmrl.run.crew import Crew, Letter, _dismiss
+from llmrl.run.crew import Crew, Letter
 from llmrl.run.devices import OwnDevices
+from llmrl.run.hiring import _dismiss
 
 
 class Ended:
