@@ -115,6 +115,9 @@ def did_you_mean(got: str, known: Iterable[str]) -> str:
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """A value as it may appear in a message: quoted, escaped and short."""
+    """A value as it may appear in a message: quoted, escaped and short, with both its ends."""
     text = ascii(value)
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    if len(text) <= limit:
+        return text
+    head = (limit - 3) // 2
+    return f"{text[:head]}...{text[3 + head - limit :]}"

@@ -55,5 +55,7 @@ class Batch:
     """As the policy had them at the start of this step."""
     reference: TokenScores | None = None
     """Under the frozen model, without its entropy; present if the objective reads it."""
+    credit: Tensor | None = None
+    """[B, T] as ``advantage``, without the correction, to rank tokens by; None where none was applied."""
     noise: Tensor | None = None
     """[B, T] uniform in [0, 1), from run, step, prompt, sample and position alone; present if read."""

@@ -31,7 +31,7 @@ def corrected(batch: Batch, correction: Correction) -> Corrected:
     log_ratio = torch.where(batch.mask, batch.old.logp - batch.sampled.logp, 0.0)
     weight = correction(log_ratio, batch.mask)
     old = replace(batch.old, logp=_anchor(batch, correction))
-    seen = replace(batch, advantage=batch.advantage * weight, old=old)
+    seen = replace(batch, advantage=batch.advantage * weight, credit=batch.advantage, old=old)
     return Corrected(batch=seen, log_ratio=log_ratio, weight=weight)
 
 

@@ -37,6 +37,12 @@ if TYPE_CHECKING:
 BUNDLE = Bundle(credit=Choice(name="group"), keep=Choice(name="varied"))
 
 
+def covariance_of(current: TokenScores, batch: Batch) -> Tensor:
+    """Each token's, with its credit before any correction, which says nothing of entropy."""
+    credit = batch.advantage if batch.credit is None else batch.credit
+    return covariance(current.logp, credit, batch.mask)
+
+
 def chosen_of(mask: Tensor, fraction: float) -> int:
     """How many tokens are chosen: a fraction of all, rounded down, and at least one."""
     return max(int(fraction * int(mask.sum())), 1)
@@ -94,7 +100,7 @@ class ClipCov(GRPO):
         below, above = beyond(
             ratio_of(log_ratio(current, batch)), batch.advantage, self.clip_low, self.clip_high
         )
-        cov = covariance(current.logp, batch.advantage, batch.mask)
+        cov = covariance_of(current, batch)
         candidates = batch.mask & ~below & ~above & (self.cov_low < cov) & (cov < self.cov_high)
         return drawn(candidates, batch.noise, chosen_of(batch.mask, self.fraction))
 
@@ -132,7 +138,7 @@ class KLCov(Objective):
     def __call__(self, current: TokenScores, batch: Batch) -> Loss:
         assert batch.noise is not None  # promised by reads
         drift = log_ratio(current, batch).clamp(-LARGEST, LARGEST)
-        cov = covariance(current.logp, batch.advantage, batch.mask)
+        cov = covariance_of(current, batch)
         chosen = topmost(cov, batch.mask, batch.noise, chosen_of(batch.mask, self.fraction))
         penalty = (self.weight * token_kl(drift, "abs")).where(chosen, 0.0)
         return Loss(

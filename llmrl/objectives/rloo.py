@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class RLOO(GRPO):
     """A response is one action; its ratio is the product of its tokens' ratios, clipped as a whole.
 
-    Ahmadian et al. 2024, "Back to Basics", arXiv:2402.14740; the clipped ratio is TRL's. With
+    Ahmadian et al. 2024, "Back to Basics", arXiv:2402.14740; the clipped ratio is TRL's, in the token form of
+    GSPO: each token's gradient has its own advantage, and where these are equal it is the response's. With
     ``ratio = "token"`` and ``mean_over = 1`` a step's first update is the same, and later ones clip token by
     token.
     """
@@ -41,5 +42,7 @@ class RLOO(GRPO):
         token = log_ratio(current, batch)
         if self.ratio == "token":
             return token
-        # Every token carries the whole response's, so that the mean over tokens is it again.
-        return token.sum(-1, keepdim=True).expand(token.shape).where(batch.mask, 0.0)
+        # Every token has the value of the whole response's, and the gradient of its own times the tokens that
+        # the mean divides by: advantages may differ within a response.
+        whole, tokens = token.detach().sum(-1, keepdim=True), batch.mask.sum(-1, keepdim=True)
+        return (whole + tokens * (token - token.detach())).where(batch.mask, 0.0)

@@ -55,9 +55,9 @@ class Whiten(Shaping):
 
     def __call__(self, batch: Batch) -> Tensor:
         advantage = batch.advantage.double()
-        tokens = batch.mask.sum().clamp(min=2)
-        centred = (advantage - advantage.sum() / tokens).where(batch.mask, 0.0)
-        variance = centred.square().sum() / (tokens - 1)
+        tokens = batch.mask.sum()
+        centred = (advantage - advantage.sum() / tokens.clamp(min=1)).where(batch.mask, 0.0)
+        variance = centred.square().sum() / (tokens - 1).clamp(min=1)
         return (centred / (variance + self.eps).sqrt()).to(batch.advantage.dtype)
 
 

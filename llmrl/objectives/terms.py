@@ -108,7 +108,8 @@ def token_kl(log_ratio: Tensor, estimator: Estimator) -> Tensor:
         return log_ratio.abs()
     if estimator == "k2":
         return log_ratio.square() / 2
-    return (-log_ratio).clamp(-LARGEST, LARGEST).exp() + log_ratio - 1
+    held = log_ratio.clamp(-LARGEST, LARGEST)
+    return (-held).exp() + held - 1
 
 
 def covariance(logp: Tensor, advantage: Tensor, mask: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from llmrl.batches.batch import Batch, TokenScores
+from llmrl.batches.corrected import corrected
 from llmrl.errors import RecipeError
+from llmrl.experience.correction import Truncated
 from llmrl.objectives import Loss, Objective, objective
 from llmrl.objectives.cov import ClipCov, KLCov
 from llmrl.objectives.erc import ERC
@@ -130,6 +132,15 @@ def test_the_ratio_of_rloo_is_that_of_the_whole_response() -> None:
     torch.testing.assert_close(clipped.value[batch.mask], torch.tensor([-1.2, -1.2]))
 
 
+def test_where_advantages_differ_each_token_of_rloo_pays_for_itself() -> None:
+    batch = batch_of([[0.0, 1.0, -2.0]])
+
+    _, gradient = worked("rloo", {}, [[1.0, 1.0, 1.0]], batch)
+
+    # Of the sum of three tokens, whose mean the step takes.
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, -3.0, 6.0]]))
+
+
 def test_on_policy_rloo_by_token_has_the_gradient_of_rloo_by_response() -> None:
     batch = batch_of([[2.0, 2.0], [-1.0, 0.0]], mask=torch.tensor([[True, True], [True, False]]))
     logp = torch.zeros(2, 2, requires_grad=True)
@@ -184,6 +195,23 @@ def test_erc_keeps_the_value_of_a_token_whose_entropy_moved_and_drops_its_gradie
 # Centred, advantage is -1 and 1 and logp -1.5, -0.5, 0.5, 1.5: covariances 1.5, 0.5, 0.5, 1.5.
 COVARYING = [[-1.0, -1.0, 1.0, 1.0]]
 LOGP = [[-4.0, -3.0, -2.0, -1.0]]
+
+
+@pytest.mark.parametrize("name", ["clip_cov", "kl_cov"])
+def test_a_correction_does_not_change_which_tokens_covary(name: str) -> None:
+    logp = torch.tensor(LOGP)
+    batch = batch_of(COVARYING, noise=torch.tensor([[0.9, 0.1, 0.2, 0.3]]))
+    batch = replace(
+        batch,
+        old=TokenScores(logp=logp),
+        sampled=TokenScores(logp=logp + torch.tensor([[0.0, 0.0, 0.0, 2.3]])),
+    )
+    made: Objective = objective.build(name, {"fraction": 0.25}, key="objective")
+
+    loss = made(TokenScores(logp=logp), corrected(batch, Truncated()).batch)
+
+    # The last token counts a tenth, and is chosen as it would be if it counted whole.
+    assert loss.metrics["cov_fraction"].value.tolist() == [[0.0, 0.0, 0.0, 1.0]]
 
 
 def test_clip_cov_leaves_out_the_candidate_with_the_smallest_noise() -> None:

@@ -48,6 +48,16 @@ def test_the_gradient_of_the_token_kl_on_average(estimator: Any, exact: bool) ->
     assert torch.allclose(found, true, atol=1e-12) == exact
 
 
+@pytest.mark.parametrize("estimator", ["k3", "k3+"])
+def test_no_kl_pushes_a_token_away_that_is_far_from_the_reference(estimator: Any) -> None:
+    drift = torch.tensor([-19.0, -21.0, -1000.0], requires_grad=True)
+
+    (gradient,) = torch.autograd.grad(token_kl(drift, estimator).sum(), drift)
+
+    assert gradient[0] < 0
+    assert (gradient <= 0).all()
+
+
 def test_a_bound_of_one_clips_nothing_below() -> None:
     ratio, credit = torch.tensor([[1e-6]]), torch.tensor([[-1.0]])
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import datasets as hf
 import pytest
 
-from llmrl.errors import DataError
+from llmrl.errors import DataError, shown
 from llmrl.prompts.datasets import read_source
 from llmrl.prompts.files import MAX_LINE_BYTES
 from llmrl.recipe.schema import Source
@@ -543,6 +543,6 @@ def test_a_link_to_nothing_is_a_missing_file(tmp_path: Path) -> None:
     link.symlink_to(tmp_path / "gone.jsonl")
 
     assert sentence_of(Source(dataset=str(link))) == (
-        f"s.dataset: no file or folder at '{link}'; looked for '{link}', "
+        f"s.dataset: no file or folder at {shown(str(link))}; looked for '{link}', "
         "since paths start where llmrl is started."
     )

@@ -79,6 +79,14 @@ def test_whitened_advantages_have_mean_0_and_variance_1_over_tokens() -> None:
     torch.testing.assert_close(Whiten()(batch), expected)
 
 
+def test_the_advantage_of_a_single_token_is_whitened_to_zero() -> None:
+    batch = batch_of()
+    one = torch.zeros_like(batch.mask)
+    one[0, 0] = True
+
+    assert not Whiten()(replace(batch, mask=one, advantage=3.0 * one)).any()
+
+
 def test_equal_advantages_are_whitened_to_exactly_zero() -> None:
     batch = batch_of()
 
