@@ -308,7 +308,7 @@ def train_rate(job: Job, place: Placement, flop_s: float) -> float:
 
 
 def choosing(job: Job) -> float:
-    """The share that choosing experts leaves: a plan multiplies by it, so it is taken out of what was measured."""
+    """The share that choosing experts leaves: taken out of what was measured, as plans multiply by it."""
     return job.rates.experts if job.workload.architecture.experts > 1 else 1.0
 
 

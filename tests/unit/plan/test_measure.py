@@ -84,7 +84,7 @@ def test_a_plan_at_measured_rates_takes_the_time_that_was_measured(
     work = replace(work, architecture=architecture_of({"model_type": kind}, where="here"))
     job = Job(workload=work, machines=machines, rates=rates, context=1024, together=1024)
     known = generation_of(work, place, machines, rates, slots=256)
-    # Twice as slow as the data sheet says a step and a sequence are; a token of a prompt 3 us, a FLOP 1e-15 s.
+    # A step and a sequence take twice what the data sheet says; a token of a prompt 3 us, a FLOP 1e-15 s.
     decode = np.array([2 * known.t0, 2 * known.t1, known.t2, 3e-6])
 
     found = replace(rates, **decode_rates(job, place, decode), train=train_rate(job, place, 1e-15))
