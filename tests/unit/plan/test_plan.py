@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from llmrl.errors import DataError, PlacementError, RecipeError
+from llmrl.plan.figure import Figure
 from llmrl.plan.plan import Assumptions, Plan, make_plan
-from llmrl.plan.show import plan_json, show_plan
+from llmrl.plan.show import figures, plan_json, show_plan
 from llmrl.plan.split import best_shared
 from llmrl.recipe.checks import check_recipe
 from llmrl.recipe.load import load_recipe
@@ -553,6 +556,50 @@ def test_people_read_sentences_and_why(recipe: Path) -> None:
     assert "g P / W; g = 4, P = 7.62e+09" in why
     assert "prefill + t0 (L + max(0, n r / B - r))" in why
     assert "w P / W" not in text
+
+
+PROSE = re.compile(
+    r"( of (ZeRO 3|rank 0|engines\.kv_cache_mib)| from ZeRO 2 on|, which stay|, not shar(ed|ded)|, c = .*)$"
+)
+WORDS = {"nothing is generated", "nothing reads it", "the default on CPU"}
+"""Formulas of numbers that are not computed."""
+
+
+def computed(figure: Figure) -> float:
+    """The formula, read as a person reads it, on the numbers that are printed beside it."""
+    tokens = re.findall(r"[A-Za-z]\w*|\d+|[-+/^(),]", PROSE.sub("", figure.formula))
+    text = tokens[0]
+    for before, token in pairwise(tokens):
+        follows = re.match(r"[\w)]", before) and before not in ("max", "min") and re.match(r"[\w(]", token)
+        text += f"{' * ' if follows else ' '}{token}"
+    names = {"max": max, "min": min, **figure.inputs}
+    return eval(text.replace("^", "**"), {"__builtins__": {}}, names)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus"),
+    [
+        ([], "8xH100"),
+        (["policy.zero_stage=0", "model.lora.rank=16", "engines.max_lag=0"], "8xH100"),
+        (["policy.zero_stage=3", "policy.sequence_parallel=2", "objective.options.kl_weight=0.01"], "8xH100"),
+        (["policy.zero_stage=1", "optimizer.minibatches=2", "model.gradient_checkpointing=false"], "8xH200"),
+        (
+            ["cluster.placement=shared", "policy.ranks=8", "engines.tensor_parallel=4", "engines.count=2"],
+            "8xH200",
+        ),
+        ([*OPPOSED, "engines.kv_cache_mib=10000"], "8xH200"),
+    ],
+)
+def test_every_number_is_its_formula_on_the_numbers_beside_it(
+    overrides: list[str], gpus: str, recipe: Path
+) -> None:
+    made = planned(recipe, *overrides, gpus=gpus).recipe
+    parts = [part for needs in made.needs for part in needs.parts.values()]
+
+    for figure in [*parts, made.cache, made.slots, *figures(made).values()]:
+        assert figure is not None
+        if figure.formula not in WORDS:
+            assert computed(figure) == pytest.approx(figure.value, rel=1e-6), figure.because
 
 
 def test_programs_read_json_in_plain_units(recipe: Path) -> None:
