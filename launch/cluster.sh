@@ -51,7 +51,8 @@ run_on() {
     local nodes=$1 status=0
     shift
     python "$here/wait.py" "$nodes" || { tail -n 30 "$RAY_TMPDIR/nodes.log" >&2; exit 1; }
-    "$@" &
+    # A shell without a terminal starts what is in the background deaf to these, so that passing one on did nothing.
+    (trap - INT QUIT; exec "$@") &
     command=$!
     # A trapped signal interrupts wait; only then is the command still there.
     while wait "$command" && status=0 || status=$?; kill -0 "$command" 2>/dev/null; do :; done

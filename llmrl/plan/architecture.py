@@ -193,17 +193,29 @@ def read_architecture(model: Model, *, config: Path | None = None) -> Architectu
     file = config or model.folder
     file = file / "config.json" if file.is_dir() else file
     if not file.is_file():
-        raise ModelError(
-            f"model.path: {shown(model.path)} is no folder here, and the plan downloads nothing; give the "
-            f"model's config.json with --config."
-        )
+        raise ModelError(_missing(model, config))
+    key = "model.path" if config is None else "--config"
+    return architecture_of(_read_sizes(file, key=key), where=f"{key}: {shown(str(file), 300)}")
+
+
+def _missing(model: Model, config: Path | None) -> str:
+    if config is not None:
+        at = shown(str(config), 300)
+        return f"--config: no config.json at {at}; name that file, or the folder that holds it."
+    return (
+        f"model.path: {shown(model.path)} is no folder here, and the plan downloads nothing; give the "
+        f"model's config.json with --config."
+    )
+
+
+def _read_sizes(file: Path, *, key: str) -> Sizes:
     try:
         sizes = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"model.path: {shown(str(file))} is not JSON: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{key}: {shown(str(file), 300)} cannot be read as JSON: {error}.") from error
     if not isinstance(sizes, dict):
-        raise ModelError(f"model.path: {shown(str(file))} must hold one JSON object.")
-    return architecture_of(cast("Sizes", sizes), where=str(file))
+        raise ModelError(f"{key}: {shown(str(file), 300)} must hold one JSON object.")
+    return cast("Sizes", sizes)
 
 
 def architecture_of(given: Sizes, *, where: str) -> Architecture:
@@ -222,11 +234,9 @@ def architecture_of(given: Sizes, *, where: str) -> Architecture:
     sizes = {**family.defaults, **{key: value for key, value in given.items() if value is not None}}
     if sizes["num_key_value_heads"] is None:
         sizes["num_key_value_heads"] = sizes["num_attention_heads"]
-    sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
     sizes["num_local_experts"] = given.get("num_experts") or sizes.get("num_local_experts", 1)
-    wrong = [key for key, value in sizes.items() if key in _WHOLE and not isinstance(value, int)]
-    if wrong:
-        raise ModelError(f"{where}: {wrong[0]}: expected an integer, got {shown(sizes[wrong[0]])}.")
+    _refuse_wrong({key: sizes[key] for key in _WHOLE if key in sizes}, family, where=where)
+    sizes.setdefault("head_dim", sizes["hidden_size"] // sizes["num_attention_heads"])
     return Architecture(
         kind=kind,
         layers=sizes["num_hidden_layers"],
@@ -245,4 +255,11 @@ def architecture_of(given: Sizes, *, where: str) -> Architecture:
     )
 
 
-_WHOLE = frozenset(_sizes(0, 0, 0, 0, 0, 0, head_dim=0, **_MOE))
+def _refuse_wrong(counts: Sizes, family: Family, *, where: str) -> None:
+    unread = () if family.experts else ("num_local_experts", "num_experts_per_tok")
+    for key, value in counts.items():
+        if key not in unread and (type(value) is not int or value < 1):
+            raise ModelError(f"{where}: {key}: expected a positive integer, got {shown(value)}.")
+
+
+_WHOLE = tuple(_sizes(0, 0, 0, 0, 0, 0, head_dim=0, **_MOE))

@@ -74,7 +74,7 @@ def estimate(job: Job, placement: Placement) -> Estimate:
     generation = cache = held = response = None
     if placement.engines:
         engine = engine_needs(workload, placement, machines, context=job.context)
-        cache, response = kv_cache(engine, machines), one_response(workload, placement, job.context)
+        cache, response = kv_cache(engine), one_response(workload, placement, job.context)
         held = slots(cache, workload, placement)
         needs.insert(0, engine)
         if workload.generated:

@@ -193,7 +193,7 @@ async def calibration(room: Laboratory, job: Job) -> Calibration:
     place = placement_of(room.stage)
     await room.sync()  # on shared devices engines sleep until weights come
     decode, groups = await _decode_times(room, prompts_once=job.machines.device.is_gpu)
-    train_rate, update_s = await _train_times(room, job, place, groups)
+    trained, update_s = await _train_times(room, job, place, groups)
     together = 1.0 if place.shared else await _slowed(room, groups)
     sync_s = median([await room.sync() for _ in range(2 * ROUNDS)])
     known = sync_of(job.workload, place, job.machines, job.rates).value
@@ -203,12 +203,12 @@ async def calibration(room: Laboratory, job: Job) -> Calibration:
         device=job.machines.device.name,
         dtype=job.workload.dtype,
         said=f"{datetime.now(UTC):%Y-%m-%d} with {job.workload.architecture.parameters:,} parameters",
-        train=train_rate,
-        score=train_rate,
+        train=trained,
+        score=trained,
         update_s=update_s,
         together=together,
         sync_s=max(0.0, sync_s - known + job.rates.sync_s),
-        **_decode_rates(job, place, decode),
+        **decode_rates(job, place, decode),
     )
 
 
@@ -262,8 +262,14 @@ def fitted(demanded: NDArray[np.float64], seconds: NDArray[np.float64]) -> NDArr
     return best
 
 
-def _decode_rates(job: Job, place: Placement, decode: NDArray[np.float64]) -> dict[str, float]:
-    """The data sheet explains a part of what was measured, or else it is too modest."""
+def decode_rates(job: Job, place: Placement, decode: NDArray[np.float64]) -> dict[str, float]:
+    """The data sheet explains a part of what was measured, or else it is too modest.
+
+    Args:
+        job: at the rates of the data sheet.
+        place: of the engine that was measured.
+        decode: [4] seconds of a step, of a sequence in it, of a token of context, of a token of a prompt.
+    """
     t0, t1, t2, prefill = (max(1e-12, float(cost)) for cost in decode)
     rates, shape, tp = job.rates, job.workload.architecture, place.tensor_parallel
     known = generation_of(job.workload, place, job.machines, rates, slots=place.max_sequences)
@@ -274,7 +280,7 @@ def _decode_rates(job: Job, place: Placement, decode: NDArray[np.float64]) -> di
         "step_s": max(0.0, t0 - weights),
         "sequence_s": max(0.0, t1 - products),
         "cache": shape.kv_bytes_on(tp, job.workload.width) / t2,
-        "prefill": 2 * shape.matrices / (tp * prefill),
+        "prefill": 2 * shape.matrices / (tp * prefill * choosing(job)),
     }
 
 
@@ -293,7 +299,17 @@ async def _train_times(
     flop_s, update_s = fitted(np.array(rows), np.array(seconds))
     known = training_of(job.workload, place, job.machines, job.rates)
     beside = (known.update.value + known.talk.value) / job.workload.updates - job.rates.update_s
-    return 1 / (place.ranks * max(1e-18, float(flop_s))), max(0.0, float(update_s) - beside)
+    return train_rate(job, place, float(flop_s)), max(0.0, float(update_s) - beside)
+
+
+def train_rate(job: Job, place: Placement, flop_s: float) -> float:
+    """FLOP/s of a rank where a FLOP of a step takes so long on all of them."""
+    return 1 / (place.ranks * max(1e-18, flop_s) * choosing(job))
+
+
+def choosing(job: Job) -> float:
+    """The share that choosing experts leaves: taken out of what was measured, as plans multiply by it."""
+    return job.rates.experts if job.workload.architecture.experts > 1 else 1.0
 
 
 def updates_of(optimizer: Optimizer, *, groups: int) -> int:

@@ -52,6 +52,13 @@ def _bytes(formula: str, value: float, **inputs: float) -> Figure:
     return Figure(value=value, unit="bytes", formula=formula, inputs=inputs)
 
 
+def _dealt(formula: str, value: float, shards: int, **inputs: float) -> Figure:
+    """What is a share of each rank, where ZeRO deals it out."""
+    if shards == 1:
+        return _bytes(formula, value, **inputs)
+    return _bytes(f"{formula} / W", value / shards, **inputs, W=shards)
+
+
 def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> Needs:
     """One rank of the policy, in the backward pass of a full micro-batch or, if larger, in the update."""
     shape, w, ranks = workload.architecture, workload.width, placement.ranks
@@ -61,27 +68,23 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
     # ZeRO keeps a float32 copy of the weights even where they are float32 themselves.
     states = 8 if placement.zero_stage == 0 and w == 4 else 12
     parts = {
-        "weights": _bytes(
-            "w P / W" if split[3] > 1 else "w P", w * p / split[3] if "weights" in left else 0, w=w, P=p
-        ),
-        "optimizer": _bytes(
-            "k P / W" if split[1] > 1 else "k P",
-            states * trained / split[1] if "optimizer" in left else 0,
-            k=states,
-            P=trained,
-            W=ranks,
+        "weights": _dealt("w P", w * p if "weights" in left else 0, split[3], w=w, P=p),
+        "optimizer": _dealt(
+            "k P", states * trained if "optimizer" in left else 0, split[1], k=states, P=trained
         ),
         "gathered": _gathered(workload, placement, gpu=gpu),
         "copies for engines": _copies(workload, placement, gpu=gpu),
         "reference": _bytes("w P, not sharded", w * p if workload.scores_reference else 0, w=w, P=p),
         "sleeping engine": _bytes(
-            "CUDA context + graphs, which stay",
+            "context + graphs, which stay",
             RESIDUE + GRAPHS if placement.shared and placement.engines and gpu else 0,
+            context=RESIDUE,
+            graphs=GRAPHS,
         ),
     }
     moments = (
-        _backward(workload, placement, trained / split[2], gpu=gpu),
-        _updating(workload, placement, trained / split[1], gpu=gpu),
+        _backward(workload, placement, split[2], gpu=gpu),
+        _updating(workload, placement, split[1], gpu=gpu),
     )
     parts |= max(moments, key=lambda moment: sum(part.value for part in moment.values()))
     kept = {name: part for name, part in parts.items() if part.value}
@@ -105,37 +108,42 @@ def _gathered(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     shape, w = workload.architecture, workload.width
     if placement.zero_stage < 3 or (placement.ranks == 1 and "weights" in _left(placement, gpu=gpu)):
         return _bytes("nothing is sharded", 0)
+    bucket, layer = placement.bucket_mib * 2**20, 0 if workload.adapters else shape.layer
     return _bytes(
-        "max(weights.bucket_mib, w V d, 2 w layer) of ZeRO 3",
-        max(placement.bucket_mib * 2**20, w * shape.head, 0 if workload.adapters else 2 * w * shape.layer),
+        "max(bucket, w V d, 2 w layer) of ZeRO 3",
+        max(bucket, w * shape.head, 2 * w * layer),
+        bucket=bucket,
         w=w,
         V=shape.vocabulary,
         d=shape.hidden,
-        layer=shape.layer,
+        layer=layer,
     )
 
 
-def _backward(workload: Workload, placement: Placement, held: float, *, gpu: bool) -> dict[str, Figure]:
-    """What a rank that holds so many gradients has beside its states in the backward pass."""
+def _backward(workload: Workload, placement: Placement, shards: int, *, gpu: bool) -> dict[str, Figure]:
+    """What a rank that holds such a share of the gradients has beside its states in the backward pass."""
     w, trained = workload.width, workload.adapters or workload.architecture.parameters
     g = 4 if placement.zero_stage >= 2 else w
-    here = held if "gradients" in _left(placement, gpu=gpu) else 0
+    here = trained if "gradients" in _left(placement, gpu=gpu) else 0
     return {
-        "gradients": _bytes("g P / W" if held < trained else "g P", g * here, g=g, P=trained),
+        "gradients": _dealt("g P", g * here, shards, g=g, P=trained),
         "activations": _activations(workload, placement, gpu=gpu),
         "head": _head(workload, placement, gpu=gpu),
         "buckets": _bytes(
             "w min(P, bucket) from ZeRO 2 on",
             w * min(trained, BUCKET) if placement.zero_stage >= 2 else 0,
+            w=w,
+            P=trained,
             bucket=BUCKET,
         ),
     }
 
 
-def _updating(workload: Workload, placement: Placement, owned: float, *, gpu: bool) -> dict[str, Figure]:
-    """The same while it updates so many parameters: ZeRO flattens gradients, then copies them to float32.
+def _updating(workload: Workload, placement: Placement, shards: int, *, gpu: bool) -> dict[str, Figure]:
+    """The same while it updates that share of the parameters.
 
-    ZeRO 3, and 2 in bfloat16, have them flat and in float32 already; without ZeRO they are copied only.
+    ZeRO flattens gradients, then copies them to float32. ZeRO 3, and 2 in bfloat16, have them flat and in
+    float32 already; without ZeRO they are copied only.
     """
     w, trained = workload.width, workload.adapters or workload.architecture.parameters
     flattens = placement.zero_stage == 1 or (placement.zero_stage == 2 and w == 4)
@@ -143,9 +151,9 @@ def _updating(workload: Workload, placement: Placement, owned: float, *, gpu: bo
     if not (flattens or copies) or "optimizer" not in _left(placement, gpu=gpu):
         return {}
     return {
-        "gradients": _bytes("w P / W", w * owned, w=w, P=trained),
-        "flat gradients": _bytes("w P / W", w * owned if flattens else 0, w=w, P=trained),
-        "float32 gradients": _bytes("4 P / W", 4 * owned if copies else 0, P=trained),
+        "gradients": _dealt("w P", w * trained, shards, w=w, P=trained),
+        "flat gradients": _dealt("w P", w * trained if flattens else 0, shards, w=w, P=trained),
+        "float32 gradients": _dealt("4 P", 4 * trained if copies else 0, shards, P=trained),
     }
 
 
@@ -165,7 +173,7 @@ def _activations(workload: Workload, placement: Placement, *, gpu: bool) -> Figu
     if placement.recomputes:
         kept = shape.layers * w * shape.hidden + layer
         return _bytes(
-            "t (layers w d + layer)", t * kept, t=t, layers=shape.layers, layer=layer, d=shape.hidden
+            "t (layers w d + layer)", t * kept, t=t, layers=shape.layers, w=w, layer=layer, d=shape.hidden
         )
     return _bytes("t layers layer", t * shape.layers * layer, t=t, layers=shape.layers, layer=layer)
 
@@ -186,8 +194,9 @@ def _head(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     per_logit = (4 if gpu else 8) + (w if w < 4 else 0)
     gradient = 0 if workload.adapters else w * shape.head
     return _bytes(
-        "C V each + w V d + 4 t d",
+        "C V each + 4 t d" if workload.adapters else "C V each + w V d + 4 t d",
         chunk * shape.vocabulary * per_logit + gradient + 4 * t * shape.hidden,
+        w=w,
         C=chunk,
         V=shape.vocabulary,
         each=per_logit,
@@ -206,14 +215,20 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
     gpu = machines.device.is_gpu
     batched = max(BATCHED_TOKENS[gpu], 0 if gpu else context)
     inner = shape.inner * shape.experts_per_token
+    graphs = GRAPHS if gpu else 0
     workspace = batched * w * (4 * shape.hidden + 3 * inner / tp)
-    workspace += 12 * placement.max_sequences * shape.vocabulary + (GRAPHS if gpu else 0)
+    workspace += 12 * placement.max_sequences * shape.vocabulary + graphs
     parts = {
         "weights": _bytes("w P / tp", w * shape.parameters / tp, w=w, P=shape.parameters, tp=tp),
         "workspace": _bytes(
             "tokens w (4 d + 3 f / tp) + 12 sequences V + graphs",
             workspace,
             tokens=batched,
+            w=w,
+            d=shape.hidden,
+            f=inner,
+            tp=tp,
+            graphs=graphs,
             sequences=placement.max_sequences,
             V=shape.vocabulary,
         ),
@@ -238,9 +253,13 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
 def one_response(workload: Workload, placement: Placement, context: int) -> Figure:
     """KV cache of a response of full length, on one GPU of an engine."""
     shape, w, tp = workload.architecture, workload.width, placement.tensor_parallel
-    return _bytes(
-        "context kv / tp", context * shape.kv_bytes_on(tp, w), context=context, kv=shape.kv_bytes(w), tp=tp
-    )
+    value, kv = context * shape.kv_bytes_on(tp, w), shape.kv_bytes(w)
+    return _bytes("context kv / shares", value, context=context, kv=kv, shares=_shares(workload, placement))
+
+
+def _shares(workload: Workload, placement: Placement) -> int:
+    """GPUs of an engine that its KV cache is cut between: a head is copied, never cut."""
+    return min(placement.tensor_parallel, workload.architecture.kv_heads)
 
 
 def opponents_caches(workload: Workload, placement: Placement) -> Figure:
@@ -249,7 +268,7 @@ def opponents_caches(workload: Workload, placement: Placement) -> Figure:
     at_once = min(placement.max_sequences, workload.opponents * groups) if workload.opposed else 0
     kv, length = workload.architecture.kv_bytes(workload.width), workload.prompt_tokens + workload.longest
     return _bytes(
-        "opponents at once (p + L) kv",
+        "opponents (p + L) kv",
         at_once * length * kv,
         opponents=at_once,
         p=workload.prompt_tokens,
@@ -261,16 +280,19 @@ def opponents_caches(workload: Workload, placement: Placement) -> Figure:
 def _reserved(placement: Placement, *, gpu: bool) -> Figure | None:
     """The KV cache that an engine has on each GPU whatever is left there; None if it takes what is left."""
     if placement.kv_cache_mib is not None:
-        return _bytes("engines.kv_cache_mib", placement.kv_cache_mib * 2**20)
+        return _bytes(
+            "2^20 MiB of engines.kv_cache_mib", placement.kv_cache_mib * 2**20, MiB=placement.kv_cache_mib
+        )
     return None if gpu else _bytes("the default on CPU", CPU_KV_CACHE)
 
 
-def kv_cache(needs: Needs, machines: Machines) -> Figure:
+def kv_cache(needs: Needs) -> Figure:
     """Bytes of KV cache on one GPU of an engine: what is reserved, or what is left."""
     if reserved := needs.parts.get("KV cache"):
         return reserved
-    spare = needs.limit - needs.total + needs.parts["one response"].value
-    return _bytes("share M - weights - workspace", max(0.0, spare), M=machines.device.memory_gb * 1e9)
+    others = needs.total - needs.parts["one response"].value
+    spare = max(0.0, needs.limit - others)
+    return _bytes("max(0, limit - others)", spare, limit=needs.limit, others=others)
 
 
 def slots(cache: Figure, workload: Workload, placement: Placement) -> Figure:
@@ -282,8 +304,17 @@ def slots(cache: Figure, workload: Workload, placement: Placement) -> Figure:
     return Figure(
         value=min(placement.max_sequences, held),
         unit="responses",
-        formula="min(engines.max_sequences, cache / (kv c / tp)), c = p + r2 / (2 r)",
-        inputs={"max": placement.max_sequences, "cache": cache.value, "c": context},
+        formula="min(sequences, cache / (kv c / shares)), c = p + r2 / (2 r)",
+        inputs={
+            "sequences": placement.max_sequences,
+            "cache": cache.value,
+            "kv": workload.architecture.kv_bytes(workload.width),
+            "shares": _shares(workload, placement),
+            "c": context,
+            "p": p,
+            "r": lengths.mean,
+            "r2": lengths.square,
+        },
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmrl.errors import PlacementError, RecipeError
+from llmrl.errors import PlacementError, RecipeError, shown
 from llmrl.objectives.algorithm import responses_together
 from llmrl.plan.architecture import Architecture, read_architecture
 from llmrl.plan.calibration import calibrated
@@ -141,12 +142,15 @@ def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
         PlacementError: with the sizes, the keys, and the smallest change that would fit.
     """
     place, devices = made.placement, job.machines.devices
-    if job.machines.device.is_gpu and place.devices > devices:
-        raise PlacementError(f"{_counted(place)} GPUs, and --gpus says {devices}; {_fewer(place)}.")
-    _refuse_uneven_heads(job, place)
-    if job.machines.device.is_gpu and not made.placed:
+    unit = "GPUs" if job.machines.device.is_gpu else "CPU cores"
+    if place.devices > devices:
         raise PlacementError(
-            f"{_counted(place)} GPUs are there, but {job.machines.per_node} on each node, and no engine or "
+            f"{_counted(place)} {unit}, and --gpus says {devices}; {_fewer(place)}, or add {unit}."
+        )
+    _refuse_uneven_heads(job, place)
+    if not made.placed:
+        raise PlacementError(
+            f"{_counted(place)} {unit} are there, but {job.machines.per_node} on each node, and no engine or "
             "role goes over two nodes; lower engines.tensor_parallel, or use larger nodes."
         )
     _refuse_small_cache(job, made)
@@ -200,10 +204,10 @@ def _counted(place: Placement) -> str:
 
 def _fewer(place: Placement) -> str:
     if place.shared:
-        return "lower policy.ranks and engines.count, or add GPUs"
+        return "lower policy.ranks and engines.count"
     if not place.engines:
-        return "lower policy.ranks, or add GPUs"
-    return "lower one of them, share them with cluster.placement = 'shared', or add GPUs"
+        return "lower policy.ranks"
+    return "lower one of them, share them with cluster.placement = 'shared'"
 
 
 def _refuse_small_cache(job: Job, made: Estimate) -> None:
@@ -211,7 +215,7 @@ def _refuse_small_cache(job: Job, made: Estimate) -> None:
         return
     raise PlacementError(
         f"engines.kv_cache_mib: {made.cache.value / 2**20:,.0f} MiB hold less than one response of "
-        f"model.context_tokens = {job.context:,}; use at least {made.response.value / 2**20:,.0f}."
+        f"model.context_tokens = {job.context:,}; use at least {math.ceil(made.response.value / 2**20):,}."
     )
 
 
@@ -240,6 +244,11 @@ def _plan(stage: Stage, architecture: Architecture, assumptions: Assumptions) ->
 
 def _machines(stage: Stage, assumptions: Assumptions) -> Machines:
     processes = placement_of(stage).devices
+    if assumptions.gpus is None and assumptions.nodes != 1:
+        raise RecipeError(
+            f"--nodes: got {assumptions.nodes} without --gpus, and without it the plan is for this machine; "
+            "say what each node has, such as --gpus 8xH100."
+        )
     if assumptions.gpus is not None:
         return find_machines(assumptions.gpus, nodes=assumptions.nodes, default=processes)
     if stage.cluster.device == "cuda":
@@ -250,11 +259,23 @@ def _machines(stage: Stage, assumptions: Assumptions) -> Machines:
 def _lengths(stage: Stage, assumptions: Assumptions) -> Lengths:
     cap = stage.rollouts.max_tokens
     if assumptions.lengths is not None:
+        _refuse_both(assumptions)
         return read_lengths(assumptions.lengths, cap=cap)
-    mean = cap / 2 if assumptions.mean is None else assumptions.mean
+    mean = max(1.0, cap / 2) if assumptions.mean is None else assumptions.mean
     half = ", half of rollouts.max_tokens (--mean)" if assumptions.mean is None else ""
     said = f"{mean:,.0f} tokens on average{half}, lognormal with cv {assumptions.cv:g} (--cv), cut at {cap:,}"
     return assumed(mean, cv=assumptions.cv, cap=cap, said=said)
+
+
+def _refuse_both(assumptions: Assumptions) -> None:
+    """A measured distribution has a mean and a spread, so one that is said beside it would be ignored."""
+    spread = assumptions.cv if assumptions.cv != CV else None
+    for option, value in (("--mean", assumptions.mean), ("--cv", spread)):
+        if value is not None:
+            raise RecipeError(
+                f"{option}: got {value:g} together with --lengths {shown(str(assumptions.lengths), 300)}, "
+                "which says how long responses are; leave one of the two out."
+            )
 
 
 def _prompt_tokens(stage: Stage, assumptions: Assumptions) -> float:

@@ -32,9 +32,11 @@ def best_split(job: Job, start: Placement) -> Estimate | None:
 
 
 def best_shared(job: Job, start: Placement) -> Estimate | None:
-    """The fastest synchronous placement whose engines and ranks take turns on all devices."""
+    """The fastest synchronous placement in which all devices take turns; None if nothing fits."""
     devices = job.machines.devices - start.roles
     ranks = devices - devices % start.sequence_parallel
+    if ranks < 1:  # there are fewer devices than one sequence is shared by
+        return None
     transport = "memory" if start.broadcast else start.transport
     everywhere = replace(start, ranks=ranks, shared=True, transport=transport, lag=0)
     tried = (

@@ -43,7 +43,7 @@ def _made_whole(workload: Workload, placement: Placement, machines: Machines, ra
         value=(workload.width * _sent(workload) + everything) * (ranks - 1) / ranks / speed,
         unit="s",
         formula=" + (S + w P) (W - 1) / W / speed",
-        inputs={"w P": everything, "W": ranks, "speed": speed},
+        inputs={"w": workload.width, "P": workload.architecture.parameters, "W": ranks, "speed": speed},
     )
 
 
@@ -70,12 +70,14 @@ def swap_of(workload: Workload, placement: Placement, rates: Rates) -> Figure:
     states = (
         0 if placement.offload != "none" else 12 * (workload.adapters or workload.architecture.parameters)
     )
-    size = states / (placement.ranks if placement.zero_stage else 1)
-    size += everything / (placement.ranks if placement.zero_stage == 3 else 1)
-    size += everything * workload.scores_reference
+    kept = {
+        "weights": everything / (placement.ranks if placement.zero_stage == 3 else 1),
+        "optimizer": states / (placement.ranks if placement.zero_stage else 1),
+        "reference": everything * workload.scores_reference,
+    }
     return Figure(
-        value=2 * size / rates.host,
+        value=2 * sum(kept.values()) / rates.host,
         unit="s",
-        formula="2 (weights + optimizer + reference of a rank) / host",
-        inputs={"bytes": size, "host": rates.host},
+        formula="2 (weights + optimizer + reference) / host",
+        inputs=kept | {"host": rates.host},
     )

@@ -50,9 +50,7 @@ def training_of(workload: Workload, placement: Placement, machines: Machines, ra
                 "epochs": workload.epochs,
                 "k": workload.passes,
                 "scans": workload.scans,
-                "P": workload.architecture.matrices,
-                "T": workload.tokens,
-                "S2": workload.squares,
+                **_pass(workload),
                 "W": ranks,
                 "F": share * rates.train,
             },
@@ -87,16 +85,21 @@ def _scored(workload: Workload, ranks: int, flops: float, *, wanted: bool) -> Fi
         value=workload.forward_flops / (ranks * flops) if wanted else 0.0,
         unit="s",
         formula="(2 P T + 2 layers heads size S2) / (W F)" if wanted else "nothing reads it",
-        inputs={
-            "P": workload.architecture.matrices,
-            "T": workload.tokens,
-            "S2": workload.squares,
-            "W": ranks,
-            "F": flops,
-        }
-        if wanted
-        else {},
+        inputs={**_pass(workload), "W": ranks, "F": flops} if wanted else {},
     )
+
+
+def _pass(workload: Workload) -> dict[str, float]:
+    """What the FLOPs of a forward pass are from."""
+    shape = workload.architecture
+    return {
+        "P": shape.matrices,
+        "T": workload.tokens,
+        "layers": shape.layers,
+        "heads": shape.heads,
+        "size": shape.head_size,
+        "S2": workload.squares,
+    }
 
 
 def _update(workload: Workload, placement: Placement, rates: Rates) -> Figure:
@@ -120,17 +123,18 @@ def _update(workload: Workload, placement: Placement, rates: Rates) -> Figure:
 def _talk(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Figure:
     ranks, passes = placement.ranks, microbatches(workload, placement)
     speed = rates.link if ranks <= machines.per_node else rates.network
-    trained = workload.width * trained_parameters(workload)
+    trained = trained_parameters(workload)
     # ZeRO 3 gathers every weight for each forward and each backward pass, frozen ones too, and to score.
     everything = placement.zero_stage == 3
     gathers = workload.updates * (2 * passes if everything else 1)
     gathers += _scorings(workload, placement) if everything else 0
-    gathered = workload.width * workload.architecture.parameters if everything else trained
+    gathered = workload.architecture.parameters if everything else trained
     reductions = workload.updates * (passes if placement.zero_stage >= 2 else 1)
     exchanged = _exchanged(workload, placement)
     near = rates.link if placement.sequence_parallel <= machines.per_node else rates.network
+    moved = workload.width * (gathers * gathered + reductions * trained)
     return Figure(
-        value=(gathers * gathered + reductions * trained) * (ranks - 1) / ranks / speed + exchanged / near,
+        value=moved * (ranks - 1) / ranks / speed + exchanged / near,
         unit="s",
         formula="(gathers w P + reductions w trained) (W - 1) / W / speed"
         + (" + exchanged / near" if exchanged else ""),
@@ -138,8 +142,9 @@ def _talk(workload: Workload, placement: Placement, machines: Machines, rates: R
             "gathers": gathers,
             "reductions": reductions,
             "A": passes,
-            "w P": gathered,
-            "w trained": trained,
+            "w": workload.width,
+            "P": gathered,
+            "trained": trained,
             "W": ranks,
             "speed": speed,
         }

@@ -24,6 +24,12 @@ def _names_alone(variables: dict[str, Any]) -> dict[str, str]:
     return dict.fromkeys(variables, "...")
 
 
+def without_secrets(options: dict[str, Any]) -> dict[str, Any]:
+    """Options of a plugin as they may be shown: of environment variables the names alone."""
+    variables: dict[str, Any] | None = options.get("variables")
+    return options | {"variables": _names_alone(variables)} if isinstance(variables, dict) else options
+
+
 class Table(BaseModel):
     """A table of the recipe: frozen, its numbers finite, and an unknown key is an error."""
 
@@ -245,8 +251,7 @@ class Choice(Table):
 
     @field_serializer("options", when_used="json")
     def _without_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
-        variables: dict[str, Any] | None = options.get("variables")
-        return options | {"variables": _names_alone(variables)} if isinstance(variables, dict) else options
+        return without_secrets(options)
 
 
 class Opponent(Table):

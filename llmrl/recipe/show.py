@@ -18,7 +18,7 @@ from llmrl.prompts.example import source_name
 from llmrl.recipe.arithmetic import sentences
 from llmrl.recipe.load import Loaded
 from llmrl.recipe.parts import plugins_of
-from llmrl.recipe.schema import Source, Stage
+from llmrl.recipe.schema import Source, Stage, without_secrets
 from llmrl.recipe.tables import leaves
 
 STYLES = {"default": "dim", "file": "bold", "override": "bold magenta", "derived": "cyan"}
@@ -110,7 +110,9 @@ def _completed(stage: Stage) -> dict[str, Any]:
         for key in keys:
             table = table[key]
         options = {field.name for field in fields(plugin) if field.init}
-        table["options"] = {name: value for name, value in asdict(plugin).items() if name in options}
+        table["options"] = without_secrets(
+            {name: value for name, value in asdict(plugin).items() if name in options}
+        )
     return tables
 
 
@@ -154,7 +156,7 @@ def _toml(value: object) -> str:
         case bool():
             return "true" if value else "false"
         case float():
-            return f"{value:g}"
+            return f"{value:g}" if float(f"{value:g}") == value else repr(value)
         case str() | PurePath():
             return json.dumps(str(value), ensure_ascii=False)
         case list() | tuple():

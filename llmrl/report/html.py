@@ -120,8 +120,8 @@ def _facts(story: Story) -> str:
     facts = {
         "time": duration(sum(stage.seconds for stage in story.stages)),
         "steps": f"{sum(stage.steps for stage in story.stages):,}",
-        "trained tokens": _rounded(sum(stage.tokens for stage in story.stages)),
-        "responses": _rounded(sum(stage.responses for stage in story.stages)),
+        "trained tokens": rounded(sum(stage.tokens for stage in story.stages)),
+        "responses": rounded(sum(stage.responses for stage in story.stages)),
     }
     if bound := next((stage.binding for stage in reversed(story.stages) if stage.binding), None):
         facts["binds"] = bound.part
@@ -129,8 +129,10 @@ def _facts(story: Story) -> str:
     return "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts.items())
 
 
-def _rounded(value: float) -> str:
-    for size, letter in ((1e9, " G"), (1e6, " M"), (1e4, " k")):
-        if value >= size:
-            return f"{value / (1e3 if letter == ' k' else size):.3g}{letter}"
+def rounded(value: float) -> str:
+    """A count in three digits with a letter for its size, from 10 k on."""
+    kept = float(f"{value:.3g}")  # the letter is that of what is shown: 999,600 is 1 M
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if kept >= max(size, 1e4):
+            return f"{kept / size:.3g} {letter}"
     return f"{value:,.0f}"

@@ -68,7 +68,7 @@ def _tables(value: object, key: str) -> Iterator[tuple[Table, str]]:
         case tuple():
             for index, item in enumerate(value):  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
                 if isinstance(item, Table):
-                    yield item, f"{key}[{index}]"
+                    yield item, f"{key}.{index}"
         case dict():
             for name, item in value.items():  # pyright: ignore[reportUnknownVariableType]
                 if isinstance(item, Table):

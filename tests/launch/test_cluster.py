@@ -96,6 +96,22 @@ time.sleep(120)
     assert (status, (tmp_path / "saved").exists()) == (0, True), err
 
 
+def test_ctrl_c_ends_a_command_that_has_no_handler_for_it(start: Start, tmp_path: Path) -> None:
+    # A test runner in the background may ignore it, and would leave that to the launcher.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = start("local.sh", "bash", "-c", f"touch {tmp_path / 'running'}; exec sleep 60")
+    signal.signal(signal.SIGINT, before)
+    until = time.monotonic() + 90
+    while not (tmp_path / "running").exists() and time.monotonic() < until:
+        time.sleep(0.2)
+
+    began = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+
+    assert (status, time.monotonic() - began < 45) == (130, True), err
+
+
 def test_slurm_makes_node_0_the_head_and_ships_only_what_is_allowed(start: Start, tmp_path: Path) -> None:
     (tmp_path / "srun").write_text(SRUN)
     (tmp_path / "srun").chmod(0o755)

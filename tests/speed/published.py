@@ -81,7 +81,7 @@ def _compared(models: Mapping[str, Any], row: Mapping[str, Any], reached: Effici
     rates = estimated(machines.device, reached or read_efficiency(machines.device), dtype="bfloat16")
     work = _workload(models[row["model"]], row)
     engine = engine_needs(work, place, machines, context=row["cap"])
-    held = slots(kv_cache(engine, machines), work, place).value
+    held = slots(kv_cache(engine), work, place).value
     generation = generation_of(work, place, machines, rates, slots=held)
     training = training_of(work, place, machines, rates)
     train_s = training.seconds - training.talk.value + work.samples * row["sample_ms"] / 1e3

@@ -139,5 +139,55 @@ def test_a_model_that_is_not_here_is_not_downloaded() -> None:
 def test_an_unknown_kind_of_model_is_said_to_be_unknown() -> None:
     with pytest.raises(ModelError, match=r"cannot count the parameters of 'zamba2'.* Known: gemma, "):
         architecture_of({"model_type": "zamba2"}, where="model.config")
-    with pytest.raises(ModelError, match=r"num_hidden_layers: expected an integer, got 'many'"):
+    with pytest.raises(ModelError, match=r"num_hidden_layers: expected a positive integer, got 'many'"):
         architecture_of({"model_type": "llama", "num_hidden_layers": "many"}, where="model.config")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_size", "64"), ("num_attention_heads", 0), ("vocab_size", -1), ("num_hidden_layers", True)],
+)
+def test_a_size_that_is_no_count_is_refused_before_anything_is_derived_from_it(
+    key: str, value: object
+) -> None:
+    with pytest.raises(ModelError) as refused:
+        architecture_of({"model_type": "llama", key: value}, where="model.config")
+
+    assert str(refused.value) == f"model.config: {key}: expected a positive integer, got {value!r}."
+
+
+def test_a_dense_model_may_say_that_it_has_no_experts() -> None:
+    given = {"model_type": "llama", "num_local_experts": 0, "num_experts_per_tok": 0}
+
+    assert architecture_of(given, where="here").experts == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("{", "cannot be read as JSON: "),
+        ("[]", "must hold one JSON object."),
+        ('{"model_type": "zamba2"}', "model_type: the plan cannot count"),
+    ],
+)
+def test_a_wrong_config_is_blamed_on_whoever_named_it(text: str, problem: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(text)
+
+    with pytest.raises(ModelError) as typed:
+        read_architecture(Model(path="Qwen/Qwen2.5-7B"), config=file)
+    with pytest.raises(ModelError) as written:
+        read_architecture(Model(path=str(tmp_path)))
+
+    assert str(typed.value).startswith(f"--config: '{file}'")
+    assert str(written.value).startswith(f"model.path: '{file}'")
+    assert problem in str(typed.value)
+
+
+def test_a_config_that_is_not_here_is_named_as_it_was_typed() -> None:
+    with pytest.raises(ModelError) as refused:
+        read_architecture(Model(path="Qwen/Qwen2.5-7B"), config=Path("there/confg.json"))
+
+    assert str(refused.value) == (
+        "--config: no config.json at 'there/confg.json'; name that file, or the folder that holds it."
+    )

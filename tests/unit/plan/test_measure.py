@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from llmrl.errors import RecipeError
+from llmrl.plan.architecture import architecture_of
 from llmrl.plan.calibration import Calibration, calibrated, read_calibration
+from llmrl.plan.estimate import Job
 from llmrl.plan.hardware import find_machines, read_efficiency
-from llmrl.plan.measure import check_device, demands, fitted, updates_of
+from llmrl.plan.measure import check_device, decode_rates, demands, fitted, train_rate, updates_of
 from llmrl.plan.placement import Placement
 from llmrl.plan.rates import estimated
 from llmrl.plan.rollout import generation_of
+from llmrl.plan.training import training_of
 from llmrl.plan.workload import Workload
 from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Optimizer
@@ -70,6 +73,27 @@ def test_prompts_are_counted_in_a_measurement_as_in_a_plan(work: Workload, place
         prefill = generation_of(work, replace(place, engines=1), machines, rates, slots=256).prefill
         tokens = demands(groups, prompts_once=once)[3]
         assert prefill == pytest.approx(tokens * 2 * work.architecture.matrices / rates.prefill)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "qwen3_moe"])
+def test_a_plan_at_measured_rates_takes_the_time_that_was_measured(
+    kind: str, work: Workload, place: Placement
+) -> None:
+    machines = find_machines("8xH100", nodes=1, default=8)
+    rates = estimated(machines.device, read_efficiency(machines.device), dtype="bfloat16")
+    work = replace(work, architecture=architecture_of({"model_type": kind}, where="here"))
+    job = Job(workload=work, machines=machines, rates=rates, context=1024, together=1024)
+    known = generation_of(work, place, machines, rates, slots=256)
+    # A step and a sequence take twice what the data sheet says; a token of a prompt 3 us, a FLOP 1e-15 s.
+    decode = np.array([2 * known.t0, 2 * known.t1, known.t2, 3e-6])
+
+    found = replace(rates, **decode_rates(job, place, decode), train=train_rate(job, place, 1e-15))
+
+    made = generation_of(work, place, machines, found, slots=256)
+    assert (made.t0, made.t1, made.t2) == pytest.approx(tuple(decode[:3]))
+    assert made.prefill == pytest.approx(3e-6 * 1024 / 4 / 8 * 100)  # an engine's prompts
+    passes = training_of(work, place, machines, found).passes.value
+    assert passes == pytest.approx(work.train_flops * 1e-15)
 
 
 def test_a_step_on_fewer_groups_than_minibatches_makes_fewer_updates() -> None:

@@ -181,7 +181,7 @@ def test_what_an_engine_leaves_becomes_cache_and_limits_how_many_are_generated(
     work: Workload, place: Placement, machines: Machines
 ) -> None:
     needs = engine_needs(work, place, machines, context=2000)
-    cache = kv_cache(needs, machines)
+    cache = kv_cache(needs)
     held = slots(cache, work, replace(place, max_sequences=10_000))
 
     left = 0.9 * 80 * GB - needs.parts["weights"].value - needs.parts["workspace"].value
@@ -199,7 +199,7 @@ def test_a_cache_of_a_size_of_its_own_takes_that_much_of_each_gpu_and_looks_at_n
     small = engine_needs(work, place, find_machines("cpu", nodes=1, default=8), context=2000)
 
     assert (free.limit, fixed.limit) == (0.9 * 80 * GB, 80 * GB)
-    assert kv_cache(fixed, machines).value == fixed.parts["KV cache"].value == 40_000 * 2**20
+    assert kv_cache(fixed).value == fixed.parts["KV cache"].value == 40_000 * 2**20
     assert fixed.fits
     assert not engine_needs(work, replace(said, kv_cache_mib=72_000), machines, context=2000).fits
     assert small.parts["KV cache"].value == 256 * 2**20

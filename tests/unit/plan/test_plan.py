@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from llmrl.errors import DataError, PlacementError, RecipeError
+from llmrl.plan.figure import Figure
 from llmrl.plan.plan import Assumptions, Plan, make_plan
-from llmrl.plan.show import plan_json, show_plan
+from llmrl.plan.show import figures, plan_json, show_plan
+from llmrl.plan.split import best_shared
 from llmrl.recipe.checks import check_recipe
 from llmrl.recipe.load import load_recipe
 
@@ -323,6 +328,32 @@ def test_more_processes_than_gpus_are_refused(recipe: Path) -> None:
     )
 
 
+SMALL = {"model_type": "qwen2", **QWEN["0.5B"], "num_hidden_layers": 1, "vocab_size": 100}
+"""Fits beside itself into the memory of any machine."""
+
+
+def test_cores_that_are_counted_are_a_limit_as_gpus_are(recipe: Path) -> None:
+    config = recipe.parent / "small.json"
+    config.write_text(json.dumps(SMALL))
+
+    with pytest.raises(PlacementError) as refused:
+        planned(recipe, gpus="2xcpu", config=config)
+
+    assert str(refused.value) == (
+        "engines.count x engines.tensor_parallel + policy.ranks = 4 x 1 + 4 = 8 CPU cores, and --gpus says "
+        "2; lower one of them, share them with cluster.placement = 'shared', or add CPU cores."
+    )
+    assert planned(recipe, gpus="8xcpu", config=config).job.machines.devices == 8
+    assert planned(recipe, gpus="cpu", config=config).job.machines.devices == 8
+
+
+def test_fewer_devices_than_share_a_sequence_cannot_take_turns(recipe: Path) -> None:
+    plan = planned(recipe, "policy.sequence_parallel=4")
+    few = replace(plan.job, machines=replace(plan.job.machines, per_node=3))
+
+    assert best_shared(few, plan.recipe.placement) is None
+
+
 def test_one_gpu_is_enough_where_engines_and_ranks_take_turns(recipe: Path) -> None:
     one = ["engines.count=1", "policy.ranks=1", "policy.zero_stage=2", "model.lora.rank=16"]
 
@@ -449,6 +480,18 @@ def test_a_cache_without_room_for_one_response_is_refused(recipe: Path) -> None:
     )
 
 
+def test_the_smallest_cache_that_is_said_to_be_enough_is(recipe: Path) -> None:
+    longer = "model.context_tokens=4612"  # 252.2 MiB
+
+    with pytest.raises(PlacementError, match=r"; use at least 253\.$"):
+        planned(recipe, longer, "engines.kv_cache_mib=252")
+    assert planned(recipe, longer, "engines.kv_cache_mib=253").recipe.holds_a_response
+
+
+def test_responses_of_one_token_need_no_mean(recipe: Path) -> None:
+    assert planned(recipe, "rollouts.max_tokens=1").job.workload.lengths.mean == 1
+
+
 @pytest.mark.parametrize(
     ("gpus", "sentence"),
     [
@@ -474,6 +517,28 @@ def test_prompts_that_cannot_be_are_refused(mean: float, recipe: Path) -> None:
     )
 
 
+def test_an_option_that_would_be_ignored_is_refused(recipe: Path, tmp_path: Path) -> None:
+    loaded = load_recipe(recipe, [])
+    (tmp_path / "lengths").write_text("100 200")
+
+    with pytest.raises(RecipeError) as nodes:
+        make_plan(loaded.recipe, Assumptions(nodes=4))
+    with pytest.raises(RecipeError) as mean:
+        planned(recipe, lengths=tmp_path / "lengths", mean=900.0)
+    with pytest.raises(RecipeError, match=r"^--cv: got 0\.8 together with --lengths "):
+        planned(recipe, lengths=tmp_path / "lengths", cv=0.8)
+
+    assert str(nodes.value) == (
+        "--nodes: got 4 without --gpus, and without it the plan is for this machine; say what each node has, "
+        "such as --gpus 8xH100."
+    )
+    assert str(mean.value) == (
+        f"--mean: got 900 together with --lengths '{tmp_path / 'lengths'}', which says how long responses "
+        "are; leave one of the two out."
+    )
+    assert planned(recipe, lengths=tmp_path / "lengths").job.workload.lengths.mean == 150
+
+
 def test_a_broken_calibration_is_refused(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("{}")
 
@@ -491,6 +556,50 @@ def test_people_read_sentences_and_why(recipe: Path) -> None:
     assert "g P / W; g = 4, P = 7.62e+09" in why
     assert "prefill + t0 (L + max(0, n r / B - r))" in why
     assert "w P / W" not in text
+
+
+PROSE = re.compile(
+    r"( of (ZeRO 3|rank 0|engines\.kv_cache_mib)| from ZeRO 2 on|, which stay|, not shar(ed|ded)|, c = .*)$"
+)
+WORDS = {"nothing is generated", "nothing reads it", "the default on CPU"}
+"""Formulas of numbers that are not computed."""
+
+
+def computed(figure: Figure) -> float:
+    """The formula, read as a person reads it, on the numbers that are printed beside it."""
+    tokens = re.findall(r"[A-Za-z]\w*|\d+|[-+/^(),]", PROSE.sub("", figure.formula))
+    text = tokens[0]
+    for before, token in pairwise(tokens):
+        follows = re.match(r"[\w)]", before) and before not in ("max", "min") and re.match(r"[\w(]", token)
+        text += f"{' * ' if follows else ' '}{token}"
+    names = {"max": max, "min": min, **figure.inputs}
+    return eval(text.replace("^", "**"), {"__builtins__": {}}, names)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "gpus"),
+    [
+        ([], "8xH100"),
+        (["policy.zero_stage=0", "model.lora.rank=16", "engines.max_lag=0"], "8xH100"),
+        (["policy.zero_stage=3", "policy.sequence_parallel=2", "objective.options.kl_weight=0.01"], "8xH100"),
+        (["policy.zero_stage=1", "optimizer.minibatches=2", "model.gradient_checkpointing=false"], "8xH200"),
+        (
+            ["cluster.placement=shared", "policy.ranks=8", "engines.tensor_parallel=4", "engines.count=2"],
+            "8xH200",
+        ),
+        ([*OPPOSED, "engines.kv_cache_mib=10000"], "8xH200"),
+    ],
+)
+def test_every_number_is_its_formula_on_the_numbers_beside_it(
+    overrides: list[str], gpus: str, recipe: Path
+) -> None:
+    made = planned(recipe, *overrides, gpus=gpus).recipe
+    parts = [part for needs in made.needs for part in needs.parts.values()]
+
+    for figure in [*parts, made.cache, made.slots, *figures(made).values()]:
+        assert figure is not None
+        if figure.formula not in WORDS:
+            assert computed(figure) == pytest.approx(figure.value, rel=1e-6), figure.because
 
 
 def test_programs_read_json_in_plain_units(recipe: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console, RenderableType
 
 from llmrl.recipe.load import load_recipe
@@ -111,3 +112,32 @@ def test_values_of_environment_variables_are_not_shown(good: Path) -> None:
 
     assert "WANDB_API_KEY" in printed(show(loaded))
     assert "hunter2" not in printed(show(loaded)) + show_json(loaded)
+
+
+def test_values_of_a_programs_variables_are_not_shown_either(good: Path) -> None:
+    program = 'environment={ name = "program", options = { command = ["true"], variables = { KEY = "%s" } } }'
+    one, other = load_recipe(good, [program % "hunter2"]), load_recipe(good, [program % "hunter3"])
+
+    text = printed(show(one)) + show_json(one) + printed(show_difference(load_recipe(good), other))
+
+    assert "environment.options.variables.KEY" in text
+    assert "hunter" not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [("0.001", "0.001"), ("1e-6", "1e-06"), ("0.00012345678", "0.00012345678"), ("0.99999999", "0.99999999")],
+)
+def test_a_number_is_shown_so_that_it_reads_back_equal(value: str, shown: str, good: Path) -> None:
+    loaded = load_recipe(good, [f"optimizer.lr={value}"])
+
+    lines = {line.key: line.value for line in stage_lines(loaded, loaded.recipe.stages[0])}
+
+    assert lines["optimizer.lr"] == shown
+    assert float(lines["optimizer.lr"]) == loaded.recipe.stages[0].optimizer.lr
+
+
+def test_a_difference_in_the_seventh_digit_is_a_difference(good: Path) -> None:
+    one, other = (load_recipe(good, [f"optimizer.lr={value}"]) for value in ("0.001", "0.0010000001"))
+
+    assert list(differences(one, other)) == [("stages.train.optimizer.lr", "0.001", "0.0010000001")]

@@ -16,7 +16,7 @@ import pytest
 
 from llmrl.experience.experience import Experience
 from llmrl.prompts.prompt import Prompt
-from llmrl.report.html import write_report
+from llmrl.report.html import rounded, write_report
 from llmrl.report.journal import Journal, StepEntry
 from llmrl.report.samples import write_samples
 from llmrl.rewards.judgement import Judgement
@@ -85,6 +85,21 @@ def test_the_headline_is_the_accuracy_before_and_after(fake_run: Path) -> None:
     assert "n = 512, 95 % 0.962-0.988" in text
     assert "<dt>steps</dt><dd>380</dd>" in text
     assert "<dt>responses</dt><dd>41 k</dd>" in text
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (9_990, "9,990"),
+        (41_234, "41.2 k"),
+        (999_499, "999 k"),
+        (999_600, "1 M"),
+        (999_999_999, "1 G"),
+        (1.5e12, "1.5 T"),
+    ],
+)
+def test_a_count_has_the_letter_of_what_is_shown(count: float, said: str) -> None:
+    assert rounded(count) == said
 
 
 def test_nothing_is_fetched_and_only_our_script_may_run(fake_run: Path) -> None:

@@ -102,7 +102,7 @@ def test_chosen_keys_are_those_that_are_not_at_their_default(fake_run: Path) -> 
     chosen = {key: each.value for key, each in grpo.items() if each.chosen}
     assert chosen["rewards.format.weight"] == "0.1"
     assert chosen["objective.options"] == '{"clip_high": 0.28}'
-    assert chosen["prompts.sources[0].task"] == '"digit_sum"'
+    assert chosen["prompts.sources.0.task"] == '"digit_sum"'
     assert not grpo["engines.max_lag"].chosen
     assert grpo["engines.max_lag"].text.startswith("Versions by which a trained token may be behind")
     assert {each.key: each.value for each in found["run"]}["run.seed"] == "7"
