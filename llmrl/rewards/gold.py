@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llmrl.errors import DataError, shown
 from llmrl.prompts.prompt import Prompt
-from llmrl.rewards.answers.thoughts import THOUGHT
+from llmrl.prompts.thoughts import THOUGHT
 from llmrl.rewards.judgement import Judgement, Sample
 from llmrl.rewards.scoring.samples import messages_of
 from llmrl.rewards.scoring.scorer import Scorer

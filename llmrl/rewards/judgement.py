@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from llmrl.rewards.answers.thoughts import THOUGHT, without_thoughts
+from llmrl.prompts.thoughts import THOUGHT, without_thoughts
 
 Status = Literal["score", "abstain", "error"]
 

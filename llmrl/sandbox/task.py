@@ -106,8 +106,8 @@ class Calls:
         room = _with_room(limits, _TAGGED * len(json.dumps(self.outputs)))
         run = sandbox.run(_CALL, stdin=json.dumps(task), limits=room)
         answered = zip(run.output.splitlines(), self._accepted(), strict=False)
-        passed = [_agrees(line, values, tolerance) for line, values in answered]
-        return Verdict(passed=_padded(passed, len(calls)), note="" if all(passed) else _reason(run))
+        passed = _padded([_agrees(line, values, tolerance) for line, values in answered], len(calls))
+        return Verdict(passed=passed, note="" if all(passed) else _reason(run))
 
     def _accepted(self) -> list[tuple[Any, ...]]:
         """What each call may return. APPS puts every value into a list of one, and its judge takes either."""
@@ -178,7 +178,12 @@ def _human_eval(row: dict[str, Any]) -> Task:
 
 def _mbpp(row: dict[str, Any]) -> Task:
     setup = "\n".join([*row.get("test_imports", ()), row.get("test_setup_code", "")])
-    return UnitTests(exam=Exam(setup=setup, tests=_assertions(row["test_list"])), solution=row.get("code"))
+    tests = _assertions(row["test_list"])
+    used = {name for test in tests for name in _NAME.findall(test)}
+    # MBPP also asks for a `sum`, which without this would be Python's own.
+    functions = [name for name in _DEFINED.findall(row.get("code") or "") if name in used]
+    exam = Exam(setup=setup, tests=tests, functions=functions)
+    return UnitTests(exam=exam, solution=row.get("code"))
 
 
 def _assertions(tests: Any) -> list[str]:

@@ -39,7 +39,9 @@ rollouts   | recipe.schema prompts.prompt prompts.seeds    | vllm:vllm_engine,vl
            | prompts.example:contexts,wire                 |
            | sandbox:python roles.asker:rehearsal,dialogue |
            | roles.switchboard:worker                      |
+           | prompts.thoughts:dialogue                     |
 rewards    | recipe.schema prompts.prompt rollouts.rollout | math_verify:math jsonschema:json_schema
+           | prompts.thoughts                              |
            | roles.asker roles.service:remote sandbox:code |
 roles      | recipe.schema prompts.example:wire            | httpx:post aiohttp:switchboard
            | prompts.tokenizer:speaker,classifier          | torch:classifier transformers:classifier

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from llmrl.prompts.thoughts import without_thoughts
 from llmrl.rewards.answers.boxed import OPENING, closing_brace, last_boxed
-from llmrl.rewards.answers.thoughts import without_thoughts
 
 TRIED = 3
 """Announcements that are looked at, last one first: a response full of open boxes must not take long."""

@@ -12,7 +12,10 @@ from llmrl.rewards.reward import Reward, Score, gold_of, reward
 from llmrl.sandbox import Docker, Fusion, Jails, Limits, Sandbox
 from llmrl.sandbox.task import Task, read_task
 
-_FENCED = re.compile(r"^[ \t]*```([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_FENCED = re.compile(
+    r"^([ \t]*(?:(?:[-*+]|[0-9]{1,9}[.)])[ \t]+)?)```([^\n`]*)\n(.*?)(?:^[ \t]*```|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
 _PYTHON = re.compile(r"\s*py(?:thon)?[0-9.]*\b", re.IGNORECASE)
 
 
@@ -102,10 +105,18 @@ def code_in(response: str, task: Task) -> str:
     Examples of use come after the function, and those of input and output after a program, which no function
     gives away: blocks marked as Python come first. Without a block all of the response is code.
     """
-    blocks: list[tuple[str, str]] = _FENCED.findall(response) or [("", response)]
+    fenced: list[tuple[str, str, str]] = _FENCED.findall(response)
+    blocks = [(kind, _outdented(text, len(before))) for before, kind, text in fenced] or [("", response)]
     fit = [block for block in blocks if task.defines(block[1])] or blocks
     python = [block for block in fit if _PYTHON.match(block[0])]
     return (python or fit)[-1][1]
+
+
+def _outdented(text: str, columns: int) -> str:
+    """Without the indentation of a fence in a list: at most so much, and no more than the first line has."""
+    first = text.lstrip("\n")
+    columns = min(columns, len(first) - len(first.lstrip(" \t")))
+    return re.sub(rf"^[ \t]{{1,{columns}}}", "", text, flags=re.MULTILINE) if columns else text
 
 
 @cache

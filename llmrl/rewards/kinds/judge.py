@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from llmrl.errors import ServiceError, shown
-from llmrl.rewards.answers.thoughts import without_thoughts
+from llmrl.prompts.thoughts import without_thoughts
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.reward import Score, gold_of, reward
 from llmrl.roles.asker import Asker, chat, filled

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from llmrl.registry import INSIDE
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.reward import Reward, Score, is_awaited, reward
 from llmrl.rewards.scoring.part import evaluate
+
+_WORDLESS = frozenset({"finished", "length", "outcome", "overlong"})
+"""Rewards that read of a response what of a rival nobody has; a rival is its text."""
 
 
 @reward("versus")
@@ -22,7 +25,7 @@ class Versus:
     """
 
     kind: str
-    """The reward that scores each response by itself."""
+    """The reward that scores each response by itself, by its text; rivals count as finished."""
     options: dict[str, Any] = field(default_factory=dict[str, Any])
     """Its options."""
     scale: float | None = None
@@ -35,6 +38,11 @@ class Versus:
     def __post_init__(self) -> None:
         if self.scale is not None and not 0 < self.scale < math.inf:
             raise ValueError(f"scale must be finite and above 0, got {self.scale}")
+        if self.kind in _WORDLESS:
+            raise ValueError(
+                f"kind must be a reward of the text, as of rivals there is no other; got '{self.kind}', "
+                f"which needs their length, end or outcome"
+            )
         inner: Reward = reward.build(self.kind, self.options, key=INSIDE)
         if is_awaited(inner):
             raise ValueError(f"kind must be a reward that is not awaited, got '{self.kind}'")
@@ -47,7 +55,8 @@ class Versus:
 
     def __call__(self, sample: Sample) -> Score:
         # Of rivals there are whole conversations only, so both sides are judged on theirs.
-        own, *rivals = (self._score(sample.saying(text)) for text in (sample.response, *sample.rivals))
+        own = self._score(sample.saying(sample.response))
+        rivals = [self._score(_rival(sample, text)) for text in sample.rivals]
         known = [one for one in rivals if one is not None]
         if own is None or not known or len(known) < len(rivals):
             return Score(None, "no rival" if not rivals else "a response without a score")
@@ -63,3 +72,8 @@ class Versus:
         if self.scale is None:
             return 0.5 + 0.5 * ((difference > 0) - (difference < 0))
         return 1 / (1 + math.exp(-max(-700.0, min(700.0, self.scale * difference))))
+
+
+def _rival(sample: Sample, text: str) -> Sample:
+    """What is known of a rival, and nothing of the response in its place."""
+    return replace(sample.saying(text), finished=True, outcome=None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from llmrl.errors import DeadlineError, ServiceError
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.seeds import derive_seed
+from llmrl.prompts.thoughts import THOUGHT, without_thoughts
 from llmrl.recipe.schema import Positive
 from llmrl.roles.asker import Asker, chat, filled
 from llmrl.rollouts.environment import Environment, Reply, Turn, environment
@@ -24,7 +25,8 @@ Heard = tuple[str, int]
 class Dialogue(Asker, Environment):
     """Goes on from any prompt, which is the user's first message; what it is worth is left to the rewards.
 
-    A user who says nothing ends the conversation. One who cannot be asked aborts it.
+    A user who says nothing ends the conversation. One who cannot be asked aborts it. Neither side hears what
+    the other one thinks.
     """
 
     template: str = "{conversation}\nWrite the next message of the user, and nothing else."
@@ -77,7 +79,7 @@ class Dialogue(Asker, Environment):
             )
         except ServiceError as error:
             raise DeadlineError(str(error)) from error  # costs this conversation, not the run
-        return said.text
+        return without_thoughts(said.text)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,14 +90,14 @@ class DialogueEpisode:
     prompt: Prompt
     seed: int
     conversation: str
-    """All that was said."""
+    """All that was said, without thoughts."""
     heard: int = 0
     """Turns of the policy."""
 
     async def reply(self, turn: Turn) -> Reply:
         """The user's next message."""
         user, policy = self.options.lines
-        self.conversation += filled(policy, {"text": turn.text})
+        self.conversation += filled(policy, {"text": self._spoken(turn.text)})
         self.heard += 1
         if self.heard == self.options.turns:
             return Reply(over=True)
@@ -104,6 +106,12 @@ class DialogueEpisode:
         self.conversation += filled(user, {"text": said})
         over = not said or (bool(self.options.farewell) and self.options.farewell in said)
         return Reply(text=said, over=over)
+
+    def _spoken(self, text: str) -> str:
+        """A turn of the policy without its thoughts; the chat template may have begun one, for every turn."""
+        by_user = self.heard > 0 and _words(self.prompt).rstrip().endswith(THOUGHT)
+        begun = self.prompt.text.rstrip().endswith(THOUGHT) and not by_user
+        return without_thoughts(THOUGHT + text if begun else text)
 
 
 def _words(prompt: Prompt) -> str:

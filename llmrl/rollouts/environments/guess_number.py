@@ -9,6 +9,9 @@ from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import Positive
 from llmrl.rollouts.environment import Environment, Reply, Turn, environment
 
+LONGEST = 1000
+"""Digits of a guess; a longer one is none. Python reads up to 4300."""
+
 
 @environment("guess_number")
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +52,6 @@ class GuessNumberEpisode:
         guess = turn.text.strip()
         if guess == str(self.secret):
             return Reply(over=True, outcome=1.0)
-        if not guess.isdecimal() or not self.turns:
+        if not guess.isdecimal() or len(guess) > LONGEST or not self.turns:
             return Reply(over=True, outcome=0.0)
         return Reply(text="+" if int(guess) < self.secret else "-", outcome=0.0)

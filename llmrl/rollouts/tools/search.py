@@ -88,10 +88,12 @@ def _words(text: str) -> list[str]:
 def _index(file: str, field: str) -> Index:
     """One for all conversations of this process."""
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        # A JSON text may hold other ends of lines, such as U+2028.
+        lines = Path(file).read_text(encoding="utf-8").split("\n")
     except OSError as error:
         raise DataError(f"{file}: the documents of a search cannot be read: {error.strerror}.") from error
-    return Index([_text(line, f"{file}: line {number}", field) for number, line in enumerate(lines, start=1)])
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return Index([_text(line, f"{file}: line {number}", field) for number, line in numbered])
 
 
 def _text(line: str, place: str, field: str) -> str:

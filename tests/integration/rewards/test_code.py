@@ -54,6 +54,14 @@ async def test_code_is_scored_in_a_scorers_processes(scorer_of: MakeScorer, isol
     assert values(await scorer.grade_gold([sample(ADD)])) == [1.0]
 
 
+async def test_a_function_named_like_pythons_own_is_asked_of_the_candidate(scorer_of: MakeScorer) -> None:
+    scorer = await scorer_of({"code": {"kind": "code"}}, deadline_s=30.0)
+    row = json.dumps({"test_list": ["assert sum([1, 2]) == 3"], "code": "def sum(a): return a[0] + a[1]"})
+    responses = [f"```python\ndef sum(a):\n    return {value}\n```" for value in ("0", "a[0] + a[1]")]
+
+    assert values(await scorer.judge([sample(response, row) for response in responses])) == [0.0, 1.0]
+
+
 async def test_a_program_that_hangs_costs_its_own_time_and_scores_0(scorer_of: MakeScorer) -> None:
     rewards = {"code": {"kind": "code", "options": {"seconds": 1.0}}}
     scorer = await scorer_of(rewards, deadline_s=20.0)

@@ -125,6 +125,105 @@ def test_options_are_read_from_the_last_message_and_not_from_what_a_template_mak
     assert chosen("blue", "B") == 0.0
 
 
+NUMBERS = "Which?\nA) -3 B) 3 C) 7 D) 1/3"
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        (r"\boxed{-3}", "A"),
+        (r"\boxed{3}", "B"),
+        ("The answer is -3.", "-3"),
+        (r"The answer is $\frac{1}{3}$.", "D"),
+        ("The answer is x = 7.", "C"),
+        ("3 + 4 = 7", "C"),
+    ],
+)
+def test_an_option_that_is_a_number_is_said_with_its_sign(response: str, answer: str) -> None:
+    assert score(response, answer, NUMBERS) == 1.0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        r"\boxed{-7}",
+        "The answer is -7.",
+        r"\boxed{\sqrt{7}}",
+        r"\boxed{7^2}",
+        r"\boxed{1/7}",
+        "7,000",
+        "17 or 7^2",
+    ],
+)
+def test_a_number_that_is_part_of_a_term_is_no_option(response: str) -> None:
+    assert score(response, "C", NUMBERS) == 0.0
+
+
+def test_terms_that_differ_in_a_sign_are_different_options() -> None:
+    prompt = "Which?\nA. x+1\nB. x-1\nC. $x^{2}$\nD. x"
+
+    said = {"A": r"\boxed{x + 1}", "B": r"\boxed{x-1}", "C": r"\boxed{x^2}", "D": r"\boxed{x}"}
+    for letter, response in said.items():
+        assert [score(response, gold, prompt) for gold in "ABCD"] == [
+            float(letter == gold) for gold in "ABCD"
+        ]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "The answer cannot be B.",
+        "The answer can't be B.",
+        "The correct answer would not be B.",
+        "I would not choose B.",
+        "Do not pick option B.",
+        "The correct option cannot be B.",
+        "It is not Paris.",
+        "The answer is certainly not Paris.",
+        "(B) is wrong.",
+    ],
+)
+def test_an_option_that_is_rejected_is_not_chosen(response: str) -> None:
+    assert score(response) == 0.0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "The correct answer is therefore B.",
+        "The correct answer is clearly B.",
+        "The answer is most likely (B).",
+        "It is not Berlin but Paris.",
+        "I would not choose A, so I choose B.",
+        "B\n\nExplanation: A is wrong.",
+        "B. Paris\n\nBerlin is the capital of Germany.",
+        "(B)\n\nBerlin is the capital of Germany. (C) is not right.",
+    ],
+)
+def test_adverbs_other_options_and_explanations_do_not_hide_the_choice(response: str) -> None:
+    assert score(response) == 1.0
+    assert score(response, "C") == 0.0
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "B. Paris is in France.\nC. Berlin is in Germany.\nHard to say.",
+        "B\n\nWait, Berlin is one too.",
+        "B: Berlin is it. I am sure.",
+    ],
+)
+def test_a_line_that_begins_with_a_letter_is_no_choice_where_the_rest_says_another(response: str) -> None:
+    assert score(response) == 0.0
+
+
+def test_an_option_may_itself_be_a_denial() -> None:
+    prompt = "Is it red?\nA. It is red\nB. It is not red\nC. Nobody knows"
+
+    assert score("It is not red.", "B", prompt) == 1.0
+    assert score("It is not red.", "A", prompt) == 0.0
+
+
 def test_without_listed_options_the_letters_of_the_recipe_count() -> None:
     assert score("The answer is E.", "E", prompt="") == 1.0
     with pytest.raises(ValueError, match="the gold answer 'F' is none of A, B, C, D, E and no option's text"):

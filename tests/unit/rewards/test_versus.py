@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from llmrl.errors import RecipeError
@@ -52,3 +54,17 @@ def test_an_awaited_reward_cannot_be_inside() -> None:
 
     with pytest.raises(RecipeError, match="kind must be a reward that is not awaited, got 'remote'"):
         reward.build("versus", options, key="rewards.better")
+
+
+@pytest.mark.parametrize("kind", ["finished", "length", "outcome", "overlong"])
+def test_a_reward_of_something_else_than_the_text_cannot_be_inside(kind: str) -> None:
+    with pytest.raises(RecipeError, match=f"kind must be a reward of the text.*got '{kind}'"):
+        reward.build("versus", {"kind": kind}, key="rewards.better")
+
+
+def test_a_rival_is_not_cut_off_where_the_response_is() -> None:
+    # The last number of a response that was cut off is none; the rival's is its answer.
+    cut = replace(sample("It may be 2", "It is 2"), finished=False)
+
+    assert Versus(kind="number")(cut).value == 0
+    assert Versus(kind="number")(replace(cut, finished=True)).value == 0.5

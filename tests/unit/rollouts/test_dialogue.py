@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -113,6 +113,29 @@ async def test_a_user_ends_it_by_silence_or_farewell(said: str, options: dict[st
         (reply,) = await held(made, "a")
 
     assert reply == Reply(text=said.strip(), over=True)
+
+
+async def test_neither_side_hears_what_the_other_one_thinks() -> None:
+    user = User(lambda number: f"<think>I could say BYE.</think>\nwell {number}")
+    async with meeting(user, turns=3, farewell="BYE") as made:
+        replies = await held(made, "<think>A hat?</think>\n\nYes?", "Which?")
+
+    assert [(reply.text, reply.over) for reply in replies] == [("well 1", False), ("well 2", False)]
+    assert user.asked[1]["messages"][0]["content"].startswith(
+        "User: Hello {answer}\nAssistant: Yes?\nUser: well 1\nAssistant: Which?\n"
+    )
+
+
+async def test_a_thought_that_the_chat_template_begins_is_one_in_every_turn() -> None:
+    user = User(lambda number: f"well {number}")
+    async with meeting(user) as made:
+        episode = made.start(replace(PROMPT, text="<|user|>Hello<|assistant|><think>\n"), seed=5)
+        for text in ("A hat?</think>Yes?", "It never ends"):
+            await episode.reply(Turn(text=text, tokens=1, finished=True))
+
+    assert user.asked[1]["messages"][0]["content"].startswith(
+        "User: Hello {answer}\nAssistant: Yes?\nUser: well 1\nAssistant: \n"
+    )
 
 
 def _dies(_: int) -> str:

@@ -81,7 +81,7 @@ def test_guesses_run_out_and_hints_are_true() -> None:
     ]
 
 
-@pytest.mark.parametrize("said", ["", "x", "-3", "1 2", "1.0"])
+@pytest.mark.parametrize("said", ["", "x", "-3", "1 2", "1.0", "9" * 4301])
 def test_what_is_no_number_loses_at_once(said: str) -> None:
     assert play(GuessNumber(), "12-26", lambda _: said) == [Reply(over=True, outcome=0.0)]
 

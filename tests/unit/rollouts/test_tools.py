@@ -125,6 +125,14 @@ def test_the_score_of_a_word_is_that_of_the_paper(tmp_path: Path) -> None:
     assert answer(Search(file=str(path)), "b").splitlines() == ["a b b a", "b a a"]
 
 
+def test_a_line_ends_where_json_lines_end_and_nowhere_else(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"text": "a cat\u2028 sat"}\r\n\n{"text": "a dog"}\n  \n', encoding="utf-8")
+
+    assert answer(Search(file=str(path)), "cat") == "a cat\u2028 sat"
+    assert answer(Search(file=str(path)), "dog") == "a dog"
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

@@ -79,6 +79,15 @@ def test_mbpp_has_a_list_of_tests_and_their_setup() -> None:
     assert task.program("def f(x): return x") == "def f(x): return x"
 
 
+def test_mbpps_tests_call_the_functions_of_its_solution_also_where_python_has_them() -> None:
+    row = {"test_list": ["assert sum(1, 2) == 3"], "code": "def helper(): pass\ndef sum(a, b): return a + b"}
+
+    task = read_task(json.dumps(row))
+
+    assert isinstance(task, UnitTests)
+    assert task.exam.functions == ["sum"]
+
+
 def test_programs_get_each_input_and_are_held_to_its_output() -> None:
     task = read_task('{"inputs": ["1", "2"], "outputs": ["one", "two"]}')
 
@@ -115,6 +124,13 @@ def test_outputs_that_are_all_lists_of_one_are_met_by_that_one_as_in_apps() -> N
 def test_a_list_of_one_among_other_outputs_is_what_it_is() -> None:
     assert returned(([3], [1, 2]), "3", "[1, 2]") == (False, True)
     assert returned(([3], []), "[3]", "[]") == (True, True)
+
+
+def test_a_function_that_never_answers_has_its_reason_told() -> None:
+    task = Calls(function="f", arguments=([1], [2]), outputs=(1, 2))
+
+    assert judged(task, "") == Verdict(passed=(False, False), note="another answer is right")
+    assert judged(task, '{"value": 1}\n{"value": 2}').note == ""
 
 
 @pytest.mark.parametrize(
@@ -184,7 +200,15 @@ def test_assertions_are_refused_where_they_would_share_an_interpreter_with_the_c
         ("Text\n```python\nx = 1\n```\nmore", "x = 1\n"),
         ("```\nx = 1\n```\nand\n```py\ny = 2\n```", "y = 2\n"),
         ("```python\nx = 1\n", "x = 1\n"),
-        ("  ```python\n  x = 1\n  ```", "  x = 1\n"),
+        ("  ```python\n  x = 1\n  ```", "x = 1\n"),
+        (
+            "1. So:\n   ```python\n   if x:\n       y = 1\n\n   z = 2\n   ```\n2. Done.",
+            "if x:\n    y = 1\n\nz = 2\n",
+        ),
+        ("- ```python\n  x = 1\n  ```", "x = 1\n"),
+        ("   ```python\nif x:\n y = 1\n   ```", "if x:\n y = 1\n"),
+        ("  ```python\n      return 1\n  ```", "    return 1\n"),
+        ("```python\n    return 1\n```", "    return 1\n"),
         ("use `x` or ```y```", "use `x` or ```y```"),
         ("```python\nx = 1\n```\nExample:\n```\n1 2\n```\n```text\n3\n```", "x = 1\n"),
         ("```Python3 main.py\nx = 1\n```\n```pycon\n>>> x\n```", "x = 1\n"),
