@@ -84,6 +84,11 @@ def score(response: str, answer: str) -> float | None:
         (r"so $x = \sqrt{25}$", "5"),
         ("She earns $18 a day.", "18"),
         ("72", r"\boxed{72}"),
+        # Spaces of LaTeX beside letters.
+        (r"\boxed{a\,b\,\sin c}", r"ab\sin c"),
+        (r"\boxed{a\!b\;\sin c}", r"ab\sin c"),
+        (r"\boxed{\begin{pmatrix}1\\ c\end{pmatrix}}", r"\begin{pmatrix}1\\c\end{pmatrix}"),
+        (r"\boxed{5\,x}", "5x"),
     ],
 )
 def test_equivalent_answers_score_1(response: str, answer: str) -> None:
