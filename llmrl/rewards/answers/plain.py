@@ -36,6 +36,10 @@ _SPACED_MINUS = re.compile(r"(\A|[={#:(\[])(\s*)-[ ]+(?=[$.0-9])")
 _MINUS_WORD = re.compile(r"\b(?:negative|minus)[ ](?=[$.0-9])", re.IGNORECASE)
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
 _EMPHASIS = re.compile(r"\*\*(?![0-9])|(?<![0-9)])\*\*|`|__")
+_SQUARED_UNIT = re.compile(
+    r"((?<=[0-9])[ ]?(?:[mcdk]?m|ft|feet|in|inch(?:es)?|yd|yards?|mi|miles?|met(?:er|re)s?|units?))[ ]?\^[23](?![0-9])"
+)
+"""Without LaTeX only what is sure to be a unit loses its power: the x^2 of 18 x^2 is none."""
 _SLANTED = re.compile(r"(?<!\S)\*([^*\s][^*\n]{0,80})\*(?![\w*])")
 
 
@@ -45,6 +49,7 @@ def plain(text: str) -> str:
         text = _ascii(text)
     if "\\" in text or "{" in text:
         text = _without_latex(text)
+    text = _SQUARED_UNIT.sub(r"\1", text)
     text = _CALCULATOR.sub("", text)
     text = _SCIENTIFIC.sub(r"e\1", text)
     text = _GROUPING.sub(",", _SLANTED.sub(r"\1", _EMPHASIS.sub("", text)))
