@@ -31,6 +31,8 @@ _SPOKEN = re.compile(r"(?<![\\A-Za-z])(?=[A-Z]*[a-z])[A-Za-z]{2,}")
 """A word, and no product of capitals or command of LaTeX."""
 _BEGINNING = re.compile(r"\W*[A-Z]")
 _BETWEEN = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*", re.IGNORECASE)
+_BASED = re.compile(r"\(?([0-9A-F]+)\)?_\{?([0-9]+)\}?")
+"""Digits and their base, which math-verify takes for decoration."""
 _ASSIGNED = re.compile(r"\A\s*[A-Za-z](?:\([A-Za-z]\))?\s*=(?!=)\s*")
 
 
@@ -115,6 +117,8 @@ class _Gold:
         note = f"read {shown(text)}"
         if squeezed(text) == squeezed(self.text):
             return Score(1.0, note)
+        if (based := _same_in_base(self.text, text)) is not None:
+            return Score(float(based), note)
         if _WORD.fullmatch(self.text) and _WORD.fullmatch(text):
             return Score(float(self.text.casefold() == text.casefold()), note)
         if hostile(text):
@@ -123,6 +127,12 @@ class _Gold:
         if verdict is None and not _read(self.text):
             return Score(0.0, f"{note}; of the gold answer math-verify can read nothing, so its text counts")
         return Score(float(_equal(self.text, text) if verdict is None else verdict), note)
+
+
+def _same_in_base(gold: str, claim: str) -> bool | None:
+    """Whether both have the same digits in the same base; None if one of them names no base."""
+    ours, theirs = _BASED.fullmatch(squeezed(gold)), _BASED.fullmatch(squeezed(claim))
+    return None if ours is None or theirs is None else ours.groups() == theirs.groups()
 
 
 def _bare(answer: str) -> str:

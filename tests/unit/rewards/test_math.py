@@ -89,6 +89,8 @@ def score(response: str, answer: str) -> float | None:
         (r"\boxed{a\!b\;\sin c}", r"ab\sin c"),
         (r"\boxed{\begin{pmatrix}1\\ c\end{pmatrix}}", r"\begin{pmatrix}1\\c\end{pmatrix}"),
         (r"\boxed{5\,x}", "5x"),
+        (r"\boxed{2516_{8}}", "2516_8"),
+        (r"\boxed{(2A)_{16}}", "2A_{16}"),
     ],
 )
 def test_equivalent_answers_score_1(response: str, answer: str) -> None:
@@ -133,6 +135,10 @@ def test_equivalent_answers_score_1(response: str, answer: str) -> None:
         (r"\boxed{}", "72"),
         (r"\boxed{\frac{}", "72"),
         ("I do not know.", "72"),
+        (r"\boxed{2516_7}", "2516_8"),
+        (r"\boxed{2516_{7}}", "2516_8"),
+        (r"\boxed{11_3}", "11_2"),
+        (r"\boxed{11_{10}}", "1011_2"),
         (r"\boxed{__import__('os').getpid()}", "72"),
         (r"\boxed{" + "9" * 401 + "+1}", "72"),
         (r"\boxed{" + "1+" * 2000 + "1}", "2001"),
