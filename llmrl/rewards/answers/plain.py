@@ -37,7 +37,8 @@ _MINUS_WORD = re.compile(r"\b(?:negative|minus)[ ](?=[$.0-9])", re.IGNORECASE)
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
 _EMPHASIS = re.compile(r"\*\*(?![0-9])|(?<![0-9)])\*\*|`|__")
 _SQUARED_UNIT = re.compile(
-    r"((?<=[0-9])[ ]?(?:[mcdk]?m|ft|feet|in|inch(?:es)?|yd|yards?|mi|miles?|met(?:er|re)s?|units?))[ ]?\^[23](?![0-9])"
+    r"((?<=[0-9])[ ]?(?:[mcdk]?m|ft|feet|in|inch(?:es)?|yd|yards?|mi|miles?|met(?:er|re)s?|units?))"
+    r"[ ]?\^[23](?![0-9])"
 )
 """Without LaTeX only what is sure to be a unit loses its power: the x^2 of 18 x^2 is none."""
 _SLANTED = re.compile(r"(?<!\S)\*([^*\s][^*\n]{0,80})\*(?![\w*])")

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 from llmrl.errors import shown
 from llmrl.rewards.answers.answer import Claim, claims, gold_part, sentences
 from llmrl.rewards.answers.boxed import last_boxed
+from llmrl.rewards.answers.equation import is_statement
 from llmrl.rewards.answers.expression import hostile, squeezed
 from llmrl.rewards.answers.numeral import Numeral
 from llmrl.rewards.answers.shape import settled
 from llmrl.rewards.judgement import Sample
-from llmrl.rewards.kinds.number import boxed_numeral, claimed_numeral, decisive
+from llmrl.rewards.kinds.number import boxed_numeral, boxed_symbol, claimed_numeral, decisive
 from llmrl.rewards.reward import Reward, Score, gold_of, reward
 
 TAIL = 2000
@@ -77,6 +78,8 @@ class _Gold:
 
     text: str
     numeral: Numeral | None
+    symbol: str
+    """What the number is said to be: x of x = 5."""
 
     @classmethod
     def read(cls, answer: str) -> _Gold:
@@ -86,7 +89,7 @@ class _Gold:
                 f"or write it after '####'"
             )
         text = _bare(answer)
-        return cls(text=text, numeral=boxed_numeral(text))
+        return cls(text=text, numeral=boxed_numeral(text), symbol=boxed_symbol(text))
 
     def settled_by(self, claim: Claim) -> bool:
         """Whether a claim is the answer; an announcement of nothing leaves it to an earlier one."""
@@ -98,6 +101,8 @@ class _Gold:
         if claim.denied:
             return Score(0.0, "says that there is no answer")
         if self.numeral is not None:
+            if self._is_of_another(claim):
+                return Score(0.0, f"says what another symbol than {shown(self.symbol)} is")
             number = claimed_numeral(claim)
             if number is not None and number.value is not None:
                 return Score(float(_as_good(self.numeral, number)), f"read {shown(str(number.value))}")
@@ -107,9 +112,16 @@ class _Gold:
             return Score(0.0, "cut off")
         return self._compare(claim)
 
+    def _is_of_another(self, claim: Claim) -> bool:
+        """Whether the box is about y where the gold answer is about x; one that names nothing is about it."""
+        named = boxed_symbol(claim.text) if self.symbol and claim.form == "box" else ""
+        return named not in ("", self.symbol)
+
     def _compare(self, claim: Claim) -> Score:
         """By what both come to, or else by algebra; a gold answer that it cannot read is its text alone."""
         text = claim.text if claim.form == "box" else _expression_in(claim)
+        if ("=" in self.text) != ("=" in text) and (is_statement(self.text) or is_statement(text)):
+            return Score(0.0, f"read {shown(text)}")  # math-verify would compare the number alone
         if "=" not in self.text:
             text = _ASSIGNED.sub("", text)
         if not text:
