@@ -7,9 +7,9 @@ import re
 from llmrl.rewards.answers.plain import plain
 
 _GREEK = frozenset({
-    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "kappa", "lambda", "mu",
-    "nu", "xi", "rho", "sigma", "tau", "phi", "varphi", "chi", "psi", "omega", "ell", "Gamma", "Delta", "Theta",
-    "Lambda", "Sigma", "Phi", "Psi", "Omega",
+    "alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "kappa",
+    "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "phi", "varphi", "chi", "psi", "omega", "ell",
+    "Gamma", "Delta", "Theta", "Lambda", "Sigma", "Phi", "Psi", "Omega",
 })  # fmt: skip
 _SPOKEN = frozenset({"gcd", "lcm", "max", "min", "det", "dim", "deg", "Pr"})
 """Commands that are words: what they are functions of is no unknown of the equation."""

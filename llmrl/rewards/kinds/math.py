@@ -34,6 +34,13 @@ _BEGINNING = re.compile(r"\W*[A-Z]")
 _BETWEEN = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*", re.IGNORECASE)
 _BASED = re.compile(r"\(?([0-9A-F]+)\)?_\{?([0-9]+)\}?")
 """Digits and their base, which math-verify takes for decoration."""
+_MARKED = re.compile(r"\\(?:text[a-z]*|math(?:rm|sf|bf|it)|mbox)\s?\{[^{}]*\}|\$")
+_BESIDE = re.compile(r"[0-9}](?:(?![eE][-+]?[0-9])([A-Za-z]+)|[ ](?![mgshL])[A-Za-z]\Z)")
+_UNITS = frozenset({
+    "cm", "mm", "km", "dm", "kg", "mg", "ft", "in", "lb", "oz", "mph", "hr", "hrs", "min", "sec", "ml", "mL",
+    "st", "nd", "rd", "th", "am", "pm",
+})  # fmt: skip
+"""What may stand right beside the number of a gold answer; other letters there are factors, as in 6pq."""
 _ASSIGNED = re.compile(r"\A\s*[A-Za-z](?:\([A-Za-z]\))?\s*=(?!=)\s*")
 
 
@@ -89,7 +96,9 @@ class _Gold:
                 f"or write it after '####'"
             )
         text = _bare(answer)
-        return cls(text=text, numeral=boxed_numeral(text), symbol=boxed_symbol(text))
+        return cls(
+            text=text, numeral=None if _is_term(text) else boxed_numeral(text), symbol=boxed_symbol(text)
+        )
 
     def settled_by(self, claim: Claim) -> bool:
         """Whether a claim is the answer; an announcement of nothing leaves it to an earlier one."""
@@ -139,6 +148,12 @@ class _Gold:
         if verdict is None and not _read(self.text):
             return Score(0.0, f"{note}; of the gold answer math-verify can read nothing, so its text counts")
         return Score(float(_equal(self.text, text) if verdict is None else verdict), note)
+
+
+def _is_term(gold: str) -> bool:
+    """Whether letters that nothing marks as text are factors of its number: 5t is no 5 of some unit."""
+    found = _BESIDE.finditer("" if "\\$" in gold else _MARKED.sub("", gold))
+    return any(each[1] not in _UNITS for each in found)
 
 
 def _same_in_base(gold: str, claim: str) -> bool | None:
