@@ -30,7 +30,9 @@ _HOSTILE = re.compile(
 _FUNCTION = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc|log|ln|exp|sinh|cosh|tanh)")
 _MOST_FUNCTIONS = 5
 _BRACKET_POWER = re.compile(r"[)\]}]\s*\^\s*\{?\s*([0-9]{1,4})")
-_DECORATION = re.compile(r"\\(?:left|right|displaystyle|[!,;: ])(?![A-Za-z])|[\s$]|(?<=[0-9])\{,\}(?=[0-9])")
+_DECORATION = re.compile(
+    r"\\(?:left|right|displaystyle)(?![A-Za-z])|(?<!\\)\\[!,;: ]|[\s$]|(?<=[0-9])\{,\}(?=[0-9])"
+)
 _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\{([^{}]*)\}")
 
 

@@ -36,6 +36,11 @@ _SPACED_MINUS = re.compile(r"(\A|[={#:(\[])(\s*)-[ ]+(?=[$.0-9])")
 _MINUS_WORD = re.compile(r"\b(?:negative|minus)[ ](?=[$.0-9])", re.IGNORECASE)
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
 _EMPHASIS = re.compile(r"\*\*(?![0-9])|(?<![0-9)])\*\*|`|__")
+_SQUARED_UNIT = re.compile(
+    r"((?<=[0-9])[ ]?(?:[mcdk]?m|ft|feet|in|inch(?:es)?|yd|yards?|mi|miles?|met(?:er|re)s?|units?))"
+    r"[ ]?\^[23](?![0-9])"
+)
+"""Without LaTeX only what is sure to be a unit loses its power: the x^2 of 18 x^2 is none."""
 _SLANTED = re.compile(r"(?<!\S)\*([^*\s][^*\n]{0,80})\*(?![\w*])")
 
 
@@ -45,6 +50,7 @@ def plain(text: str) -> str:
         text = _ascii(text)
     if "\\" in text or "{" in text:
         text = _without_latex(text)
+    text = _SQUARED_UNIT.sub(r"\1", text)
     text = _CALCULATOR.sub("", text)
     text = _SCIENTIFIC.sub(r"e\1", text)
     text = _GROUPING.sub(",", _SLANTED.sub(r"\1", _EMPHASIS.sub("", text)))
@@ -65,8 +71,10 @@ _WRAPPER = re.compile(
 )
 _FRACTION = re.compile(r"(-?)\s*\\[dtc]?frac\s*\{\s*(-?)([0-9.,]+)\s*\}\s*\{\s*(-?)([0-9.,]+)\s*\}")
 _SHORT_FRACTION = re.compile(r"\\[dtc]?frac\s*([0-9])\s*([0-9])(?![0-9])")
-_SILENT = re.compile(r"\\(?:left|right|displaystyle|mathord|!|big|Big|limits)(?![A-Za-z])")
-_BLANK = re.compile(r"\\(?:[ ;:,()\[\]]|quad|qquad|newline)(?![A-Za-z])|~")
+_SILENT = re.compile(r"\\(?:!|(?:left|right|displaystyle|mathord|big|Big|limits)(?![A-Za-z]))")
+_FACTOR = re.compile(r"(?<=[0-9])(?:\\[,;: ])+(?=[A-Za-z](?![A-Za-z]))")
+"""Space before a lone letter, which is a factor more often than a word: 5\\,x."""
+_BLANK = re.compile(r"\\(?:[ ;:,()\[\]]|(?:quad|qquad|newline)(?![A-Za-z]))|~")
 _DEGREES = re.compile(r"\s?\^\s?\{?\s?\\circ\s?\}?|\u00b0")
 _UNIT_POWER = re.compile(r"(?<=[A-Za-z])[ ]?\^\{?[ ]?[23]\}?")
 
@@ -74,7 +82,7 @@ _UNIT_POWER = re.compile(r"(?<=[A-Za-z])[ ]?\^\{?[ ]?[23]\}?")
 def _without_latex(text: str) -> str:
     text = re.sub(r"(?<=[0-9])(?:\{,\}|\\,|,\\![ ]?|\\[ ])(?=[0-9]{3})", ",", text)
     text = _WRAPPER.sub(r" \1 ", text)
-    text = re.sub(r"\\([$%#&])", r"\1", _SILENT.sub("", text))
+    text = re.sub(r"\\([$%#&])", r"\1", _FACTOR.sub("", _SILENT.sub("", text)))
     text = _FRACTION.sub(_inline_fraction, text)
     text = _SHORT_FRACTION.sub(r" \1/\2", text)
     text = _UNIT_POWER.sub("", _DEGREES.sub(" degrees", text))

@@ -12,11 +12,12 @@ from typing import Any, ClassVar
 from llmrl.errors import shown
 from llmrl.rewards.answers.answer import Claim, claims, gold_part, sentences
 from llmrl.rewards.answers.boxed import last_boxed
+from llmrl.rewards.answers.equation import is_statement
 from llmrl.rewards.answers.expression import hostile, squeezed
 from llmrl.rewards.answers.numeral import Numeral
 from llmrl.rewards.answers.shape import settled
 from llmrl.rewards.judgement import Sample
-from llmrl.rewards.kinds.number import boxed_numeral, claimed_numeral, decisive
+from llmrl.rewards.kinds.number import boxed_numeral, boxed_symbol, claimed_numeral, decisive
 from llmrl.rewards.reward import Reward, Score, gold_of, reward
 
 TAIL = 2000
@@ -31,6 +32,15 @@ _SPOKEN = re.compile(r"(?<![\\A-Za-z])(?=[A-Z]*[a-z])[A-Za-z]{2,}")
 """A word, and no product of capitals or command of LaTeX."""
 _BEGINNING = re.compile(r"\W*[A-Z]")
 _BETWEEN = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*", re.IGNORECASE)
+_BASED = re.compile(r"\(?([0-9A-F]+)\)?_\{?([0-9]+)\}?")
+"""Digits and their base, which math-verify takes for decoration."""
+_MARKED = re.compile(r"\\(?:text[a-z]*|math(?:rm|sf|bf|it)|mbox)\s?\{[^{}]*\}|\$")
+_BESIDE = re.compile(r"[0-9}](?:(?![eE][-+]?[0-9])([A-Za-z]+)|[ ](?![mgshL])[A-Za-z]\Z)")
+_UNITS = frozenset({
+    "cm", "mm", "km", "dm", "kg", "mg", "ft", "in", "lb", "oz", "mph", "hr", "hrs", "min", "sec", "ml", "mL",
+    "st", "nd", "rd", "th", "am", "pm",
+})  # fmt: skip
+"""What may stand right beside the number of a gold answer; other letters there are factors, as in 6pq."""
 _ASSIGNED = re.compile(r"\A\s*[A-Za-z](?:\([A-Za-z]\))?\s*=(?!=)\s*")
 
 
@@ -75,6 +85,8 @@ class _Gold:
 
     text: str
     numeral: Numeral | None
+    symbol: str
+    """What the number is said to be: x of x = 5."""
 
     @classmethod
     def read(cls, answer: str) -> _Gold:
@@ -84,7 +96,9 @@ class _Gold:
                 f"or write it after '####'"
             )
         text = _bare(answer)
-        return cls(text=text, numeral=boxed_numeral(text))
+        return cls(
+            text=text, numeral=None if _is_term(text) else boxed_numeral(text), symbol=boxed_symbol(text)
+        )
 
     def settled_by(self, claim: Claim) -> bool:
         """Whether a claim is the answer; an announcement of nothing leaves it to an earlier one."""
@@ -96,6 +110,8 @@ class _Gold:
         if claim.denied:
             return Score(0.0, "says that there is no answer")
         if self.numeral is not None:
+            if self._is_of_another(claim):
+                return Score(0.0, f"says what another symbol than {shown(self.symbol)} is")
             number = claimed_numeral(claim)
             if number is not None and number.value is not None:
                 return Score(float(_as_good(self.numeral, number)), f"read {shown(str(number.value))}")
@@ -105,9 +121,16 @@ class _Gold:
             return Score(0.0, "cut off")
         return self._compare(claim)
 
+    def _is_of_another(self, claim: Claim) -> bool:
+        """Whether the box is about y where the gold answer is about x; one that names nothing is about it."""
+        named = boxed_symbol(claim.text) if self.symbol and claim.form == "box" else ""
+        return named not in ("", self.symbol)
+
     def _compare(self, claim: Claim) -> Score:
         """By what both come to, or else by algebra; a gold answer that it cannot read is its text alone."""
         text = claim.text if claim.form == "box" else _expression_in(claim)
+        if ("=" in self.text) != ("=" in text) and (is_statement(self.text) or is_statement(text)):
+            return Score(0.0, f"read {shown(text)}")  # math-verify would compare the number alone
         if "=" not in self.text:
             text = _ASSIGNED.sub("", text)
         if not text:
@@ -115,6 +138,8 @@ class _Gold:
         note = f"read {shown(text)}"
         if squeezed(text) == squeezed(self.text):
             return Score(1.0, note)
+        if (based := _same_in_base(self.text, text)) is not None:
+            return Score(float(based), note)
         if _WORD.fullmatch(self.text) and _WORD.fullmatch(text):
             return Score(float(self.text.casefold() == text.casefold()), note)
         if hostile(text):
@@ -123,6 +148,18 @@ class _Gold:
         if verdict is None and not _read(self.text):
             return Score(0.0, f"{note}; of the gold answer math-verify can read nothing, so its text counts")
         return Score(float(_equal(self.text, text) if verdict is None else verdict), note)
+
+
+def _is_term(gold: str) -> bool:
+    """Whether letters that nothing marks as text are factors of its number: 5t is no 5 of some unit."""
+    found = _BESIDE.finditer("" if "\\$" in gold else _MARKED.sub("", gold))
+    return any(each[1] not in _UNITS for each in found)
+
+
+def _same_in_base(gold: str, claim: str) -> bool | None:
+    """Whether both have the same digits in the same base; None if one of them names no base."""
+    ours, theirs = _BASED.fullmatch(squeezed(gold)), _BASED.fullmatch(squeezed(claim))
+    return None if ours is None or theirs is None else ours.groups() == theirs.groups()
 
 
 def _bare(answer: str) -> str:

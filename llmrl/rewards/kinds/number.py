@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from llmrl.errors import shown
 from llmrl.rewards.answers.answer import Claim, after_marker, claims, gold_part, sentences
+from llmrl.rewards.answers.equation import leads_to_a_number, symbol
 from llmrl.rewards.answers.numeral import Numeral, numerals
 from llmrl.rewards.answers.plain import plain
 from llmrl.rewards.answers.result import Result, concluding, results, stated
@@ -107,6 +108,12 @@ def boxed_numeral(text: str) -> Numeral | None:
     return found.numeral
 
 
+def boxed_symbol(text: str) -> str:
+    """What a box says its number to be: x of ``x = 5``; empty if no symbol stands for it."""
+    text = _joined_groups(plain(text))
+    return next((symbol(_before(text, result)) for result in results(text, words=True)), "")
+
+
 def _in_box(text: str) -> Result | None:
     """The one result in a box, with nothing but words and units around it."""
     text = _joined_groups(text)
@@ -117,7 +124,13 @@ def _in_box(text: str) -> Result | None:
     if "," in text[start:end] and (_OPENING.search(text[:start]) or _CLOSING.match(text, end)):
         return None  # a point or an interval: (5,100)
     around = text[:start].rpartition("=")[2] + text[found[-1].end :]
-    return None if _SYMBOL.search(around) else found[0]
+    if _SYMBOL.search(around) or not leads_to_a_number(_before(text, found[0])):
+        return None
+    return found[0]
+
+
+def _before(text: str, result: Result) -> str:
+    return "" if result.numeral is None else text[: result.numeral.start]
 
 
 def _same(first: Result, second: Result) -> bool:
