@@ -124,7 +124,7 @@ def test_a_policy_trains_in_dialogue_with_the_model_that_an_earlier_stage_left(
     for step in read_journal(folder / "metrics.jsonl").steps:
         assert step.metrics["policy/grad_norm"] > 0
         assert step.metrics["rollout/aborted_rate"] == 0
-        assert step.metrics["judgement/error_rate/right"] == 0
+        assert step.metrics["judgement/error_rate"] == 0
         assert step.metrics["rollout/responses"] == 64
     # The frozen model asks for sums, as it was trained to.
     said = "".join(path.read_text() for path in (folder / "samples").iterdir())
