@@ -10,7 +10,7 @@ quickstart:
 	@LLMRL_ACCELERATOR=cpu launch/install.sh
 	.venv/bin/llmrl train recipes/quickstart/digits.toml --fresh
 
-# A test waits about as long as it computes: two files at a time end in 23 minutes on two cores instead of 41.
+# On two cores two files at a time end in 23 minutes, one at a time in 41.
 test: install
 	.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=40 --durations-min=3
 

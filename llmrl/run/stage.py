@@ -70,7 +70,7 @@ async def run_stage(
         switchboard.connect(crew.roles, deadline_s=crew.deadline_s)
         if newest:
             await crew.policy("restore", newest.path)
-        with _at_work(recipe, plan, newest, crew, console) as trainer:
+        with _trainer(recipe, plan, newest, crew, console) as trainer:
             async with trainer.sealing():
                 if await stop.interrupts(_train(plan, trainer), trainer.stepping, trainer.publishing):
                     await trainer.save()
@@ -100,7 +100,7 @@ def done_before(plan: StagePlan, console: ConsoleReport) -> StageResult:
 
 
 @contextmanager
-def _at_work(
+def _trainer(
     recipe: Recipe, plan: StagePlan, newest: Checkpoint | None, crew: Crew, console: ConsoleReport
 ) -> Generator[Trainer]:
     """The trainer, where the checkpoint has left it, with all open that it and its record write into."""

@@ -52,7 +52,8 @@ _CANNOT_BE = re.compile(
 )
 # Signs stand before a number, a letter or a command; between words they are dashes and slashes.
 _SIGN = r"<=|>=|\u221a|[-+/^*=<>](?=[\s({\[$+-]{0,8}(?:\.?\d|\\[a-z]|\u221a|[^\W\d_]\b))"
-_TOKEN = re.compile(rf"\\[a-z]+|[\w.%]*\w|{_SIGN}")
+_WORD = r"[\w.%]*\w"
+_TOKEN = re.compile(rf"\\[a-z]+|{_WORD}|{_SIGN}")
 # Beside these a number is a part of something else. Of "x = 7" both sides stand by themselves.
 _JOINER = re.compile(r"[-+/^*\u221a]|[<>]=?|\\(?!boxed|therefore|to\b).*|sqrt|log|ln")
 _OPERAND = re.compile(r"\d.*|[^\W\d_]")
@@ -167,7 +168,7 @@ class _Options:
         return None if others else found[1]
 
     def _at_the_start(self, text: str) -> str | None:
-        alone = " ".join(re.findall(r"[\w.%]*\w", text)).upper()
+        alone = " ".join(re.findall(_WORD, text)).upper()
         if len(alone) == 1:
             return alone if alone in self.letters else None
         found = _REASON.match(text) or _FIRST.match(text)
