@@ -30,7 +30,7 @@ STEPS, WARM_UP = 18, 8
 """Steps of a run, and how many of them at its beginning do not count: a virtual machine that gives idle
 memory back to its host is slow until a run has its pages."""
 LAGS = (1, 2)
-SHORT, LONG = 8, 40
+SHORT, LONG = 16, 128
 """Tokens of the trials' prompts; between them, or near, the phases must be equally long."""
 LONGEST = 256
 PROMPTS = 64
