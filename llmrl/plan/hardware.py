@@ -31,6 +31,11 @@ class Device:
     network_gb_s: float
 
     @property
+    def memory(self) -> float:
+        """Bytes of it, whoever has them; 0 for a core."""
+        return self.memory_gb * 1e9
+
+    @property
     def is_gpu(self) -> bool:
         """False for the core of a machine without GPUs."""
         return self.name != CPU

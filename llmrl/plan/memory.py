@@ -23,7 +23,7 @@ GRAPHS = 1e9
 """Bytes of an engine's CUDA graphs."""
 
 RESIDUE = 0.6e9
-"""Bytes that a process keeps on a shared GPU while others have it: CUDA context and libraries. Assumed."""
+"""Bytes that a process keeps on its GPU, also while others have it: CUDA context and libraries. Assumed."""
 
 CPU_KV_CACHE = 256 * 2**20
 
@@ -242,11 +242,12 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
         {"KV cache": reserved} if reserved else {"one response": one_response(workload, placement, context)}
     )
     parts = {name: part for name, part in (parts | cache).items() if part.value}
-    limit = whole = _limit(placement, machines)
+    limit = _limit(placement, machines)
     if gpu and placement.shared:
-        limit -= 2 * RESIDUE + _copies(workload, placement, gpu=gpu).value
+        limit -= RESIDUE + _copies(workload, placement, gpu=gpu).value
     if gpu and not reserved:
-        limit = min(placement.gpu_share * whole + opponents_caches(workload, placement).value, limit)
+        share = placement.gpu_share * machines.device.memory  # of all there is, whatever others have of it
+        limit = min(share + opponents_caches(workload, placement).value, limit)
     return Needs(role="engine", parts=parts, limit=limit)
 
 
@@ -320,5 +321,5 @@ def slots(cache: Figure, workload: Workload, placement: Placement) -> Figure:
 
 def _limit(placement: Placement, machines: Machines) -> float:
     if machines.device.is_gpu:
-        return machines.device.memory_gb * 1e9
+        return machines.device.memory - RESIDUE
     return host_memory_bytes() / placement.processes

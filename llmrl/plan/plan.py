@@ -15,7 +15,7 @@ from llmrl.plan.estimate import Estimate, Job, estimate
 from llmrl.plan.figure import Figure, amount
 from llmrl.plan.hardware import CPU, Machines, find_machines, read_efficiency
 from llmrl.plan.lengths import Lengths, assumed, read_lengths
-from llmrl.plan.memory import Needs, opponents_caches
+from llmrl.plan.memory import RESIDUE, Needs, opponents_caches
 from llmrl.plan.placement import Placement, placement_of
 from llmrl.plan.rates import estimated
 from llmrl.plan.split import best_shared, best_split, smallest_change
@@ -301,11 +301,13 @@ def _said(job: Job, assumptions: Assumptions) -> tuple[str, ...]:
 def _room_for_opponents(job: Job, place: Placement) -> Iterator[str]:
     """What vLLM must leave free on a GPU, and cannot know of."""
     beside = opponents_caches(job.workload, place)
-    room = 1 - beside.value / (job.machines.device.memory_gb * 1e9) if job.machines.device.is_gpu else 1.0
+    device = job.machines.device
+    room = 1 - (beside.value + RESIDUE) / device.memory if device.is_gpu else 1.0
     if beside.value and place.kv_cache_mib is None and room < place.gpu_share:
         yield (
             f"Caches of the opponent take up to {beside} of an engine's GPU beside vLLM's share: "
-            f"engines.gpu_memory_utilization is taken for {room:.2f}, and the recipe should say so."
+            f"engines.gpu_memory_utilization is taken for {math.floor(100 * room) / 100:.2f}, and the recipe "
+            "should say so."
         )
 
 

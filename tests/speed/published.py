@@ -38,7 +38,7 @@ PROMPT, CV, WITHIN = 150.0, 0.6, 0.35
 FITTED = ("read", "sequence_us", "train", "experts")
 MOST = {"read": 0.85, "train": 0.5}
 """What nobody reaches more of, so that the fit does not either."""
-SAMPLE_MS = 9.8
+SAMPLE_MS = 9.6
 """What their controllers pay for each sample of a step, fitted to all rows together."""
 
 
