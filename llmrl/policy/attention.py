@@ -140,15 +140,25 @@ def _with_padding(
     """Sequences of like lengths together, each padded behind its end, where causal attention never looks."""
     lengths = cu_seqlens.diff()
     order = lengths.argsort(descending=True, stable=True)
-    parts: list[Tensor] = []
-    places: list[Tensor] = []
     counts = _alike(cast("list[int]", lengths[order].tolist()))
+    reals: list[Tensor] = []
+    places: list[Tensor] = []
     for rows in cast("tuple[Tensor, ...]", order.split(counts)):
         within = torch.arange(int(lengths[rows[0]]), device=query.device)
-        real = within < lengths[rows, None]
-        places.append((cu_seqlens[rows, None] + within)[real])
-        parts.append(_padded(query, key, value, places[-1], real, scaling, window))
-    return torch.cat(parts).index_select(0, torch.cat(places).argsort())
+        reals.append(within < lengths[rows, None])
+        places.append((cu_seqlens[rows, None] + within)[reals[-1]])
+    moved = torch.cat(places)
+    sizes = [part.numel() for part in places]
+
+    def parted(x: Tensor) -> tuple[Tensor, ...]:
+        # Moved at once: the gradient of a part's own index would be as large as that of the whole.
+        return cast("tuple[Tensor, ...]", x.index_select(0, moved).split(sizes))
+
+    out = [
+        _padded(q, k, v, real, scaling, window)
+        for q, k, v, real in zip(parted(query), parted(key), parted(value), reals, strict=True)
+    ]
+    return torch.cat(out).index_select(0, moved.argsort())
 
 
 def _alike(lengths: Sequence[int]) -> list[int]:
@@ -167,16 +177,15 @@ def _padded(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    places: Tensor,
     real: Tensor,
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """[n, heads, d] attention of the tokens at ``places``, which lie in [rows, width] where that is real."""
+    """[n, heads, d] attention of tokens that lie in [rows, width] where that is real."""
     slots = real.flatten().nonzero()[:, 0]
 
     def unpacked(x: Tensor) -> Tensor:
-        flat = x.new_zeros(real.numel(), *x.shape[1:]).index_copy(0, slots, x.index_select(0, places))
+        flat = x.new_zeros(real.numel(), *x.shape[1:]).index_copy(0, slots, x)
         return flat.view(*real.shape, *x.shape[1:]).transpose(1, 2)
 
     out = _attend(unpacked(query), unpacked(key), unpacked(value), scaling, window)
