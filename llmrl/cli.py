@@ -93,17 +93,17 @@ def _clean_errors(*, debug: bool) -> Generator[None]:
         typer.echo(str(stopped))
         if isinstance(stopped, Interrupted):  # or else a script would go on with its next command
             raise typer.Exit(EXIT_INTERRUPTED) from None
-    except OSError as error:
-        if debug or error.errno not in FULL:
-            raise
-        typer.echo(f"OSError: {error}; make room; a run goes on with --resume.", err=True)
-        raise typer.Exit(EXIT_FAILED) from error
-    except LlmrlError as error:
+    except LlmrlError as error:  # before OSError, which a DeadlineError is as well
         if debug:
             traceback.print_exc()
         kind = next(kind for kind in type(error).__mro__ if kind.__module__ == LlmrlError.__module__)
         typer.echo(f"{kind.__name__}: {_harmless(str(error))}", err=True)
         raise typer.Exit(EXIT_WRONG_INPUT if isinstance(error, WRONG_INPUT) else EXIT_FAILED) from None
+    except OSError as error:
+        if debug or error.errno not in FULL:
+            raise
+        typer.echo(f"OSError: {error}; make room; a run goes on with --resume.", err=True)
+        raise typer.Exit(EXIT_FAILED) from error
 
 
 def _version(value: bool) -> None:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from llmrl.prompts.prompt import Draw
+from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import Response
 
-DrawKey = tuple[str, int]
-"""Purpose and ordinal of a draw."""
+DrawKey = tuple[str, int, int]
+"""Purpose, ordinal and tries of a draw: two tries of one may be under way at once."""
+
+
+def key_of(draw: Draw, sampling: Sampling) -> DrawKey:
+    """What the responses to a draw are told apart by."""
+    return sampling.purpose, draw.ordinal, draw.tries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

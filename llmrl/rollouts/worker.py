@@ -22,7 +22,7 @@ from llmrl.rollouts.agents.endpoint import Endpoint
 from llmrl.rollouts.conversations.host import Host
 from llmrl.rollouts.engines import Engine, Sampling, engine
 from llmrl.rollouts.environments import Environment
-from llmrl.rollouts.news import DrawKey, Finished, News
+from llmrl.rollouts.news import DrawKey, Finished, News, key_of
 from llmrl.rollouts.rehearsal import ready
 from llmrl.rollouts.responder import AgentRuns, Conversations, Responder, Setting, SingleTurn
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
@@ -83,16 +83,15 @@ class RolloutWorker:
         Raises:
             EngineError: what the engine or the environment could not do, or ``abandon`` was called.
         """
-        key = sampling.purpose, draw.ordinal
+        key = key_of(draw, sampling)
         self._under_way[key] = task = asyncio.create_task(self._group(draw, sampling))
         try:
             return await task
         except asyncio.CancelledError:
             raise EngineError(f"the responses to prompt '{draw.prompt.id}' were abandoned") from None
         finally:
-            if self._under_way.get(key) is task:  # it may have been drawn again, and that be over too
-                del self._under_way[key]
-                self._news.forget(key)
+            del self._under_way[key]
+            self._news.forget(key)
 
     async def news(self) -> list[Finished]:
         """Responses that were finished since this was last asked and whose group is still under way.
@@ -104,13 +103,12 @@ class RolloutWorker:
 
     async def abandon(self, draw: Draw, sampling: Sampling) -> None:
         """Stop what is generated for this draw; nobody waits for it any more."""
-        if task := self._under_way.get((sampling.purpose, draw.ordinal)):
+        if task := self._under_way.get(key_of(draw, sampling)):
             task.cancel()
 
     async def _group(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
         def tell(number: int, rollout: Rollout) -> None:
-            key = sampling.purpose, draw.ordinal
-            self._news.tell(Finished(draw=key, number=number, response=rollout.response))
+            self._news.tell(Finished(draw=key_of(draw, sampling), number=number, response=rollout.response))
 
         return await self._respond(draw, sampling, tell)
 

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import mkdtemp
 from types import NoneType
 from typing import Any, cast
 
@@ -67,8 +68,10 @@ class Checkpoints:
 
     def begin(self, step: int) -> Path:
         """An empty folder for the ranks to write into; it is nothing until ``commit``."""
-        for leftover in [*self._folder.glob(".tmp-*"), *self._folder.glob(".del-*")]:
+        for leftover in self._folder.glob(".tmp-*"):
             shutil.rmtree(leftover)
+        for leftover in self._folder.glob(".del-*"):
+            _discard(leftover)
         path = self._folder / f".tmp-step-{step:06d}"
         path.mkdir(parents=True)
         return path
@@ -140,9 +143,17 @@ class Checkpoints:
 
     def _remove(self, path: Path) -> None:
         if path.exists():
-            doomed = path.with_name(f".del-{path.name}")
-            path.rename(doomed)
-            shutil.rmtree(doomed)
+            doomed = Path(mkdtemp(prefix=".del-", dir=self._folder))
+            path.rename(doomed / path.name)
+            _discard(doomed)
+
+
+def _discard(folder: Path) -> None:
+    """Delete it, or say why not: a file that an export still reads is no reason to end a run."""
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        _log.warning("%s cannot be deleted yet (%s); the next checkpoint tries again.", folder, error)
 
 
 def intact(path: Path) -> Checkpoint:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,9 @@ from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.statistics import accuracy_interval, mean_pass_at_k
+from llmrl.run.together import together
 
-Answer = Callable[[Draw, Sampling], Awaitable[tuple[RolloutGroup, Sequence[Judgement]]]]
+Answer = Callable[[Draw, Sampling], Coroutine[Any, Any, tuple[RolloutGroup, Sequence[Judgement]]]]
 
 CORRECT = 0.5
 """A reward above this counts as correct."""
@@ -38,7 +39,7 @@ async def evaluate(
         max_tokens=stage.rollouts.max_tokens,
     )
     draws = [Draw(ordinal=i, prompt=prompt) for i, prompt in enumerate(prompts)]
-    answers = await asyncio.gather(*(answer(draw, sampling) for draw in draws))
+    answers = await together(answer(draw, sampling) for draw in draws)
     part = deciding_reward(stage)
     verdicts = [[verdict(judgement, part) for judgement in judgements] for _, judgements in answers]
     correct = np.array([own.count(True) for own in verdicts], dtype=np.int64)

@@ -16,7 +16,7 @@ from llmrl.rewards.scoring.aborted import overrule
 from llmrl.rewards.scoring.samples import sample_of, samples_of
 from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.rollouts.engines import Sampling
-from llmrl.rollouts.news import DrawKey, Finished
+from llmrl.rollouts.news import DrawKey, Finished, key_of
 from llmrl.rollouts.pool import EnginePool
 from llmrl.rollouts.rollout import Response, RolloutGroup
 
@@ -78,13 +78,12 @@ class Judging:
 
     async def _written(self, expected: _Expected) -> RolloutGroup:
         """The group; as soon as it is there, nobody begins to judge what is told of it."""
-        key = expected.sampling.purpose, expected.draw.ordinal
+        key = key_of(expected.draw, expected.sampling)
         self.expected[key] = expected
         try:
             return await self.pool.generate(expected.draw, expected.sampling)
         finally:
-            if self.expected.get(key) is expected:  # it may have been drawn again
-                del self.expected[key]
+            del self.expected[key]
 
     async def _hear(self, engine: Actor, deadline_s: float) -> None:
         while True:
@@ -111,7 +110,7 @@ class Judging:
         begun = {
             number: early.judging
             for number, early in expected.early.items()
-            # What was told before the draw was given up and drawn again is of another response.
+            # What was told of the evaluation before this one is of another response.
             if early.response == group.rollouts[number].response
         }
         rest = [number for number in range(len(samples)) if number not in begun]

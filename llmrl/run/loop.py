@@ -14,11 +14,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Protocol
 
 from llmrl.experience.experience import Experience
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
+from llmrl.run.together import first_of
 from llmrl.run.window import Window
 
 
@@ -84,7 +85,7 @@ async def run_loop(
     try:
         await loop.run(first, last)
     except BaseExceptionGroup as group:
-        error = _first_of(group)
+        error = first_of(group)
         raise error from error.__cause__
 
 
@@ -190,10 +191,3 @@ class _Loop:
         self.served = version
         self.fresh.set()
         self.admit(self.window.per_step)
-
-
-def _first_of(error: BaseException) -> BaseException:
-    """The error that ended the loop; what it dragged along is not news."""
-    while isinstance(error, BaseExceptionGroup):
-        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
-    return error

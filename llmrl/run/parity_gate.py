@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 from llmrl.cluster.actor import share
@@ -16,6 +15,7 @@ from llmrl.rollouts.pool import EnginePool
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.crew import Crew
 from llmrl.run.parity import Comparison, Parity, check_parity
+from llmrl.run.together import together
 
 PROMPTS_PER_ENGINE = 4
 
@@ -38,7 +38,7 @@ async def pass_gate(
         together=stage.policy.tokens_per_microbatch,
     )
     draws = [stream.at(ordinal) for ordinal in range(PROMPTS_PER_ENGINE * len(crew.engines))]
-    groups = await asyncio.gather(*(pool.generate(draw, sampling) for draw in draws))
+    groups = await together(pool.generate(draw, sampling) for draw in draws)
     _refuse_silence(groups)
     responses = share(Columns.of([imitate(group) for group in groups]))
     scored, *_ = await crew.policy("score", responses, temperature)

@@ -222,6 +222,37 @@ async def test_responses_under_way_are_finished_first_or_read_again_and_nothing_
         np.testing.assert_allclose(one.logp, wanted, atol=1e-4)
 
 
+async def test_what_a_drain_finds_preempted_goes_on_under_new_weights_and_says_so(tiny_model: Path) -> None:
+    stage = Stage(
+        model=Model(path=str(tiny_model), context_tokens=256),
+        prompts=Prompts(sources=(Source(task="digit_sum"),)),
+        rollouts=Rollouts(temperature=TEMPERATURE),
+        engines=Engines(max_sequences=64, kv_cache_mib=1, update="drain"),
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+    )
+    crowded: Engine = await engine.build("vllm", {}, key="engines").start(stage, device="cpu")
+    old, new = reference(tiny_model), moved(reference(tiny_model), 1.25)
+    await crowded.load(bundle_of(old, 10))
+    under_way = [
+        asyncio.create_task(crowded.generate(request(f"p{i}", seed=i, tokens=250))) for i in range(64)
+    ]
+    await asyncio.sleep(0.4)
+
+    await crowded.load(bundle_of(new, 11))
+    completions: list[Completion] = await asyncio.gather(*under_way)
+    await crowded.close()
+
+    for one in completions:
+        # Whatever was read again was read with the weights that its next tokens are of.
+        whole = np.concatenate([PROMPT, one.tokens])
+        by_version = {10: logp_of(old, whole, TEMPERATURE), 11: logp_of(new, whole, TEMPERATURE)}
+        wanted = [by_version[v][PROMPT.size + i] for i, v in enumerate(one.version.tolist())]
+        np.testing.assert_allclose(one.logp, wanted, atol=1e-4)
+    versions = {tuple(np.unique(c.version).tolist()) for c in completions}
+    assert (10, 11) in versions, "the cache is large enough for all: nothing was preempted"
+
+
 async def test_a_sync_that_is_incomplete_or_does_not_arrive_is_an_error(
     running: Engine, tiny_model: Path
 ) -> None:

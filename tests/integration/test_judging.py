@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +35,7 @@ from llmrl.rewards.judgement import Judgement, Sample
 from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.rollouts.engines import Sampling
 from llmrl.rollouts.environments import Environment, Reply, Turn
-from llmrl.rollouts.news import Finished
+from llmrl.rollouts.news import Finished, key_of
 from llmrl.rollouts.pool import EnginePool
 from llmrl.rollouts.rollout import Response, RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker
@@ -147,7 +147,7 @@ async def test_responses_are_told_as_they_are_finished_each_once(worker: Rollout
     group = await writing
     assert len({finished.number for finished in told}) == len(told) > 0
     for finished in told:
-        assert finished.draw == ("train", draw.ordinal)
+        assert finished.draw == key_of(draw, SAMPLING) == ("train", draw.ordinal, 0)
         assert finished.response == group.rollouts[finished.number].response
     assert await worker.news() == []
 
@@ -179,18 +179,32 @@ async def test_rewards_that_compare_wait_for_the_whole_group(
     assert [one.reward for one in judgements] == pytest.approx(scores(group))
 
 
-async def test_what_was_told_of_a_draw_that_was_given_up_is_not_believed_of_the_next(
+async def test_what_was_told_of_an_earlier_evaluation_is_not_believed_of_the_next(
     worker: RolloutWorker, scorer: Scorer, draw: Draw, tmp_path: Path
 ) -> None:
     judging = judging_of(worker, scorer, tmp_path)
     answering = asyncio.create_task(judging.answer(draw, SAMPLING))
     await until(lambda: bool(judging.expected))
     other = Response(text="other", last_turn=None, tokens=0, stop="stop", outcome=None)
-    judging._begin(Finished(draw=("train", draw.ordinal), number=2, response=other))
-    judging._begin(Finished(draw=("train", 99), number=2, response=other))
+    judging._begin(Finished(draw=key_of(draw, SAMPLING), number=2, response=other))
+    judging._begin(Finished(draw=("train", 99, 0), number=2, response=other))
 
     group, judgements = await answering
     assert [one.reward for one in judgements] == pytest.approx(scores(group))
+
+
+async def test_a_draw_that_is_made_again_is_not_abandoned_with_the_one_before(
+    worker: RolloutWorker, draw: Draw
+) -> None:
+    before, again = (
+        asyncio.create_task(worker.generate(replace(draw, tries=tries), SAMPLING)) for tries in (0, 1)
+    )
+    await asyncio.sleep(0)  # Ray may well begin the new one before it tells that the old one is given up
+    await worker.abandon(draw, SAMPLING)
+
+    with pytest.raises(EngineError, match="abandoned"):
+        await before
+    assert len((await again).rollouts) == SAMPLING.per_prompt
 
 
 async def test_an_engine_that_tells_nothing_costs_no_judgement(
@@ -227,7 +241,7 @@ async def test_what_is_told_of_a_group_that_is_there_is_not_judged_again(
     async def told_late(samples: Sequence[Sample]) -> tuple[Judgement, ...]:
         asked.append(len(samples))
         response = Response(text=samples[0].response, last_turn=None, tokens=1, stop="stop", outcome=None)
-        judging._begin(Finished(draw=("train", draw.ordinal), number=0, response=response))
+        judging._begin(Finished(draw=key_of(draw, SAMPLING), number=0, response=response))
         return await judge(samples)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -24,7 +24,7 @@ from llmrl.rollouts.engines.vllm_owner import end_with_owner
 
 
 class WholeScheduler(Scheduler):
-    """Keeps the outputs of a request until it ends or generation is paused with requests under way."""
+    """Keeps the outputs of a request until it ends or generation is paused."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -68,7 +68,8 @@ class WholeScheduler(Scheduler):
 
     @property
     def _must_send(self) -> bool:
-        return bool(self._kept) and self.pause_state == PauseState.PAUSED_ALL
+        # Drained too: what was preempted waits until there are new weights, and goes on with those.
+        return bool(self._kept) and self.pause_state != PauseState.UNPAUSED
 
     def _keeps(self, output: EngineCoreOutput) -> bool:
         if output.finished or not self._is_read_whole(output.request_id):

@@ -13,7 +13,7 @@ import pytest
 import typer
 
 from llmrl.cli import _clean_errors
-from llmrl.errors import RewardError
+from llmrl.errors import DeadlineError, RewardError
 
 RECIPE = Path(__file__).resolve().parents[3] / "recipes" / "quickstart" / "digits.toml"
 HEAVY = ("torch", "ray", "vllm", "deepspeed", "transformers", "datasets", "accelerate")
@@ -170,6 +170,16 @@ def test_a_disk_that_is_full_ends_in_one_sentence(capsys: pytest.CaptureFixture[
     assert "No space left on device: 'runs/a/ledger.jsonl'; make room; a run goes on with --resume." in (
         capsys.readouterr().err
     )
+
+
+def test_what_did_not_answer_in_time_is_named_in_one_sentence_like_all_errors_of_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(typer.Exit) as ended, _clean_errors(debug=False):
+        raise DeadlineError("engine-0.generate did not answer within 1800 s.")
+
+    assert ended.value.exit_code == 70
+    assert capsys.readouterr().err == "DeadlineError: engine-0.generate did not answer within 1800 s.\n"
 
 
 def test_any_other_error_of_the_system_keeps_its_traceback() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +56,26 @@ def test_a_save_that_did_not_finish_is_swept_away_by_the_next_one(tmp_path: Path
 
     saved(again, 2)
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_an_old_one_that_cannot_be_deleted_yet_ends_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, ranks=1)
+    with monkeypatch.context() as held:
+        held.setattr(shutil, "rmtree", busy)  # as NFS says of a folder with a file that an export reads
+        for step in (1, 2, 2, 3):
+            saved(checkpoints, step)
+
+    assert "cannot be deleted yet" in caplog.text
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-000003"]
+    assert len(list(tmp_path.glob(".del-*"))) == 3
+    saved(checkpoints, 4)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000004"]
+
+
+def busy(path: Path) -> None:
+    raise OSError(errno.EBUSY, "Device or resource busy", str(path))
 
 
 def test_what_was_passed_over_takes_no_place_of_what_follows(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from llmrl.errors import EngineError
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Evaluation, Optimizer, Prompts, Reward, Source, Stage
 from llmrl.report.journal import EvaluationEntry
@@ -25,22 +26,28 @@ FAILED = Judgement(status="error", reward=None, note="the server is gone")
 ELSEWHERE = Judgement(status="error", reward=None, parts={"answer": 1.0}, note="another reward failed")
 
 
-def evaluated(*judgements: Sequence[Judgement], k: tuple[int, ...] = (1,)) -> EvaluationEntry:
-    """Each prompt's responses, judged like this."""
-    stage = Stage(
+TOKENS = np.array([3], dtype=np.int32)
+
+
+def stage_of(*, per_prompt: int, k: tuple[int, ...] = (1,)) -> Stage:
+    return Stage(
         prompts=Prompts(sources=(Source(task="digit_sum"),)),
         rewards={"answer": Reward(kind="number")},
         objective=Choice(name="grpo"),
         optimizer=Optimizer(steps=1),
-        evaluation=Evaluation(per_prompt=len(judgements[0]), temperature=1.0, k=k),
+        evaluation=Evaluation(per_prompt=per_prompt, temperature=1.0, k=k),
     )
-    tokens = np.array([3], dtype=np.int32)
-    prompts = [
-        Prompt(id=f"p/{row}", tokens=tokens, text="", answer="1", source="p")
-        for row in range(len(judgements))
-    ]
+
+
+def prompts_of(count: int) -> list[Prompt]:
+    return [Prompt(id=f"p/{row}", tokens=TOKENS, text="", answer="1", source="p") for row in range(count)]
+
+
+def evaluated(*judgements: Sequence[Judgement], k: tuple[int, ...] = (1,)) -> EvaluationEntry:
+    """Each prompt's responses, judged like this."""
+    stage, prompts = stage_of(per_prompt=len(judgements[0]), k=k), prompts_of(len(judgements))
     one = Rollout(
-        tokens=tokens, logp=tokens.astype(np.float32), version=tokens, trained=tokens > 0, turn=tokens,
+        tokens=TOKENS, logp=TOKENS.astype(np.float32), version=TOKENS, trained=TOKENS > 0, turn=TOKENS,
         stop="stop", text="",
     )  # fmt: skip
 
@@ -57,6 +64,28 @@ def test_what_could_not_be_judged_is_counted_apart_and_not_as_wrong() -> None:
     assert (entry.correct, entry.n, entry.unjudged, entry.accuracy) == (3, 4, 2, 0.75)
     assert (entry.low, entry.high) == pytest.approx(tuple(wilson_interval(3, 4)))
     assert entry.basis == f"n = 4, 95 % {entry.low:.3f}-{entry.high:.3f}, 2 not judged"
+
+
+def test_nobody_generates_any_more_for_an_evaluation_that_has_failed() -> None:
+    given_up: list[int] = []
+
+    async def answer(draw: Draw, _sampling: Sampling) -> tuple[RolloutGroup, Sequence[Judgement]]:
+        if draw.ordinal == 1:
+            raise EngineError("the environment is gone")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            given_up.append(draw.ordinal)
+            raise
+        raise AssertionError("nobody waits so long")
+
+    async def run() -> None:
+        async with asyncio.timeout(10):
+            await evaluate(stage_of(per_prompt=1), prompts_of(3), answer, version=0)
+
+    with pytest.raises(EngineError, match="the environment is gone"):
+        asyncio.run(run())
+    assert given_up == [0, 2]
 
 
 def test_the_deciding_reward_alone_says_what_is_judged() -> None:
