@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 PACKED = "llmrl_packed"
 """Value of ``attn_implementation`` in transformers."""
 
-LARGEST_RATIO = 1.5
+LARGEST_RATIO = 1.2
 """Of the lengths of sequences that are padded together."""
 
 LARGEST_HEAD = 256
