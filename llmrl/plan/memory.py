@@ -75,12 +75,7 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
         "gathered": _gathered(workload, placement, gpu=gpu),
         "copies for engines": _copies(workload, placement, gpu=gpu),
         "reference": _bytes("w P, not sharded", w * p if workload.scores_reference else 0, w=w, P=p),
-        "sleeping engine": _bytes(
-            "context + graphs, which stay",
-            RESIDUE + GRAPHS if placement.shared and placement.engines and gpu else 0,
-            context=RESIDUE,
-            graphs=GRAPHS,
-        ),
+        "sleeping engine": _asleep(workload, placement, gpu=gpu),
     }
     moments = (
         _backward(workload, placement, split[2], gpu=gpu),
@@ -89,6 +84,20 @@ def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> 
     parts |= max(moments, key=lambda moment: sum(part.value for part in moment.values()))
     kept = {name: part for name, part in parts.items() if part.value}
     return Needs(role="rank", parts=kept, limit=_limit(placement, machines))
+
+
+def _asleep(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
+    """What an engine leaves on a device that it lends to a rank."""
+    if not (gpu and placement.shared and placement.engines):
+        return _bytes("no engine sleeps here", 0)
+    opponent = workload.width * workload.architecture.parameters if workload.opposed else 0
+    return _bytes(
+        "context + graphs + opponent, which stay",
+        RESIDUE + GRAPHS + opponent,
+        context=RESIDUE,
+        graphs=GRAPHS,
+        opponent=opponent,
+    )
 
 
 def _left(placement: Placement, *, gpu: bool) -> frozenset[str]:

@@ -24,6 +24,8 @@ Sentences = Iterator[str]
 
 ADDRESS = re.compile(r"local|auto|[^\s:/]+:[0-9]{1,5}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+VLLM_TEMPERATURES = 0.01, 2.0
+"""It takes the least one for any below, and says so in its log alone; what is above the other it refuses."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 """``owner/name`` on the hub."""
 
@@ -209,6 +211,11 @@ def _policy(stage: Stage) -> Sentences:
         yield (
             "policy.nvme_folder: this key is missing; policy.offload = 'nvme' needs a folder on an NVMe disk."
         )
+    if table.offload == "nvme" and stage.checkpoints.every_steps:
+        yield (
+            "checkpoints.every_steps: DeepSpeed cannot restore a checkpoint with policy.offload = 'nvme', "
+            f"got {stage.checkpoints.every_steps}; use 'cpu', or remove the key and run the stage in one go."
+        )
     if table.offload != "nvme" and table.nvme_folder is not None:
         yield (
             f"policy.nvme_folder: has no effect with policy.offload = '{table.offload}'; "
@@ -218,6 +225,8 @@ def _policy(stage: Stage) -> Sentences:
 
 def _engines(stage: Stage) -> Sentences:
     table = stage.engines
+    if table.kind == "vllm":
+        yield from _temperatures(stage)
     if table.tensor_parallel > 1 and (table.kind == "torch" or stage.cluster.device == "cpu"):
         why = "engines.kind = 'torch'" if table.kind == "torch" else "cluster.device = 'cpu'"
         yield (
@@ -232,6 +241,16 @@ def _engines(stage: Stage) -> Sentences:
             "engines.update: 'abort' would miss a text of rollouts.stop that spans two requests; "
             "use 'keep' or 'drain'."
         )
+
+
+def _temperatures(stage: Stage) -> Sentences:
+    """What vLLM would raise without a word, or refuse at the first prompt."""
+    least, most = VLLM_TEMPERATURES
+    sampled, evaluated = stage.rollouts.temperature, stage.evaluation.temperature
+    if not least <= sampled <= most:
+        yield f"rollouts.temperature: vLLM samples at {least} to {most}, got {as_toml(sampled)}."
+    if evaluated and not least <= evaluated <= most:
+        yield f"evaluation.temperature: vLLM samples at {least} to {most}, or 0, got {as_toml(evaluated)}."
 
 
 def _weights(stage: Stage) -> Sentences:

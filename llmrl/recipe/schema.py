@@ -325,7 +325,7 @@ class Policy(Table):
     """Where optimizer states live (ZeRO 1-3); with ZeRO 3 parameters are in the host's memory then."""
     nvme_folder: Path | None = None
     """Folder on an NVMe disk; needed with ``offload = "nvme"``. What a stage keeps there lies under the
-    path of its own folder, and stays when the run is over."""
+    path of its own folder, and stays when the run is over. DeepSpeed cannot restore such a stage."""
 
 
 class Weights(Table):

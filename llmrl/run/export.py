@@ -13,13 +13,14 @@ from tempfile import TemporaryDirectory
 
 from llmrl.cluster.connection import connect
 from llmrl.errors import CheckpointError, DataError, RecipeError, shown
-from llmrl.recipe.schema import Cluster, Policy, Recipe, Role, Stage
+from llmrl.recipe.schema import Cluster, Recipe, Role, Stage
 from llmrl.registry import load_plugins
 from llmrl.report.card import write_card
 from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import read_journal
 from llmrl.run.checkpoint import Checkpoint, Checkpoints, intact
 from llmrl.run.hiring import hired
+from llmrl.run.same_run import check_restorable
 from llmrl.run.stage_plan import placed, start_folder
 
 RECIPE = "recipe.json"
@@ -61,6 +62,7 @@ def export_model(where: Path, out: Path) -> Sealed:
     if out.exists():
         raise RecipeError(f"OUT: {out} is already there, and nothing is replaced; name a new folder.")
     sealed = find_checkpoint(where)
+    check_restorable(sealed.checkpoint.path, sealed.stage.policy)
     load_plugins(sealed.recipe.plugins)
     stage = _for_ranks(sealed)
     with _beside(out) as folder, _still_there(sealed.checkpoint.path), connect(stage.cluster):
@@ -118,19 +120,8 @@ def _for_ranks(sealed: Sealed) -> Stage:
     """The stage as its ranks load it, who ask nobody here."""
     start, folder = start_folder(sealed.recipe, sealed.index), sealed.recipe.stage_folder(sealed.index)
     stage = placed(sealed.stage, start, folder=folder)
-    return stage.model_copy(
-        update={
-            "roles": dict[str, Role](),
-            "policy": _apart(stage.policy),
-            "cluster": _with_variables(stage.cluster),
-        }
-    )
-
-
-def _apart(policy: Policy) -> Policy:
-    """The run may go on, and its ranks still have their files in its own folder."""
-    swap = policy.nvme_folder and policy.nvme_folder / "export"
-    return policy.model_copy(update={"nvme_folder": swap})
+    asked = {"roles": dict[str, Role](), "cluster": _with_variables(stage.cluster)}
+    return stage.model_copy(update=asked)
 
 
 def _with_variables(cluster: Cluster) -> Cluster:

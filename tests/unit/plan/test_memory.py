@@ -220,6 +220,19 @@ def test_an_opponents_caches_are_beside_what_vllm_may_take(
     assert taken == {16: 0.98 * 85 * GB + 16 * longest, 64: 85 * GB - RESIDUE}
 
 
+def test_the_reference_of_an_opponent_stays_where_its_engine_sleeps(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    shared = replace(place, shared=True)
+    alone, opposed = (
+        rank_needs(replace(work, opposed=there), shared, machines).parts["sleeping engine"].value
+        for there in (False, True)
+    )
+
+    assert opposed - alone == work.width * work.architecture.parameters
+    assert "sleeping engine" not in rank_needs(work, place, machines).parts
+
+
 def test_a_key_value_head_is_never_cut_in_two(work: Workload, place: Placement, machines: Machines) -> None:
     four, eight = (
         engine_needs(work, replace(place, tensor_parallel=width), machines, context=2000) for width in (4, 8)

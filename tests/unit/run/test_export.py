@@ -14,7 +14,6 @@ from llmrl.recipe.schema import (
     Cluster,
     Model,
     Optimizer,
-    Policy,
     Prompts,
     Recipe,
     Role,
@@ -130,14 +129,21 @@ def test_where_nothing_can_be_written_nothing_is_started(run: Path) -> None:
         export_model(run, run / "recipe.json" / "model")
 
 
-def test_the_ranks_ask_nobody_and_leave_the_files_of_a_run_alone_that_goes_on(
-    run: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_deepspeed_cannot_restore_is_refused_before_anything_is_started(run: Path) -> None:
+    recipe = json.loads((run / "recipe.json").read_text())
+    recipe["recipe"]["stages"][0]["policy"] |= {"zero_stage": 3, "offload": "nvme", "nvme_folder": "/nvme"}
+    (run / "recipe.json").write_text(json.dumps(recipe))
+    seal(run / "0-warm", 2)
+
+    with pytest.raises(CheckpointError, match=r"^policy\.offload: .*step-000002 was saved with 'nvme'"):
+        export_model(run, run.parent / "model")
+
+
+def test_the_ranks_ask_nobody(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KNOWN", "7")
     stage = STAGE.model_copy(
         update={
             "roles": {"judge": Role(path="m", kind="generate")},
-            "policy": Policy(nvme_folder=Path("/nvme")),
             "cluster": Cluster(environment={"KNOWN": "...", "LOST": "..."}),
         }
     )
@@ -147,5 +153,4 @@ def test_the_ranks_ask_nobody_and_leave_the_files_of_a_run_alone_that_goes_on(
     alone = _for_ranks(Sealed(recipe=recipe, index=0, checkpoint=checkpoint))
 
     assert alone.roles == {}
-    assert alone.policy.nvme_folder == Path("/nvme/runs/a/0-warm/export")
     assert alone.cluster.environment == {"KNOWN": "7"}
