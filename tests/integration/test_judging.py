@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -191,20 +191,6 @@ async def test_what_was_told_of_an_earlier_evaluation_is_not_believed_of_the_nex
 
     group, judgements = await answering
     assert [one.reward for one in judgements] == pytest.approx(scores(group))
-
-
-async def test_a_draw_that_is_made_again_is_not_abandoned_with_the_one_before(
-    worker: RolloutWorker, draw: Draw
-) -> None:
-    before, again = (
-        asyncio.create_task(worker.generate(replace(draw, tries=tries), SAMPLING)) for tries in (0, 1)
-    )
-    await asyncio.sleep(0)  # Ray may well begin the new one before it tells that the old one is given up
-    await worker.abandon(draw, SAMPLING)
-
-    with pytest.raises(EngineError, match="abandoned"):
-        await before
-    assert len((await again).rollouts) == SAMPLING.per_prompt
 
 
 async def test_an_engine_that_tells_nothing_costs_no_judgement(

@@ -1,11 +1,14 @@
-"""Two calls for one draw: whoever ends later finds nothing of his own left, and that is no error."""
+"""Two tries of one draw: neither ends with the other."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from llmrl.errors import EngineError
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
 from llmrl.rollouts.engines import Sampling
@@ -34,11 +37,26 @@ class Slowing(RolloutWorker):
         return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=())
 
 
-async def test_a_draw_that_was_drawn_again_and_answered_meanwhile_ends_well_itself() -> None:
+AGAIN = replace(DRAW, tries=1)
+
+
+async def test_a_draw_that_is_made_again_and_answered_meanwhile_ends_well_itself() -> None:
     worker = Slowing(STAGE, "cpu", 0)
     first = asyncio.create_task(worker.generate(DRAW, SAMPLING))
     await asyncio.sleep(0)
 
-    again = await worker.generate(DRAW, SAMPLING)
+    again = await worker.generate(AGAIN, SAMPLING)
 
     assert again.ordinal == (await first).ordinal == 7
+
+
+async def test_a_draw_that_is_made_again_is_not_abandoned_with_the_one_before() -> None:
+    worker = Slowing(STAGE, "cpu", 0)
+    again, before = (asyncio.create_task(worker.generate(draw, SAMPLING)) for draw in (AGAIN, DRAW))
+    await asyncio.sleep(0)  # Ray may well begin the new one before it tells that the old one is given up
+
+    await worker.abandon(DRAW, SAMPLING)
+
+    with pytest.raises(EngineError, match="abandoned"):
+        await before
+    assert (await again).ordinal == 7
