@@ -69,6 +69,8 @@ def _alone() -> Generator[dict[str, Any]]:
                 "_node_ip_address": LOOPBACK,
                 "_temp_dir": f"{private}/ray",  # which Ray opens to everybody
                 "num_cpus": LOCAL_CPUS,
+                # Ours have environments of their own: nobody would ever use what Ray starts beforehand.
+                "_system_config": {"prestart_worker_first_driver": False},
             }
     finally:
         constants.ENABLE_RAY_CLUSTER = before

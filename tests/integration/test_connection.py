@@ -26,6 +26,14 @@ def heard_at() -> set[str]:
     return {socket.laddr.ip for socket in sockets if socket.status == psutil.CONN_LISTEN}
 
 
+def test_a_local_cluster_starts_no_process_that_nobody_uses() -> None:
+    with connect(Cluster()):
+        time.sleep(3)  # those that Ray starts for its first driver are there after one
+        named = [" ".join(one.cmdline()) for one in psutil.Process().children(recursive=True)]
+
+    assert [name for name in named if name.startswith("ray::IDLE")] == []
+
+
 def test_a_local_cluster_listens_on_loopback_and_its_logs_are_private_and_go_with_it() -> None:
     with connect(Cluster()):
         session = Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[1]
