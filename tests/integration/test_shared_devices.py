@@ -85,6 +85,7 @@ per_prompt = 4
 max_tokens = 16
 [engines]
 kind = "torch"
+max_sequences = 4  # each group is a batch: the last bits of a logprob depend on who is beside whom
 [rewards.short]
 kind = "length"
 options = {{ max_tokens = 16 }}
