@@ -19,7 +19,7 @@ from typing import Protocol
 from llmrl.experience.experience import Experience
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
-from llmrl.run.together import first_of
+from llmrl.run.together import first_failure
 from llmrl.run.window import Window
 
 
@@ -82,11 +82,8 @@ async def run_loop(
     window = Window(per_step=per_step, max_lag=max_lag, spare=spare)
     places = (last - first) * per_step + spare
     loop = _Loop(stations=stations, window=window, served=first, step=first, places=places)
-    try:
+    with first_failure():
         await loop.run(first, last)
-    except BaseExceptionGroup as group:
-        error = first_of(group)
-        raise error from error.__cause__
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Generator, Iterable
+from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -14,17 +15,23 @@ async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
     ``asyncio.gather`` would let the others go on, with engines busy for nobody.
     """
-    try:
+    with first_failure():
         async with asyncio.TaskGroup() as tasks:
             working = [tasks.create_task(work) for work in works]
-    except BaseExceptionGroup as group:
-        error = first_of(group)
-        raise error from error.__cause__
     return [task.result() for task in working]
 
 
-def first_of(error: BaseException) -> BaseException:
-    """The error that ended a group of tasks; what it dragged along is not news."""
+@contextmanager
+def first_failure() -> Generator[None]:
+    """Of a group of tasks the error that ended it is raised; what it dragged along is not news."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error = _first_of(group)
+        raise error from error.__cause__
+
+
+def _first_of(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error

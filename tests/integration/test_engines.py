@@ -76,6 +76,14 @@ def nudged(model: PreTrainedModel, *, seed: int) -> None:
         parameter[torch.rand(parameter.shape, generator=generator) < 0.05] *= 1.5
 
 
+def check_versions(completion: Completion, models: dict[int, PreTrainedModel]) -> None:
+    """Every token's logp is that of its own version over the whole text before it: no KV cache is older."""
+    whole = np.concatenate([PROMPT, completion.tokens])
+    by_version = {version: logp_of(model, whole, TEMPERATURE) for version, model in models.items()}
+    wanted = [by_version[v][PROMPT.size + i] for i, v in enumerate(completion.version.tolist())]
+    np.testing.assert_allclose(completion.logp, wanted, atol=1e-4)
+
+
 def updating(stage: Stage, update: str) -> Stage:
     return stage.model_copy(update={"engines": stage.engines.model_copy(update={"update": update})})
 
@@ -215,11 +223,7 @@ async def test_responses_under_way_are_finished_first_or_read_again_and_nothing_
     assert versions <= {"drain": {(10,)}, "abort": {(10,), (11,), (10, 11)}}[update]
     assert update == "drain" or (10, 11) in versions
     for one in completions:
-        # Every token's logp is that of its own version over the whole text before it: no KV cache is older.
-        whole = np.concatenate([PROMPT, one.tokens])
-        by_version = {10: logp_of(old, whole, TEMPERATURE), 11: logp_of(new, whole, TEMPERATURE)}
-        wanted = [by_version[v][PROMPT.size + i] for i, v in enumerate(one.version.tolist())]
-        np.testing.assert_allclose(one.logp, wanted, atol=1e-4)
+        check_versions(one, {10: old, 11: new})
 
 
 async def test_what_a_drain_finds_preempted_goes_on_under_new_weights_and_says_so(tiny_model: Path) -> None:
@@ -244,11 +248,7 @@ async def test_what_a_drain_finds_preempted_goes_on_under_new_weights_and_says_s
     await crowded.close()
 
     for one in completions:
-        # Whatever was read again was read with the weights that its next tokens are of.
-        whole = np.concatenate([PROMPT, one.tokens])
-        by_version = {10: logp_of(old, whole, TEMPERATURE), 11: logp_of(new, whole, TEMPERATURE)}
-        wanted = [by_version[v][PROMPT.size + i] for i, v in enumerate(one.version.tolist())]
-        np.testing.assert_allclose(one.logp, wanted, atol=1e-4)
+        check_versions(one, {10: old, 11: new})
     versions = {tuple(np.unique(c.version).tolist()) for c in completions}
     assert (10, 11) in versions, "the cache is large enough for all: nothing was preempted"
 
