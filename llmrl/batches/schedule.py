@@ -100,21 +100,28 @@ def _even_out(bins: Placement, owner: Placement, lengths: Lengths, cost: Costs, 
         if loads[high] < 1.005 * loads.mean():
             break
         room = budget - _sums(bins, lengths.astype(np.float64), owner.size)
-        roomiest = int(np.where(owner == low, room, -1).argmax())
         ours, theirs = np.flatnonzero(owner[bins] == high), np.flatnonzero(owner[bins] == low)
-        # The last of theirs stands for taking nothing, and giving to their bin with the most room.
-        their_bins = np.append(bins[theirs], roomiest)
-        shift = cost[ours][:, None] - np.append(cost[theirs], 0.0)
+        # The last of theirs is no row at all: what it is traded for goes where they have the most room.
+        roomiest = int(np.where(owner == low, room, -1).argmax())
+        our_bins, their_bins = bins[ours], np.append(bins[theirs], roomiest)
         moved = lengths[ours][:, None] - np.append(lengths[theirs], 0)
-        fits = (moved <= room[their_bins]) & (-moved <= room[bins[ours]][:, None])
-        gap = loads[high] - loads[low]
-        left = np.where(fits, np.abs(gap - 2 * shift), np.inf)
-        if not left.size or left.min() > 0.999 * gap:
+        fits = (moved <= room[their_bins]) & (-moved <= room[our_bins][:, None])
+        traded = _best_trade(cost[ours], np.append(cost[theirs], 0.0), fits, gap=loads[high] - loads[low])
+        if traded is None:
             break
-        give, take = np.unravel_index(int(left.argmin()), left.shape)
-        bins[theirs[take : take + 1]] = bins[ours[give]]
+        give, take = traded
+        bins[theirs[take : take + 1]] = our_bins[give]
         bins[ours[give]] = their_bins[take]
     return bins
+
+
+def _best_trade(ours: Costs, theirs: Costs, fits: NDArray[np.bool_], *, gap: float) -> tuple[int, int] | None:
+    """Which of our rows for which of theirs leaves the smallest gap, of those that fit; None: no gain."""
+    left = np.where(fits, np.abs(gap - 2 * (ours[:, None] - theirs)), np.inf)
+    if not left.size or left.min() > 0.999 * gap:
+        return None
+    give, take = np.unravel_index(int(left.argmin()), left.shape)
+    return int(give), int(take)
 
 
 def _deal(loads: Costs, ranks: int) -> Placement:

@@ -99,7 +99,7 @@ class Laboratory:
         await self.crew.devices.policy()
         self.version += 1
         began = self.clock()
-        await self.crew.publish(self.crew.post(self.version))
+        (await self.crew.deliver(self.crew.post(self.version))).taken()
         return self.clock() - began
 
 

@@ -8,21 +8,21 @@ from llmrl.batches.step import Step
 from llmrl.errors import TrainingError
 from llmrl.policy.step import Known
 
-Slices = tuple[Tensor, ...]
-"""[n] scores of a group's trained tokens, one tensor for each column that is known."""
+Columns = dict[str, Tensor]
+"""Scores of trained tokens, by what they are and whose: [N] of a step, or [n] of a group."""
 
 
 class Ahead:
     """Scores of groups, by the ordinals of their draws; good for as long as the weights are."""
 
     def __init__(self) -> None:
-        self._scores: dict[int, Slices] = {}
+        self._scores: dict[int, Columns] = {}
 
     def keep(self, step: Step, known: Known) -> None:
         """Remember what is known of these groups; others of the same step may come."""
         for group, ordinal in enumerate(step.ordinals):
             here = step.trained_of(group)
-            self._scores[ordinal] = tuple(column[here] for column in _columns(known))
+            self._scores[ordinal] = {name: column[here] for name, column in _columns(known).items()}
 
     def missing(self, step: Step) -> list[int]:
         """The groups of ``step`` that nothing is known of."""
@@ -38,7 +38,8 @@ class Ahead:
             if (scores := self._scores.get(ordinal)) is None:
                 continue
             here = step.trained_of(group)
-            for column, part in zip(_columns(known), scores, strict=False):
+            for name, column in _columns(known).items():
+                part = scores[name]
                 if column[here].shape != part.shape:
                     raise TrainingError(
                         f"draw {ordinal}: {part.numel()} tokens were scored ahead of the step, which has "
@@ -51,7 +52,13 @@ class Ahead:
         self._scores = {}
 
 
-def _columns(known: Known) -> list[Tensor]:
-    """The reference's come first: a step with too few groups for a second update does not ask for ``old``."""
-    listed = [one for one in (known.reference, known.old) if one is not None]
-    return [column for one in listed for column in (one.logp, one.entropy) if column is not None]
+def _columns(known: Known) -> Columns:
+    """Those that are known: a step with too few groups for a second update, say, does not ask for ``old``."""
+    scores = {"old": known.old, "reference": known.reference}
+    return {
+        f"{whose}.{name}": column
+        for whose, of in scores.items()
+        if of is not None
+        for name, column in (("logp", of.logp), ("entropy", of.entropy))
+        if column is not None
+    }

@@ -27,6 +27,21 @@ class Letter:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """Weights that every engine was given."""
+
+    bundle: WeightBundle
+    failed: Sequence[BaseException]
+    """Why engines did not take them: first who failed, then whom that left alone."""
+
+    def taken(self) -> WeightBundle:
+        """What was sent, if every engine took it; else the first failure is raised."""
+        for error in self.failed:
+            raise error
+        return self.bundle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Crew:
     """Handles on the processes, and the calls that go to all of them."""
 
@@ -64,21 +79,10 @@ class Crew:
         copy = self.ranks[0].send("copy_of", pending[0]) if self.remote else None
         return Letter(version=version, sent=pending, copy=copy)
 
-    async def publish(self, letter: Letter) -> WeightBundle:
-        """Give the engines weights that are still on their way from the policy; returns what was sent.
+    async def deliver(self, letter: Letter) -> Delivery:
+        """Give the engines weights that are still on their way from the policy.
 
-        An engine that fails or dies is named when all others have taken them, a rank at once.
-        """
-        bundle, failed = await self.deliver(letter)
-        for error in failed:
-            raise error
-        return bundle
-
-    async def deliver(self, letter: Letter) -> tuple[WeightBundle, list[BaseException]]:
-        """As ``publish``, but only a rank's failure is raised; those of engines are returned.
-
-        Returns:
-            What was sent, and why engines did not take it: first who failed, then whom that left alone.
+        A rank that fails or dies is raised at once; an engine is named when all others have taken them.
         """
         sending = asyncio.ensure_future(gathered(letter.sent, deadline_s=self.deadline_s))
         taking = asyncio.ensure_future(self._taken(letter))
@@ -93,7 +97,8 @@ class Crew:
         if letter.copy is not None and failed:
             await letter.copy.result(deadline_s=self.deadline_s)
         # Whoever was left alone in a broadcast is not the one who failed.
-        return bundle, sorted(failed, key=lambda error: isinstance(error, DisconnectedError))
+        failed.sort(key=lambda error: isinstance(error, DisconnectedError))
+        return Delivery(bundle=bundle, failed=failed)
 
     async def _taken(self, letter: Letter) -> list[BaseException]:
         """What went wrong when the engines took the weights."""

@@ -14,13 +14,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from llmrl.experience.experience import Experience
 from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.together import first_failure
 from llmrl.run.window import Window
+
+Decision = Literal["train", "replace", "leave empty"]
+"""What becomes of a group's place in a step: the group has it, another one is to have it, or nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,16 +45,12 @@ class Stations(Protocol):
         """Responses to the prompt at ``ordinal``, judged."""
         ...
 
-    def refuse(self, judged: Judged, /) -> bool:
-        """Drop the group, with the reason on record, or let it into the step."""
+    def decide(self, judged: Judged, /) -> Decision:
+        """Let the group into the step, or drop it, with the reason on record."""
         ...
 
     def late(self, ordinal: int, /) -> None:
         """The group was given up while it was under way, as no step may train on it any more."""
-        ...
-
-    def exhausted(self) -> bool:
-        """Whether the step has refused so many groups that it looks for no others in their place."""
         ...
 
     async def score_ahead(self, judged: Sequence[Judged], /) -> None:
@@ -143,15 +142,16 @@ class _Loop:
 
     async def collect(self, step: int) -> list[Judged]:
         kept: list[Judged] = []
-        given_up = 0
-        while left := self.window.per_step - len(kept) - given_up:
+        empty = 0
+        while left := self.window.per_step - len(kept) - empty:
             judged = await self.take(step, left, kept)
-            if not self.stations.refuse(judged):
-                kept.append(judged)
-            elif self.stations.exhausted():
-                given_up += 1  # its room stays taken until the step is published, as if it were trained
-            else:
-                self.room.release()
+            match self.stations.decide(judged):
+                case "train":
+                    kept.append(judged)
+                case "replace":
+                    self.room.release()
+                case "leave empty":
+                    empty += 1  # its room stays taken until the step is published, as if it were trained
         self.step = step + 1
         self.give_up(self.window.late(step=step))
         if self.ahead is not None:

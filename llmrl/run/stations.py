@@ -22,7 +22,7 @@ from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.checkpoint import check_memory
 from llmrl.run.evaluate import evaluate
 from llmrl.run.judging import Judging
-from llmrl.run.loop import Judged
+from llmrl.run.loop import Decision, Judged
 from llmrl.run.step_budget import StepBudget
 from llmrl.run.trainer import Trainer
 
@@ -102,16 +102,14 @@ class Online(StageStations):
         self.trainer.ledger.generated(ordinal, version=group.oldest_version)
         return Judged(group=group, judgements=judgements)
 
-    def refuse(self, judged: Judged, /) -> bool:
+    def decide(self, judged: Judged, /) -> Decision:
         reason = self.algorithm.keep(judged.group, judged.judgements) or self._untrainable(judged)
         self.budget.spend(judged.judgements, reason)
         self.trainer.record.judged(judged, kept=reason is None)
-        if reason is not None:
-            self.trainer.ledger.dropped(judged.group.ordinal, reason=reason)
-        return reason is not None
-
-    def exhausted(self) -> bool:
-        return self.budget.exhausted
+        if reason is None:
+            return "train"
+        self.trainer.ledger.dropped(judged.group.ordinal, reason=reason)
+        return "leave empty" if self.budget.exhausted else "replace"
 
     async def score_ahead(self, judged: Sequence[Judged], /) -> None:
         """Not without lag, so that a step's numbers do not depend on who was done first."""
@@ -175,11 +173,8 @@ class Offline(StageStations):
         """Only to evaluate it: nothing else is generated, and a sync costs as much as several steps."""
         return self.evaluates(version)
 
-    def refuse(self, _judged: Judged, /) -> bool:
-        return False
-
-    def exhausted(self) -> bool:
-        return False
+    def decide(self, _judged: Judged, /) -> Decision:
+        return "train"
 
     def credit(self, judged: Sequence[Judged], _step: int, /) -> list[Experience]:
         return [imitate(one.group) for one in judged]

@@ -86,10 +86,8 @@ class Trainer:
             async with self.publishing:
                 began = time.monotonic()
                 with self.record.timeline.span("weights", f"version {version}"), self._at_risk():
-                    bundle, failed = await self.crew.deliver(self.letters.pop(version))
-                for error in failed:
-                    raise error
-                self.record.synced(time.monotonic() - began, bundle)
+                    delivery = await self.crew.deliver(self.letters.pop(version))
+                self.record.synced(time.monotonic() - began, delivery.taken())
 
     async def restore_engines(self, version: int) -> None:
         """Give engines that slept while the policy only scored their weights back, unchanged."""

@@ -47,7 +47,8 @@ class TensorSpec:
     stop: int
     part: Part = "whole"
     file: str = ""
-    """Below the bundle's place; empty where that is a file itself."""
+    """Whose bytes these are: a file's below the bundle's place, or the place's own if this is empty; of what
+    does not lie at a place, the bucket's, by its number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

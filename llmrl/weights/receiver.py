@@ -17,6 +17,8 @@ from llmrl.weights.inbox import Inbox
 from llmrl.weights.memory import Windows
 from llmrl.weights.parcel import tensor_of
 
+Named = tuple[str, Tensor]
+
 
 class Receiver:
     """Reads what lies at a place of this machine or on this GPU, or takes part in a broadcast."""
@@ -32,32 +34,43 @@ class Receiver:
         """Returns when all members of the group have come."""
         self._group = Group(seat, device=self._device)
 
-    def tensors(self, bundle: WeightBundle) -> Iterator[tuple[str, Tensor]]:
+    def tensors(self, bundle: WeightBundle) -> Iterator[Named]:
         """Every tensor of the model by its name; a broadcast arrives bucket by bucket as this is read.
 
         Raises:
             DisconnectedError: a broadcast broke off.
             WeightSyncError: changes of a version that is not held here were broadcast.
         """
-        if bundle.way == "group":
-            coming = self._broadcast(bundle.specs)
-            if bundle.base is None and not bundle.kept:
-                yield from ((spec.name, tensor_of(spec, data)) for spec, data in coming)
-                return
-            bundle = self._inbox.complete(bundle, ((spec, data.cpu().numpy()) for spec, data in coming))
-        elif bundle.way == "device":
-            blocks = [opened(handle, self._device) for handle in bundle.handles]
-            for spec in bundle.specs:
-                yield spec.name, tensor_of(spec, blocks[int(spec.file)][spec.start : spec.stop])
-            return
+        match bundle.way:
+            case "place":
+                return self._mapped(bundle)
+            case "device":
+                return self._opened(bundle)
+            case "group":
+                return self._broadcast(bundle)
+
+    def _mapped(self, bundle: WeightBundle) -> Iterator[Named]:
         # A folder has other files for every version.
         blocks = {} if bundle.place.is_dir() else {"": self._windows.on(bundle.place)}
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             # Torch knows no tensors that cannot be written to, and says so; whoever loads weights reads them.
             listed = [(s.name, tensor_of(s, data)) for s, data in arrays(bundle.place, bundle.specs, blocks)]
-        yield from listed
+        return iter(listed)
 
-    def _broadcast(self, specs: Iterable[TensorSpec]) -> Iterator[tuple[TensorSpec, Tensor]]:
+    def _opened(self, bundle: WeightBundle) -> Iterator[Named]:
+        blocks = [opened(handle, self._device) for handle in bundle.handles]
+        for spec in bundle.specs:
+            yield spec.name, tensor_of(spec, blocks[int(spec.file)][spec.start : spec.stop])
+
+    def _broadcast(self, bundle: WeightBundle) -> Iterator[Named]:
+        coming = self._coming(bundle.specs)
+        if bundle.base is None and not bundle.kept:
+            return ((spec.name, tensor_of(spec, data)) for spec, data in coming)
+        return self._mapped(
+            self._inbox.complete(bundle, ((spec, data.cpu().numpy()) for spec, data in coming))
+        )
+
+    def _coming(self, specs: Iterable[TensorSpec]) -> Iterator[tuple[TensorSpec, Tensor]]:
         assert self._group is not None, "join() comes first"
         self._group.meet()
         for _, members in groupby(specs, key=lambda spec: spec.file):

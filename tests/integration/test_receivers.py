@@ -36,7 +36,7 @@ async def killed_in_the_middle(crew: Crew, log: Path, *, served: int) -> None:
     before = await crew.engines[0].call("score", TOKENS, deadline_s=60)
     victim = process_of(log)
     victim.suspend()
-    sending = asyncio.create_task(crew.publish(crew.post(1)))
+    sending = asyncio.create_task(crew.deliver(crew.post(1)))
     await asyncio.sleep(0.5)
     assert not sending.done()
 
@@ -48,7 +48,7 @@ async def killed_in_the_middle(crew: Crew, log: Path, *, served: int) -> None:
     group = await crew.engines[0].call("generate", DRAW, SAMPLING, deadline_s=60)
     np.testing.assert_array_equal(after[0], before[0])
     assert {v for rollout in group.rollouts for v in rollout.version.tolist()} == {served}
-    await sending
+    (await sending).taken()
 
 
 @pytest.mark.parametrize(("transport", "served"), [("memory", 1), ("broadcast", 0)])
@@ -66,7 +66,7 @@ async def test_the_others_have_whole_weights_when_one_dies_in_the_middle(
 
     async def run() -> None:
         async with hired(stage, seed=0, plugins=(), engines=True, build=None, logs=tmp_path) as crew:
-            await crew.publish(crew.post(0))
+            (await crew.deliver(crew.post(0))).taken()
             await killed_in_the_middle(crew, tmp_path / "engine-1.log", served=served)
 
     with connect(stage.cluster), pytest.raises(LlmrlError, match=r"engine-1\.load failed because its proc"):

@@ -149,8 +149,8 @@ async def test_an_engine_that_dies_in_its_sleep_is_named_when_it_is_needed(
 
 async def die_asleep(stage: Stage, logs: Path) -> None:
     async with hired(stage, seed=0, plugins=(), engines=True, build=None, logs=logs) as crew:
-        await crew.publish(crew.post(0))
+        (await crew.deliver(crew.post(0))).taken()
         await crew.policy("devices")
         assert crew.devices.asleep
         crew.engines[0].kill()
-        await crew.publish(crew.post(1))
+        (await crew.deliver(crew.post(1))).taken()

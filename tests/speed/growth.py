@@ -87,7 +87,7 @@ class Flow:
         """New weights for some of the engines; returns what was sent."""
         crew = replace(self.room.crew, engines=self.room.crew.engines[:engines])
         self.room.version += 1
-        return await crew.publish(crew.post(self.room.version))
+        return (await crew.deliver(crew.post(self.room.version))).taken()
 
     async def call(self, *, engines: int) -> None:
         """Rounds of calls to some of the engines that do nothing."""

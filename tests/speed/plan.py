@@ -35,7 +35,7 @@ from llmrl.prompts.prompt import Draw
 from llmrl.recipe.schema import Recipe, Rollouts, Run, Stage
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.run.crew import Letter
-from llmrl.run.loop import Judged, run_loop
+from llmrl.run.loop import Decision, Judged, run_loop
 from tests.speed.compare import Row, cpu_seconds
 from tests.speed.model import build_model, stage_for
 
@@ -118,14 +118,11 @@ class Rehearsal:
         _, (group,) = await self.room.generate([self.drawn[ordinal]], max_tokens=STEP_TOKENS)
         return Judged(group=group, judgements=())
 
-    def refuse(self, judged: Judged, /) -> bool:
-        return False
+    def decide(self, judged: Judged, /) -> Decision:
+        return "train"
 
     def late(self, ordinal: int, /) -> None:
         raise AssertionError("nothing is given up where there are no spare groups")
-
-    def exhausted(self) -> bool:
-        return False
 
     async def score_ahead(self, judged: Sequence[Judged], /) -> None:
         """One update needs no scores from before it."""
@@ -140,7 +137,7 @@ class Rehearsal:
         self.letters[step + 1] = self.room.crew.post(step + 1)
 
     async def publish(self, version: int) -> None:
-        await self.room.crew.publish(self.letters.pop(version))
+        (await self.room.crew.deliver(self.letters.pop(version))).taken()
         self.room.version = version
         self.ends.append(time.monotonic())
 

@@ -61,7 +61,7 @@ async def test_weights_that_were_never_sent_are_the_fault_of_the_rank() -> None:
     lost = cast("Pending", Ended(TrainingError("policy-0.weights: out of memory")))
 
     with pytest.raises(TrainingError, match=r"policy-0\.weights"):
-        await crew_of([engine], rank).publish(Letter(version=1, sent=[lost], copy=None))
+        await crew_of([engine], rank).deliver(Letter(version=1, sent=[lost], copy=None))
     assert rank.told == []
 
 
@@ -83,16 +83,16 @@ async def test_a_rank_that_fails_is_named_at_once_whoever_waits_for_the_weights(
 
     async with asyncio.timeout(10):
         with pytest.raises(TrainingError, match=r"policy-1\.weights: out of memory"):
-            await crew.publish(Letter(version=1, sent=sent, copy=None))
+            await crew.deliver(Letter(version=1, sent=sent, copy=None))
 
 
 async def test_an_engine_that_does_not_take_weights_is_named_after_all_others_have_them() -> None:
     bad, good = Process("engine-0", load=LlmrlError("engine-0.load: no room")), Process("engine-1")
 
+    letter = Letter(version=1, sent=[cast("Pending", Ended())], copy=None)
+    delivery = await crew_of([bad, good], Process("policy-0")).deliver(letter)
     with pytest.raises(LlmrlError, match=r"engine-0\.load: no room"):
-        await crew_of([bad, good], Process("policy-0")).publish(
-            Letter(version=1, sent=[cast("Pending", Ended())], copy=None)
-        )
+        delivery.taken()
     assert sorted(good.told) == ["hang_up", "load"]
 
 

@@ -15,7 +15,7 @@ from llmrl.experience.experience import Experience
 from llmrl.experience.offline import demonstrate, imitate
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.rollouts.rollout import RolloutGroup
-from llmrl.run.loop import Judged, run_loop
+from llmrl.run.loop import Decision, Judged, run_loop
 
 
 class InstantLoop(asyncio.SelectorEventLoop):
@@ -102,14 +102,12 @@ class Simulated:
 
     per_step = 4
 
-    def refuse(self, judged: Judged, /) -> bool:
-        refused = self.clock.random() < self.drop_rate
-        if refused:
-            self.refused.append(judged.group.ordinal)
-        return refused
-
-    def exhausted(self) -> bool:
-        return len(self.refused) - self.refused_before > self.patience
+    def decide(self, judged: Judged, /) -> Decision:
+        if self.clock.random() >= self.drop_rate:
+            return "train"
+        self.refused.append(judged.group.ordinal)
+        exhausted = len(self.refused) - self.refused_before > self.patience
+        return "leave empty" if exhausted else "replace"
 
     async def score_ahead(self, judged: Sequence[Judged], /) -> None:
         if self.fail_ahead:

@@ -123,9 +123,9 @@ def test_a_group_in_which_only_the_opponent_was_judged_takes_no_place_of_the_ste
     }
     online = replace(cast("Online", online), **given)
 
-    assert online.refuse(judged(("policy", None), ("opponent", 1.0), ("opponent", 0.0)))
+    assert online.decide(judged(("policy", None), ("opponent", 1.0), ("opponent", 0.0))) == "replace"
     assert dropped == ["nothing judged"]
-    assert not online.refuse(judged(("policy", 1.0), ("policy", None), ("opponent", 0.0)))
+    assert online.decide(judged(("policy", 1.0), ("policy", None), ("opponent", 0.0))) == "train"
     assert len(dropped) == 1
 
 
