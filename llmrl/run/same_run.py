@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic.main import IncEx
@@ -33,24 +34,33 @@ Only ``tokens_per_microbatch`` decides more, where it is small: which rows of a 
 out, and how many tokens a conversation may take whose past is rewritten.
 """
 
+STEPS, SCHEDULE = ("optimizer", "steps"), ("optimizer", "schedule")
+"""Where a stage ends, and what of it that might decide."""
+
 
 def deciding(stage: Stage) -> Tree:
     """The tables of a stage less what may change."""
     return stage.model_dump(mode="json", exclude=MAY_CHANGE)
 
 
-def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree, online: bool) -> None:
+def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree, online: bool, last: bool) -> None:
     """Refuse to go on with another algorithm or other data than the checkpoint's.
+
+    The last stage may get another end, if no step before it depends on that and none is taken back.
 
     Args:
         data: fingerprint of the prompts.
         tables: those that decide.
         online: whether responses are generated to train on, or else a micro-batch must hold the dataset's.
+        last: whether no other stage has gone on from this one's model.
 
     Raises:
         CheckpointError: either differs; the message has the first key that does, with both values.
     """
     before, now = dict(leaves(_as_now(checkpoint))), dict(leaves(tables))
+    if last and now[SCHEDULE] == "constant":
+        _check_end(checkpoint, now[STEPS])
+        before[STEPS] = now[STEPS]
     for keys in now | before:
         if now.get(keys) != before.get(keys):
             raise CheckpointError(
@@ -61,6 +71,15 @@ def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree, online: b
         rows = "" if online else " or policy.tokens_per_microbatch, which leaves out longer rows"
         raise CheckpointError(
             f"the prompts differ from those of {checkpoint.path}; restore the dataset{rows}, or use --fresh."
+        )
+
+
+def _check_end(checkpoint: Checkpoint, steps: Any) -> None:
+    taken = checkpoint.state.step
+    if steps < taken:
+        raise CheckpointError(
+            f"optimizer.steps: {steps} in the recipe, but {checkpoint.path} has taken {taken}; "
+            "give at least so many, rename the run (run.name), or use --fresh."
         )
 
 

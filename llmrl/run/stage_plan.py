@@ -53,6 +53,8 @@ class StagePlan:
     folder: Path
     seed: int
     """Of the run."""
+    last: bool
+    """Whether no stage goes on from its model."""
     routed: bool
     """Whether the model is a mixture of experts."""
 
@@ -104,7 +106,9 @@ class StagePlan:
 
     def _check_same(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint:
-            check_same_run(checkpoint, data=self.fingerprint, tables=self.tables, online=self.online)
+            check_same_run(
+                checkpoint, data=self.fingerprint, tables=self.tables, online=self.online, last=self.last
+            )
 
 
 def start_folder(recipe: Recipe, index: int) -> Path:
@@ -189,6 +193,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
         scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,
         folder=folder,
         seed=seed,
+        last=index == len(recipe.stages) - 1,
         routed=has_experts(start),
     )
 

@@ -358,6 +358,24 @@ def test_a_resumed_run_makes_the_evaluation_that_was_due_at_its_checkpoint(tmp_p
     assert "| held-out | 2 |" in (journal.parent / "model" / "README.md").read_text()
 
 
+def test_a_run_that_is_given_more_steps_is_what_it_would_have_been_with_them_from_the_start(
+    tmp_path: Path,
+) -> None:
+    # The last bits of a logprob depend on who shares its batch, so each group has one of its own.
+    more = '[engines]\nkind = "torch"\nmax_lag = 0\nmax_sequences = 4\n'
+    whole, short = (recipe(tmp_path, name, steps=steps, more=more) for name, steps in (("a", 4), ("b", 2)))
+    train_recipe(load_recipe(whole))
+    train_recipe(load_recipe(short))
+    train_recipe(load_recipe(short, ["optimizer.steps=4"]), existing="resume")
+
+    runs = tmp_path / "runs"
+    first, second = weights(runs / "a"), weights(runs / "b")
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert len(metrics_of(runs / "b")) == 4
+    with pytest.raises(CheckpointError, match=r"optimizer\.steps: 3 in the recipe, but .* has taken 4"):
+        train_recipe(load_recipe(short, ["optimizer.steps=3"]), existing="resume")
+
+
 def test_a_stage_that_is_done_starts_no_process_when_its_run_is_resumed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -64,14 +64,16 @@ def checkpoint(made_with: Tree) -> Checkpoint:
     ],
 )
 def test_another_recipe_is_refused_by_the_first_key_that_differs(key: str, value: Table, words: str) -> None:
-    check_same_run(checkpoint(tables()), data="d1", tables=tables(), online=True)
+    check_same_run(checkpoint(tables()), data="d1", tables=tables(), online=True, last=False)
     with pytest.raises(CheckpointError, match=words):
-        check_same_run(checkpoint(tables()), data="d1", tables=tables(**{key: value}), online=True)
+        check_same_run(
+            checkpoint(tables()), data="d1", tables=tables(**{key: value}), online=True, last=False
+        )
 
 
 def test_other_data_is_refused() -> None:
     with pytest.raises(CheckpointError, match="the prompts differ from those of checkpoints/step-000003"):
-        check_same_run(checkpoint(tables()), data="d2", tables=tables(), online=True)
+        check_same_run(checkpoint(tables()), data="d2", tables=tables(), online=True, last=False)
 
 
 def test_rows_that_a_smaller_microbatch_leaves_out_are_explained_where_it_reads_them() -> None:
@@ -80,9 +82,9 @@ def test_rows_that_a_smaller_microbatch_leaves_out_are_explained_where_it_reads_
         CheckpointError,
         match=r"restore the dataset or policy\.tokens_per_microbatch, which leaves out longer",
     ):
-        check_same_run(made, data="d2", tables=tables(), online=False)
+        check_same_run(made, data="d2", tables=tables(), online=False, last=False)
     with pytest.raises(CheckpointError, match="restore the dataset, or use --fresh"):
-        check_same_run(made, data="d2", tables=tables(), online=True)
+        check_same_run(made, data="d2", tables=tables(), online=True, last=False)
 
 
 def test_what_helps_where_memory_or_a_judge_failed_may_change() -> None:
@@ -98,16 +100,18 @@ def test_what_helps_where_memory_or_a_judge_failed_may_change() -> None:
         "optimizer": STAGE.optimizer.model_copy(update={"max_bad_steps": 9}),
     }
 
-    check_same_run(checkpoint(tables()), data="d1", tables=tables(**now), online=True)
+    check_same_run(checkpoint(tables()), data="d1", tables=tables(**now), online=True, last=False)
 
 
 def test_a_key_that_an_older_version_did_not_know_had_its_default() -> None:
     older: Tree = {**tables(), "optimizer": {"steps": 3, "lr": 1e-3}, "scoring": {"processes": 7}}
     optimizer = STAGE.optimizer.model_copy(update={"minibatches": 2})
 
-    check_same_run(checkpoint(older), data="d1", tables=tables(), online=True)
+    check_same_run(checkpoint(older), data="d1", tables=tables(), online=True, last=False)
     with pytest.raises(CheckpointError, match=r"optimizer\.minibatches: 2 .* was made with 1"):
-        check_same_run(checkpoint(older), data="d1", tables=tables(optimizer=optimizer), online=True)
+        check_same_run(
+            checkpoint(older), data="d1", tables=tables(optimizer=optimizer), online=True, last=False
+        )
 
 
 @pytest.mark.parametrize(("key", "value"), [("momentum", 0.9), ("epochs", "all")])
@@ -117,4 +121,39 @@ def test_a_key_that_this_version_does_not_know_is_named_with_what_helps(key: str
     with pytest.raises(
         CheckpointError, match=rf"^optimizer\.{key}: .*step-000003 is of another version of llmrl"
     ):
-        check_same_run(checkpoint(other), data="d1", tables=tables(), online=True)
+        check_same_run(checkpoint(other), data="d1", tables=tables(), online=True, last=False)
+
+
+@pytest.mark.parametrize("steps", [3, 4, 300])
+def test_the_last_stage_may_end_elsewhere_than_it_was_to(steps: int) -> None:
+    optimizer = STAGE.optimizer.model_copy(update={"steps": steps})
+
+    check_same_run(
+        checkpoint(tables()), data="d1", tables=tables(optimizer=optimizer), online=True, last=True
+    )
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "last", "words"),
+    [
+        ({"steps": 2}, True, r"^optimizer\.steps: 2 in the recipe, but .*step-000003 has taken 3; give at"),
+        ({"steps": 9}, False, r"^optimizer\.steps: 9 in the recipe, but .* made with 3; restore it"),
+        ({"steps": 9, "lr": 1.0}, True, r"^optimizer\.lr: 1.0 in the recipe"),
+    ],
+)
+def test_steps_that_were_taken_or_that_another_stage_went_on_from_stay(
+    optimizer: dict[str, float], last: bool, words: str
+) -> None:
+    now = tables(optimizer=STAGE.optimizer.model_copy(update=optimizer))
+
+    with pytest.raises(CheckpointError, match=words):
+        check_same_run(checkpoint(tables()), data="d1", tables=now, online=True, last=last)
+
+
+def test_a_learning_rate_that_falls_towards_the_end_keeps_it() -> None:
+    falling = STAGE.optimizer.model_copy(update={"schedule": "cosine"})
+    longer = falling.model_copy(update={"steps": 9})
+    made = checkpoint(tables(optimizer=falling))
+
+    with pytest.raises(CheckpointError, match=r"^optimizer\.steps: 9 in the recipe"):
+        check_same_run(made, data="d1", tables=tables(optimizer=longer), online=True, last=True)

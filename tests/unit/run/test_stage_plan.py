@@ -110,11 +110,11 @@ def test_another_seed_or_other_held_out_rows_are_another_run(tmp_path: Path) -> 
     )
     checkpoint = Checkpoint(path=tmp_path, state=before)
 
-    check_same_run(checkpoint, data=plan.fingerprint, tables=plan.tables, online=False)
+    check_same_run(checkpoint, data=plan.fingerprint, tables=plan.tables, online=False, last=True)
     with pytest.raises(CheckpointError, match=r"^run\.seed: 1 in the recipe, but .* was made with 0"):
-        check_same_run(checkpoint, data=again.fingerprint, tables=again.tables, online=False)
+        check_same_run(checkpoint, data=again.fingerprint, tables=again.tables, online=False, last=True)
     with pytest.raises(CheckpointError, match="the prompts differ"):
-        check_same_run(checkpoint, data=fewer.fingerprint, tables=plan.tables, online=False)
+        check_same_run(checkpoint, data=fewer.fingerprint, tables=plan.tables, online=False, last=True)
 
 
 def test_a_stage_that_is_done_is_held_to_what_its_checkpoint_still_says(tmp_path: Path) -> None:
