@@ -129,6 +129,22 @@ async def test_a_seed_gives_the_same_response_alone_and_in_company(running: Engi
     assert len({tuple(c.tokens.tolist()) for c in company}) == 8
 
 
+async def test_of_those_that_wait_for_a_place_the_oldest_draw_comes_first(running: Engine) -> None:
+    ended: list[int] = []
+
+    async def answered(order: int, number: int, tokens: int) -> None:
+        asked = request(f"of-{order}-{number}", seed=number, tokens=tokens)
+        await running.generate(dataclasses.replace(asked, order=order))
+        ended.append(order)
+
+    # 16 have a place at once, of whichever draw they are.
+    first = [answered(9, number, 200) for number in range(16)]
+    await asyncio.gather(*first, *(answered(order, number, 8) for number in range(16) for order in (5, 1)))
+
+    waited = [order for order in ended if order != 9]
+    assert sum(order == 1 for order in waited[:16]) >= 12
+
+
 async def test_a_response_that_nobody_waits_for_stops_and_can_be_asked_for_again(running: Engine) -> None:
     whole = await running.generate(request("whole", seed=3, tokens=200))
     for again in range(3):

@@ -32,12 +32,12 @@ def request(name: str, *, seed: int, tokens: int) -> Request:
 
 
 @asynccontextmanager
-async def started(model: Path, *stop: str) -> AsyncGenerator[VllmEngine]:
+async def started(model: Path, *stop: str, places: int = 16) -> AsyncGenerator[VllmEngine]:
     stage = Stage(
         model=Model(path=str(model), context_tokens=256),
         prompts=Prompts(sources=(Source(task="digit_sum"),)),
         rollouts=Rollouts(stop=stop),
-        engines=Engines(kind="vllm", max_sequences=16, kv_cache_mib=64),
+        engines=Engines(kind="vllm", max_sequences=places, kv_cache_mib=64),
         objective=Choice(name="grpo"),
         optimizer=Optimizer(steps=1),
     )
@@ -71,3 +71,19 @@ async def test_a_stop_text_is_still_found_at_once_also_if_it_is_a_special_token(
     assert {begin, equals} <= last
     assert all(not {begin, equals} & set(one.tokens[:-1].tolist()) for one in completions)
     assert all("<" not in tokenizer.decode(one.tokens) for one in completions)
+
+
+@pytest.mark.asyncio
+async def test_what_is_scored_waits_for_no_response_however_many_wait_for_a_place(tiny_model: Path) -> None:
+    async with started(tiny_model, places=2) as engine:
+        asked = [
+            asyncio.create_task(engine.generate(request(f"r{seed}", seed=seed, tokens=200)))
+            for seed in range(12)
+        ]
+        await asyncio.sleep(0.05)
+
+        await asyncio.gather(*(engine.score(PROMPT) for _ in range(3)))
+        done = sum(one.done() for one in asked)
+        await asyncio.gather(*asked)
+
+    assert done <= 2

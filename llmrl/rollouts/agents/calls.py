@@ -36,6 +36,8 @@ class AgentCalls:
     rendering: Rendering
     name: str
     """What its requests are called; unique in a run."""
+    order: int
+    """Of its requests."""
     seeds: tuple[int | str, ...]
     """What the seed of each call derives from, besides its number."""
     limits: Limits
@@ -117,6 +119,7 @@ class AgentCalls:
             temperature=self.temperature,
             seed=derive_seed(*self.seeds, len(self.exchanges)),
             sampler=self.sampler,
+            order=self.order,
         )
 
     async def _generated(self, request: Request) -> Completion:

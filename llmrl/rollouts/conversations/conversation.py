@@ -33,6 +33,8 @@ class Conversation:
     prompt: Prompt
     name: str
     """What its requests are called; unique in a run."""
+    order: int
+    """Of its requests."""
     seeds: tuple[int | str, ...]
     """What every seed derives from: the run, the purpose and the draw."""
     limits: Limits
@@ -66,6 +68,7 @@ class Conversation:
             temperature=self.temperature,
             seed=derive_seed(*self.seeds, sample, number),
             sampler=sampler,
+            order=self.order,
         )
 
     async def _exchange(

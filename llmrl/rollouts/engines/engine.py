@@ -52,6 +52,9 @@ class Request:
     """Equal seeds and weights give equal tokens, whatever else the engine is doing; on a GPU as far as its
     kernels compute the same logits in another batch (docs/rollouts.md, Seeds)."""
     sampler: Sampler = "policy"
+    order: int = 0
+    """Of those that wait for a place, the lowest comes first: the ordinal of the draw, as the oldest groups
+    are due first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -149,6 +149,7 @@ class TorchEngine:
             await asyncio.sleep(0)
             waiting = max(self._waiting.values(), key=len)
             size = self._stage.engines.max_sequences
+            waiting.sort(key=lambda answer: answer.request.order)
             taken, waiting[:size] = waiting[:size], []
             batch = [answer for answer in taken if not answer.future.cancelled()]
             try:

@@ -39,6 +39,9 @@ SCHEDULER = "llmrl.rollouts.engines.vllm_scheduler.Whole"
 PAUSES: dict[str, tuple[PauseMode, ...]] = {"keep": ("keep",), "drain": ("wait",), "abort": ("keep", "abort")}
 """vLLM's words for ``engines.update``; what is aborted is kept first, so that all its tokens have arrived."""
 
+FIRST = -1
+"""The priority of what is scored: below all orders of requests."""
+
 CPU_KV_CACHE_MIB = 256
 CPU_BATCHED_TOKENS = 4096
 """Most tokens of one forward pass on CPU."""
@@ -78,7 +81,8 @@ class VllmEngine:
         sampling = SamplingParams(
             max_tokens=1, prompt_logprobs=0, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY
         )
-        output = await self._run(f"score-{self._scored}", tokens, sampling, salt="score")
+        name = f"score-{self._scored}"
+        output = await self._run(name, tokens, sampling, salt="score", priority=FIRST)
         listed = cast("Sequence[dict[int, Logprob] | None]", output.prompt_logprobs)
         return np.array([0.0, *_chosen(listed[1:], tokens[1:])], dtype=np.float32)
 
@@ -123,7 +127,8 @@ class VllmEngine:
         )
         # The salt keeps a new request away from the KV cache of older weights. From the door to vLLM's queue
         # nothing gives way to another task, or a sync could come between, and the salt would be an old one.
-        output = await self._run(request.id, request.tokens, sampling, salt=f"v{self._version}")
+        salt = f"v{self._version}"
+        output = await self._run(request.id, request.tokens, sampling, salt=salt, priority=request.order)
         return _completion(output.outputs[0])
 
     def _refuse_if_broken(self) -> None:
@@ -170,13 +175,13 @@ class VllmEngine:
         await asyncio.to_thread(self._llm.shutdown)
 
     async def _run(
-        self, name: str, tokens: NDArray[np.int32], sampling: SamplingParams, *, salt: str
+        self, name: str, tokens: NDArray[np.int32], sampling: SamplingParams, *, salt: str, priority: int
     ) -> RequestOutput:
         # What vLLM calls rendered: anything else first queues for a thread of its own.
         prompt = tokens_input(tokens.tolist(), cache_salt=salt)
         last: RequestOutput | None = None
         try:
-            async for output in self._llm.generate(prompt, sampling, request_id=name):
+            async for output in self._llm.generate(prompt, sampling, request_id=name, priority=priority):
                 last = output
         except EngineDeadError as error:
             raise EngineError(f"vLLM died while it worked on request {name}: {error}") from error
@@ -209,7 +214,10 @@ def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:
         trust_remote_code=stage.model.trusts_code,
         dtype=stage.model.dtype,
         max_model_len=stage.model.context_tokens,
-        max_num_seqs=engines.max_sequences,
+        # The last place is for what is scored, which waits for no response.
+        max_num_seqs=engines.max_sequences + 1,
+        max_num_active_seqs=engines.max_sequences,
+        scheduling_policy="priority",
         tensor_parallel_size=engines.tensor_parallel,
         # Left to itself vLLM would ask Ray for its workers, in a placement group that has no room for them:
         # this process holds all GPUs of the engine.

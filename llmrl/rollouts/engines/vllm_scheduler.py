@@ -24,13 +24,24 @@ from llmrl.rollouts.engines.vllm_owner import end_with_owner
 
 
 class WholeScheduler(Scheduler):
-    """Keeps the outputs of a request until it ends or generation is paused."""
+    """Keeps the outputs of a request until it ends or generation is paused.
+
+    What is scored, whose priority is below 0, finds a place also where responses have taken all: a sync is
+    over only when its probe is scored.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         end_with_owner()  # of what vLLM starts in that process, this class alone is ours
         self._kept: dict[str, list[EngineCoreOutput]] = {}
         self._resumed = 0
+        self._places = self.max_num_active_reqs
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        """What is computed next."""
+        urgent = bool(self.waiting) and self.waiting.peek_request().priority < 0
+        self.max_num_active_reqs = self._places + urgent
+        return super().schedule(throttle_prefills)
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput

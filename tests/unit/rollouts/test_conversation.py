@@ -123,6 +123,7 @@ def talk(
         host=HOST,
         prompt=asked(tokenizer, prompt, answer=changed.pop("answer", None)),
         name="train-7",
+        order=7,
         limits=Limits(**limits),
         **(options | changed),
     )
@@ -277,13 +278,16 @@ def test_the_budget_holds_for_turns_and_replies_together_and_is_no_error(
     assert rollout.trained[-1]
 
 
-def test_each_turn_has_a_seed_of_its_own_and_a_conversation_has_a_name(digits: Tokenizer) -> None:
+def test_each_turn_has_a_seed_of_its_own_and_a_conversation_has_a_name_and_a_place_in_the_queue(
+    digits: Tokenizer,
+) -> None:
     conversation = plain(digits, "3", "5", lines=["+2="])
     held(conversation, sample=4)
 
     assert isinstance(conversation.engine, Speaker)
     assert [request.id for request in conversation.engine.asked] == ["train-7-4-0", "train-7-4-1"]
     assert [r.seed for r in conversation.engine.asked] == [derive_seed(*SEEDS, 4, n) for n in range(2)]
+    assert [request.order for request in conversation.engine.asked] == [7, 7]
 
 
 def test_an_engine_that_gives_up_ends_the_conversation_without_an_outcome(digits: Tokenizer) -> None:

@@ -104,6 +104,7 @@ async def seat(bpe: PreTrainedTokenizerFast) -> AsyncIterator[MakeSeat]:
             engine=engine,
             rendering=Rendering(tokenizer=tokenizer, chat=chat),
             name="train-7-0",
+            order=7,
             seeds=(0, "train", 7, "p", 0),
             limits=Limits(spoken=spoken, context=500, turn=turn),
             temperature=0.7,
@@ -147,6 +148,7 @@ async def test_two_turns_are_one_context_that_keeps_the_sampled_ids(
     assert [request.temperature for request in agent.engine.asked] == [0.7, 0.7]
     assert [r.seed for r in agent.engine.asked] == [derive_seed(0, "train", 7, "p", 0, n) for n in (0, 1)]
     assert [request.id for request in agent.engine.asked] == ["train-7-0-0", "train-7-0-1"]
+    assert [request.order for request in agent.engine.asked] == [7, 7]
 
 
 async def test_an_answer_may_come_back_without_the_spaces_around_it(seat: MakeSeat) -> None:

@@ -124,6 +124,7 @@ def held(
         host=host,
         prompt=prompt,
         name="train-0",
+        order=0,
         seeds=(0,),
         limits=Limits(spoken=40, context=100),
         temperature=1.0,

@@ -1,9 +1,10 @@
-"""Two tries of one draw: neither ends with the other."""
+"""A draw's place among the others, and two tries of one: neither ends with the other."""
 
 from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from llmrl.errors import EngineError
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
 from llmrl.rollouts.engines import Sampling
+from llmrl.rollouts.responder import Setting, SingleTurn
 from llmrl.rollouts.rollout import RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker
 
@@ -60,3 +62,10 @@ async def test_a_draw_that_is_made_again_is_not_abandoned_with_the_one_before() 
     with pytest.raises(EngineError, match="abandoned"):
         await before
     assert (await again).ordinal == 7
+
+
+def test_a_response_waits_for_a_place_in_the_order_of_the_draws() -> None:
+    nobody: Any = None
+    single = SingleTurn(setting=Setting(stage=STAGE, engine=nobody, tokenizer=nobody, seed=0))
+
+    assert single.request(DRAW, SAMPLING, 0).order == 7
