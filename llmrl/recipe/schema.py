@@ -325,7 +325,16 @@ class Policy(Table):
     """Where optimizer states live (ZeRO 1-3); with ZeRO 3 parameters are in the host's memory then."""
     nvme_folder: Path | None = None
     """Folder on an NVMe disk; needed with ``offload = "nvme"``. What a stage keeps there lies under the
-    path of its own folder, and stays when the run is over. DeepSpeed cannot restore such a stage."""
+    path of its own folder, and stays when the run is over. Such a stage has no checkpoints, as DeepSpeed
+    cannot restore them: it runs in one go."""
+
+    @property
+    def restorable(self) -> bool:
+        """Whether DeepSpeed 0.19 gives back what a checkpoint has.
+
+        Of states on a disk it restores no moments, and overwrites the model with what is too small for one.
+        """
+        return self.offload != "nvme"
 
 
 class Weights(Table):

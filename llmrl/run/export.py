@@ -20,7 +20,6 @@ from llmrl.report.journal import FILE as JOURNAL
 from llmrl.report.journal import read_journal
 from llmrl.run.checkpoint import Checkpoint, Checkpoints, intact
 from llmrl.run.hiring import hired
-from llmrl.run.same_run import check_restorable
 from llmrl.run.stage_plan import placed, start_folder
 
 RECIPE = "recipe.json"
@@ -62,7 +61,6 @@ def export_model(where: Path, out: Path) -> Sealed:
     if out.exists():
         raise RecipeError(f"OUT: {out} is already there, and nothing is replaced; name a new folder.")
     sealed = find_checkpoint(where)
-    check_restorable(sealed.checkpoint.path, sealed.stage.policy)
     load_plugins(sealed.recipe.plugins)
     stage = _for_ranks(sealed)
     with _beside(out) as folder, _still_there(sealed.checkpoint.path), connect(stage.cluster):

@@ -1,15 +1,14 @@
-"""Whether a run can go on from a checkpoint: its data, what decides of its recipe, and what DeepSpeed can."""
+"""Whether a run can go on from a checkpoint: its data, and what decides of its recipe."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 from pydantic.main import IncEx
 
 from llmrl.errors import CheckpointError, shown
-from llmrl.recipe.schema import Policy, Stage
+from llmrl.recipe.schema import Stage
 from llmrl.recipe.tables import Tree, leaves
 from llmrl.run.checkpoint import Checkpoint
 
@@ -96,18 +95,3 @@ def _as_now(checkpoint: Checkpoint) -> Tree:
             "with that version, rename the run (run.name), or use --fresh."
         ) from error
     return {"run": run, **deciding(stage)}
-
-
-def check_restorable(checkpoint: Path, policy: Policy) -> None:
-    """Refuse what DeepSpeed 0.19 gives back wrong without a word.
-
-    Of states on a disk it restores no moments, and overwrites the model with what is too small for a disk.
-
-    Raises:
-        CheckpointError: the policy keeps its states on a disk.
-    """
-    if policy.offload == "nvme":
-        raise CheckpointError(
-            f"policy.offload: {checkpoint} was saved with 'nvme', and DeepSpeed cannot restore states that "
-            "are on a disk; the stage must run in one go, or with 'cpu' from its beginning (--fresh)."
-        )

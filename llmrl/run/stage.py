@@ -74,7 +74,8 @@ async def run_stage(
             async with trainer.sealing():
                 if await stop.interrupts(_train(plan, trainer), trainer.stepping, trainer.publishing):
                     await trainer.save()
-                    stop.heed(f"after step {trainer.taken}")
+                    lost = "" if stage.policy.restorable else " (policy.offload = 'nvme' saves none)"
+                    stop.heed(f"after step {trainer.taken}{lost}")
         await _export(crew, folder / "model")
     if bound := binding(read_journal(folder / JOURNAL).steps):
         console.note(str(bound))

@@ -28,7 +28,7 @@ from llmrl.recipe.tables import Tree
 from llmrl.rewards import build_rewards
 from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.run.checkpoint import Checkpoint, Checkpoints
-from llmrl.run.same_run import check_restorable, check_same_run, deciding
+from llmrl.run.same_run import check_same_run, deciding
 
 Table = TypeVar("Table", bound="Model | Role")
 Folders = TypeVar("Folders", bound="Policy | Weights")
@@ -88,12 +88,10 @@ class StagePlan:
         """The checkpoint to go on from, if there is one.
 
         Raises:
-            CheckpointError: none is complete, it is of another run, or DeepSpeed could not give it back.
+            CheckpointError: none is complete, or it is of another run.
         """
         newest = self.checkpoints.newest()
         self._check_same(newest)
-        if newest:
-            check_restorable(newest.path, self.stage.policy)
         return newest
 
     def check_done(self) -> None:

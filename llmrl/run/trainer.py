@@ -48,7 +48,8 @@ class Trainer:
     taken: int = 0
     """Steps of the stage so far, those of earlier runs included."""
     unsaved: RunState | None = None
-    """After the newest step, until the ranks write it, begin with another one, or fail."""
+    """After the newest step, until the ranks write it, begin with another one, or fail; None where a
+    checkpoint would be of no use."""
     committing: asyncio.Task[None] | None = None
     """The checkpoint that they wrote last, until it is sealed."""
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -150,7 +151,8 @@ class Trainer:
             self.snapshot(step + 1)
         self.ledger.trained((e.group.ordinal for e in experiences), step=step)
         self.taken = step + 1
-        self.unsaved = self._state()  # whatever becomes of what is written of it
+        # Whatever becomes of what is written of it.
+        self.unsaved = self._state() if self.stage.policy.restorable else None
         self.record.stepped(step, experiences, metrics, train_s=time.monotonic() - began)
         self._judge_health(metrics, step, experiences)
         # It takes seconds, in which engines and rewards want to be heard.

@@ -27,7 +27,7 @@ from llmrl.errors import (
 from llmrl.experience.experience import Experience
 from llmrl.experience.offline import demonstrate, imitate
 from llmrl.prompts.prompt import Draw, Prompt
-from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
+from llmrl.recipe.schema import Choice, Optimizer, Policy, Prompts, Source, Stage
 from llmrl.run.checkpoint import Checkpoints, RunState, read_state
 from llmrl.run.crew import Crew
 from llmrl.run.devices import OwnDevices, SharedDevices
@@ -260,6 +260,21 @@ async def test_a_stage_that_something_else_than_a_rank_ended_keeps_its_newest_st
 
     assert sealed(tmp_path) == ["step-000007"]
     assert "step 7 is saved; go on with llmrl train ... --resume" in capsys.readouterr().out
+
+
+async def test_of_a_stage_that_deepspeed_could_not_restore_nothing_is_saved(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    policy = Policy(zero_stage=3, offload="nvme", nvme_folder=tmp_path)
+    trainer.stage = STAGE.model_copy(update={"policy": policy})
+
+    for step in range(2):
+        await trainer.step([experience()], step=step, posts=False)
+    with pytest.raises(EngineError, match="engine-0 died"):
+        await ended(trainer, failing())
+
+    assert trainer.taken == 2
+    assert not (tmp_path / "checkpoints").exists()
 
 
 async def test_ranks_that_cannot_save_do_not_hide_what_ended_the_stage(
