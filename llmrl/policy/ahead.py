@@ -8,7 +8,7 @@ from llmrl.batches.step import Step
 from llmrl.errors import TrainingError
 from llmrl.policy.step import Known
 
-Columns = dict[str, Tensor]
+Scores = dict[str, Tensor]
 """Scores of trained tokens, by what they are and whose: [N] of a step, or [n] of a group."""
 
 
@@ -16,7 +16,7 @@ class Ahead:
     """Scores of groups, by the ordinals of their draws; good for as long as the weights are."""
 
     def __init__(self) -> None:
-        self._scores: dict[int, Columns] = {}
+        self._scores: dict[int, Scores] = {}
 
     def keep(self, step: Step, known: Known) -> None:
         """Remember what is known of these groups; others of the same step may come."""
@@ -52,7 +52,7 @@ class Ahead:
         self._scores = {}
 
 
-def _columns(known: Known) -> Columns:
+def _columns(known: Known) -> Scores:
     """Those that are known: a step with too few groups for a second update, say, does not ask for ``old``."""
     scores = {"old": known.old, "reference": known.reference}
     return {

@@ -95,7 +95,7 @@ class SingleTurn:
             temperature=sampling.temperature,
             seed=derive_seed(*self.setting.seeds(draw, sampling), sample),
             sampler="policy" if sample < sampling.per_prompt else "opponent",
-            order=draw.ordinal,
+            order=sampling.order(draw.ordinal),
         )
 
     def _rollout(self, request: Request, completion: Completion) -> Rollout:
@@ -141,7 +141,7 @@ class Conversations:
             host=self.host,
             prompt=draw.prompt,
             name=f"{sampling.purpose}-{draw.ordinal}",
-            order=draw.ordinal,
+            order=sampling.order(draw.ordinal),
             seeds=self.setting.seeds(draw, sampling),
             limits=self.setting.limits(self.environment, sampling),
             temperature=sampling.temperature,

@@ -45,7 +45,8 @@ def deciding(stage: Stage) -> Tree:
 def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree, online: bool, last: bool) -> None:
     """Refuse to go on with another algorithm or other data than the checkpoint's.
 
-    The last stage may get another end, if no step before it depends on that and none is taken back.
+    The last stage may get another end, if no step before it depends on that and none is taken back; any
+    may end at the checkpoint itself.
 
     Args:
         data: fingerprint of the prompts.
@@ -57,7 +58,8 @@ def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree, online: b
         CheckpointError: either differs; the message has the first key that does, with both values.
     """
     before, now = dict(leaves(_as_now(checkpoint))), dict(leaves(tables))
-    if last and now[SCHEDULE] == "constant":
+    ends_here = now[STEPS] == checkpoint.state.step
+    if now[SCHEDULE] == "constant" and (last or ends_here):
         _check_end(checkpoint, now[STEPS])
         before[STEPS] = now[STEPS]
     for keys in now | before:

@@ -70,13 +70,14 @@ async def run_stage(
         switchboard.connect(crew.roles, deadline_s=crew.deadline_s)
         if newest:
             await crew.policy("restore", newest.path)
+        remove_card(folder / "model")  # of an earlier end, which this stage goes beyond
         with _trainer(recipe, plan, newest, crew, console) as trainer:
             async with trainer.sealing():
                 if await stop.interrupts(_train(plan, trainer), trainer.stepping, trainer.publishing):
                     await trainer.save()
                     lost = "" if stage.policy.restorable else " (policy.offload = 'nvme' saves none)"
                     stop.heed(f"after step {trainer.taken}{lost}")
-        await _export(crew, folder / "model")
+        await crew.policy("export", folder / "model")
     if bound := binding(read_journal(folder / JOURNAL).steps):
         console.note(str(bound))
     result = _result(folder)
@@ -207,11 +208,6 @@ async def _evaluate_missed(stations: StageStations, first: int) -> None:
     told = max((entry.step for entry in journal.evaluations), default=-1)
     if any(stations.evaluates(version) for version in range(told + 1, first + 1)):
         await stations.evaluate(first)
-
-
-async def _export(crew: Crew, model: Path) -> None:
-    remove_card(model)  # or else an older one would say that half of an export is whole
-    await crew.policy("export", model)
 
 
 def _result(folder: Path) -> StageResult:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from llmrl.errors import ModelError
+from llmrl.errors import CheckpointError, ModelError
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.policy.folder import (
     check_folder,
@@ -25,6 +25,8 @@ from llmrl.prompts.tokenizer import Tokenizer, load_tokenizer
 from llmrl.recipe.roles import asked_roles, stage_named
 from llmrl.recipe.schema import Model, Policy, Recipe, Reward, Role, Stage, Weights
 from llmrl.recipe.tables import Tree
+from llmrl.report.card import has_card
+from llmrl.report.journal import FILE as JOURNAL
 from llmrl.rewards import build_rewards
 from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.run.checkpoint import Checkpoint, Checkpoints
@@ -54,7 +56,7 @@ class StagePlan:
     seed: int
     """Of the run."""
     last: bool
-    """Whether no stage goes on from its model."""
+    """Whether no stage goes on from its model, or has in this run's folder."""
     routed: bool
     """Whether the model is a mixture of experts."""
 
@@ -88,9 +90,14 @@ class StagePlan:
         """The checkpoint to go on from, if there is one.
 
         Raises:
-            CheckpointError: none is complete, or it is of another run.
+            CheckpointError: none is complete, it is of another run, or the stage is done and kept none.
         """
         newest = self.checkpoints.newest()
+        if newest is None and has_card(self.folder / "model"):
+            raise CheckpointError(
+                f"optimizer.steps: {self.folder} has ended at another step, and no checkpoint is left to go "
+                "on from; restore one, or the steps, rename the run (run.name), or use --fresh."
+            )
         self._check_same(newest)
         return newest
 
@@ -191,7 +198,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
         scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,
         folder=folder,
         seed=seed,
-        last=index == len(recipe.stages) - 1,
+        last=index == len(recipe.stages) - 1 and not any(recipe.folder.glob(f"{index + 1}-*/{JOURNAL}")),
         routed=has_experts(start),
     )
 

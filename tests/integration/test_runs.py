@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,11 @@ from ray.cluster_utils import Cluster
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmrl.errors import CheckpointError
+from llmrl.errors import CheckpointError, TrainingError
 from llmrl.recipe.load import load_recipe
 from llmrl.report.journal import read_journal
 from llmrl.run.checkpoint import read_state
+from llmrl.run.crew import Crew
 from llmrl.run.export import export_model
 from llmrl.run.start import train_recipe
 
@@ -358,17 +360,31 @@ def test_a_resumed_run_makes_the_evaluation_that_was_due_at_its_checkpoint(tmp_p
     assert "| held-out | 2 |" in (journal.parent / "model" / "README.md").read_text()
 
 
+def cut_short_at(method: str, policy: Callable[..., Any]) -> Callable[..., Any]:
+    async def cut(crew: Crew, called: str, *args: Any) -> Any:
+        if called == method:
+            raise TrainingError("no space left")
+        return await policy(crew, called, *args)
+
+    return cut
+
+
 def test_a_run_that_is_given_more_steps_is_what_it_would_have_been_with_them_from_the_start(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The last bits of a logprob depend on who shares its batch, so each group has one of its own.
     more = '[engines]\nkind = "torch"\nmax_lag = 0\nmax_sequences = 4\n'
     whole, short = (recipe(tmp_path, name, steps=steps, more=more) for name, steps in (("a", 4), ("b", 2)))
     train_recipe(load_recipe(whole))
     train_recipe(load_recipe(short))
-    train_recipe(load_recipe(short, ["optimizer.steps=4"]), existing="resume")
+    runs, longer = tmp_path / "runs", load_recipe(short, ["optimizer.steps=4"])
+    with monkeypatch.context() as patched:
+        # All steps are taken then, and the model is still that of the second.
+        patched.setattr(Crew, "policy", cut_short_at("export", Crew.policy))
+        with pytest.raises(TrainingError, match="no space left"):
+            train_recipe(longer, existing="resume")
+    train_recipe(longer, existing="resume")
 
-    runs = tmp_path / "runs"
     first, second = weights(runs / "a"), weights(runs / "b")
     assert all(np.array_equal(first[name], second[name]) for name in first)
     assert len(metrics_of(runs / "b")) == 4

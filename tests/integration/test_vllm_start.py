@@ -13,6 +13,7 @@ from typing import Literal
 import psutil
 import pytest
 
+from llmrl.plan.memory import BATCHED_TOKENS
 from llmrl.recipe.schema import Choice, Engines, Model, Opponent, Optimizer, Prompts, Source, Stage
 from llmrl.rollouts.engines.kinds import _environment
 from llmrl.rollouts.engines.vllm_engine import _arguments
@@ -46,6 +47,18 @@ def test_an_engine_starts_its_workers_itself_and_asks_ray_for_none(
     told = _arguments(stage_of(tiny_model, tensor_parallel=width), "cuda", {})
 
     assert told.distributed_executor_backend == backend
+
+
+@pytest.mark.parametrize(("device", "sequences"), [("cuda", 16), ("cuda", 9000), ("cpu", 16), ("cpu", 9000)])
+def test_a_forward_pass_has_room_for_what_the_plan_says_and_a_token_of_each_response_and_of_what_is_scored(
+    tiny_model: Path, device: Literal["cpu", "cuda"], sequences: int
+) -> None:
+    stage = stage_of(tiny_model)
+    many = stage.engines.model_copy(update={"max_sequences": sequences})
+
+    told = _arguments(stage.model_copy(update={"engines": many}), device, {})
+
+    assert told.max_num_batched_tokens == max(BATCHED_TOKENS[device == "cuda"], sequences + 1)
 
 
 def test_an_engine_reads_a_model_as_the_policy_does_where_mistrals_own_format_lies_beside(

@@ -101,7 +101,7 @@ class AgentGroup:
             engine=self.engine,
             rendering=self.rendering,
             name=f"{self.sampling.purpose}-{self.draw.ordinal}-{sample}",
-            order=self.draw.ordinal,
+            order=self.sampling.order(self.draw.ordinal),
             seeds=(*self.seeds, sample),
             limits=self.limits,
             temperature=self.sampling.temperature,

@@ -17,6 +17,9 @@ from llmrl.weights.seat import Seat
 Sampler = Literal["policy", "opponent"]
 """Who answers: the weights that are trained, or whoever ``stage.opponent`` makes of them."""
 
+UNTRAINED = 1 << 40
+"""What is added to the order of a draw that nobody trains on; above all ordinals."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -34,6 +37,10 @@ class Sampling:
     together: int | None = None
     """Most tokens of all segments of a response together, as one micro-batch must hold them; None where
     nobody trains on it."""
+
+    def order(self, ordinal: int) -> int:
+        """Where requests of a draw wait: the oldest first, and after all that a step waits for the others."""
+        return ordinal if self.together is not None else UNTRAINED + ordinal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,8 +60,7 @@ class Request:
     kernels compute the same logits in another batch (docs/rollouts.md, Seeds)."""
     sampler: Sampler = "policy"
     order: int = 0
-    """Of those that wait for a place, the lowest comes first: the ordinal of the draw, as the oldest groups
-    are due first."""
+    """Of those that wait for a place, the lowest comes first: ``Sampling.order``, at least 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

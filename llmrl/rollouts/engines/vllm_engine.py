@@ -43,8 +43,9 @@ FIRST = -1
 """The priority of what is scored: below all orders of requests."""
 
 CPU_KV_CACHE_MIB = 256
-CPU_BATCHED_TOKENS = 4096
-"""Most tokens of one forward pass on CPU."""
+BATCHED_TOKENS = {"cpu": 4096, "cuda": 8192}
+"""Most tokens of one forward pass: what the plan counts with. vLLM's own default knows our way of using it
+not, and would be 2048 on every GPU."""
 
 
 class VllmEngine:
@@ -201,6 +202,12 @@ def _share(stage: Stage, stored: Stored, device: str) -> float:
     return share_beside(stored, dtype=stage.model.dtype, most=most) if beside else most
 
 
+def _batched_tokens(stage: Stage, device: str) -> int:
+    """Of one forward pass: a token of each response, and on CPU, which reads none in part, a whole prompt."""
+    whole = stage.model.context_tokens if device == "cpu" else 0
+    return max(BATCHED_TOKENS[device], stage.engines.max_sequences + 1, whole)
+
+
 def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:
     engines, cpu = stage.engines, device == "cpu"
     kv_cache_mib = engines.kv_cache_mib or (CPU_KV_CACHE_MIB if cpu else None)
@@ -214,7 +221,7 @@ def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:
         trust_remote_code=stage.model.trusts_code,
         dtype=stage.model.dtype,
         max_model_len=stage.model.context_tokens,
-        # The last place is for what is scored, which waits for no response.
+        # The last place is for what is scored, which waits for none.
         max_num_seqs=engines.max_sequences + 1,
         max_num_active_seqs=engines.max_sequences,
         scheduling_policy="priority",
@@ -226,7 +233,7 @@ def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:
         kv_cache_memory_bytes=kv_cache_mib * 2**20 if kv_cache_mib else None,
         # On CPU vLLM cannot take back the draw of a seeded request whose prompt it has read in part.
         enable_chunked_prefill=not cpu,
-        max_num_batched_tokens=max(CPU_BATCHED_TOKENS, stage.model.context_tokens) if cpu else None,
+        max_num_batched_tokens=_batched_tokens(stage, device),
         enforce_eager=cpu if engines.eager is None else engines.eager,
         # As the policy's head: logits rounded to bfloat16 are off by 0.06 nats at 20. On CPU vLLM would copy
         # the matrix to float32 for every token.

@@ -64,8 +64,11 @@ async def test_a_draw_that_is_made_again_is_not_abandoned_with_the_one_before() 
     assert (await again).ordinal == 7
 
 
-def test_a_response_waits_for_a_place_in_the_order_of_the_draws() -> None:
+def test_a_response_waits_for_a_place_in_the_order_of_the_draws_and_after_those_that_are_trained_on() -> None:
     nobody: Any = None
     single = SingleTurn(setting=Setting(stage=STAGE, engine=nobody, tokenizer=nobody, seed=0))
+    trained, newest = replace(SAMPLING, together=100), replace(DRAW, ordinal=10**9)
 
-    assert single.request(DRAW, SAMPLING, 0).order == 7
+    assert single.request(DRAW, trained, 0).order == 7
+    first, second = (single.request(draw, SAMPLING, 0).order for draw in (DRAW, newest))
+    assert single.request(newest, trained, 0).order < first < second

@@ -124,6 +124,12 @@ def test_a_key_that_this_version_does_not_know_is_named_with_what_helps(key: str
         check_same_run(checkpoint(other), data="d1", tables=tables(), online=True, last=False)
 
 
+def test_a_stage_that_was_cut_short_at_its_checkpoint_may_get_successors() -> None:
+    made = checkpoint(tables(optimizer=STAGE.optimizer.model_copy(update={"steps": 9})))
+
+    check_same_run(made, data="d1", tables=tables(), online=True, last=False)
+
+
 @pytest.mark.parametrize("steps", [3, 4, 300])
 def test_the_last_stage_may_end_elsewhere_than_it_was_to(steps: int) -> None:
     optimizer = STAGE.optimizer.model_copy(update={"steps": steps})

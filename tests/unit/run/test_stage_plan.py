@@ -117,6 +117,34 @@ def test_another_seed_or_other_held_out_rows_are_another_run(tmp_path: Path) -> 
         check_same_run(checkpoint, data=fewer.fingerprint, tables=plan.tables, online=False, last=True)
 
 
+def test_a_stage_whose_model_another_one_has_gone_on_from_is_not_the_last_one(tmp_path: Path) -> None:
+    model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
+    prompts = Prompts(sources=(Source(task="digit_sum", rows=9),))
+    stage = STAGE.model_copy(update={"model": model, "prompts": prompts})
+    recipe = Recipe(run=Run(name="a", folder=tmp_path), stages=(stage,))
+    (recipe.folder / "1-more").mkdir(parents=True)
+
+    assert plan_stage(recipe, 0).last
+    (recipe.folder / "1-more" / "metrics.jsonl").touch()
+    assert not plan_stage(recipe, 0).last  # although the recipe has no other one any more
+
+
+def test_a_stage_that_is_done_and_kept_no_checkpoint_does_not_begin_again(tmp_path: Path) -> None:
+    model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
+    prompts = Prompts(sources=(Source(task="digit_sum", rows=9),))
+    stage = STAGE.model_copy(update={"model": model, "prompts": prompts})
+    plan = plan_stage(Recipe(run=Run(name="a", folder=tmp_path), stages=(stage,)), 0)
+    assert plan.newest() is None
+
+    (plan.folder / "model").mkdir(parents=True)
+    (plan.folder / "model" / "README.md").touch()
+
+    with pytest.raises(
+        CheckpointError, match=r"^optimizer\.steps: .*0-train has ended at another step, and no"
+    ):
+        plan.newest()
+
+
 def test_a_stage_that_is_done_is_held_to_what_its_checkpoint_still_says(tmp_path: Path) -> None:
     model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
     prompts = Prompts(sources=(Source(task="digit_sum", rows=9),))
