@@ -18,6 +18,7 @@ from llmrl.weights.memory import Windows
 from llmrl.weights.parcel import tensor_of
 
 Named = tuple[str, Tensor]
+"""A tensor of the model after its name in the Hugging Face state dict."""
 
 
 class Receiver:

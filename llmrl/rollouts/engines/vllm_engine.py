@@ -27,6 +27,7 @@ from llmrl.recipe.schema import NOBODY, Stage
 from llmrl.rollouts.engines.continuation import joined, rest_of
 from llmrl.rollouts.engines.engine import Completion, Request
 from llmrl.rollouts.engines.vllm_opponent import PROCESSOR, REFERENCE_WEIGHT
+from llmrl.rollouts.engines.vllm_scheduler import FIRST
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.backend import BACKEND, told
 from llmrl.weights.bundle import WeightBundle
@@ -39,13 +40,10 @@ SCHEDULER = "llmrl.rollouts.engines.vllm_scheduler.Whole"
 PAUSES: dict[str, tuple[PauseMode, ...]] = {"keep": ("keep",), "drain": ("wait",), "abort": ("keep", "abort")}
 """vLLM's words for ``engines.update``; what is aborted is kept first, so that all its tokens have arrived."""
 
-FIRST = -1
-"""The priority of what is scored: below all orders of requests."""
-
 CPU_KV_CACHE_MIB = 256
 BATCHED_TOKENS = {"cpu": 4096, "cuda": 8192}
-"""Most tokens of one forward pass: what the plan counts with. vLLM's own default knows our way of using it
-not, and would be 2048 on every GPU."""
+"""Most tokens of one forward pass: what the plan counts with. Of its own accord vLLM 0.32 takes 2048 on any
+GPU, as it has larger defaults for its two front doors alone."""
 
 
 class VllmEngine:

@@ -22,12 +22,15 @@ from vllm.v1.request import Request, RequestStatus
 
 from llmrl.rollouts.engines.vllm_owner import end_with_owner
 
+FIRST = -1
+"""The priority of what is scored: below all orders of requests."""
+
 
 class WholeScheduler(Scheduler):
     """Keeps the outputs of a request until it ends or generation is paused.
 
-    What is scored, whose priority is below 0, finds a place also where responses have taken all: a sync is
-    over only when its probe is scored.
+    What is scored comes ``FIRST``, and finds a place also where responses have taken all: a sync is over only
+    when its probe is scored.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -39,7 +42,7 @@ class WholeScheduler(Scheduler):
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         """What is computed next."""
-        urgent = bool(self.waiting) and self.waiting.peek_request().priority < 0
+        urgent = bool(self.waiting) and self.waiting.peek_request().priority == FIRST
         self.max_num_active_reqs = self._places + urgent
         return super().schedule(throttle_prefills)
 

@@ -34,6 +34,13 @@ STAGE = Stage(
     objective=Choice(name="sft"),
     optimizer=Optimizer(steps=1),
 )
+SMALL = STAGE.model_copy(
+    update={
+        "model": Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#"),
+        "prompts": Prompts(sources=(Source(task="digit_sum", rows=9),)),
+    }
+)
+"""With a model and rows of its own: a stage that can be planned."""
 
 
 @pytest.mark.parametrize(
@@ -84,16 +91,8 @@ def test_a_role_cannot_read_more_tokens_than_its_model_has_positions_for(tmp_pat
 
 
 def test_another_seed_or_other_held_out_rows_are_another_run(tmp_path: Path) -> None:
-    model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
     rows = Evaluation(sources=(Source(task="digit_sum", skip=9, rows=4),))
-    stage = STAGE.model_copy(
-        update={
-            "model": model,
-            "prompts": Prompts(sources=(Source(task="digit_sum", rows=9),)),
-            "evaluation": rows,
-            "rewards": {"exact": Reward(kind="exact")},
-        }
-    )
+    stage = SMALL.model_copy(update={"evaluation": rows, "rewards": {"exact": Reward(kind="exact")}})
     other = rows.model_copy(update={"prompts": 3})
     recipe = Recipe(run=Run(name="a", folder=tmp_path), stages=(stage,))
     plan = plan_stage(recipe, 0)
@@ -118,10 +117,7 @@ def test_another_seed_or_other_held_out_rows_are_another_run(tmp_path: Path) -> 
 
 
 def test_a_stage_whose_model_another_one_has_gone_on_from_is_not_the_last_one(tmp_path: Path) -> None:
-    model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
-    prompts = Prompts(sources=(Source(task="digit_sum", rows=9),))
-    stage = STAGE.model_copy(update={"model": model, "prompts": prompts})
-    recipe = Recipe(run=Run(name="a", folder=tmp_path), stages=(stage,))
+    recipe = Recipe(run=Run(name="a", folder=tmp_path), stages=(SMALL,))
     (recipe.folder / "1-more").mkdir(parents=True)
 
     assert plan_stage(recipe, 0).last
@@ -130,10 +126,7 @@ def test_a_stage_whose_model_another_one_has_gone_on_from_is_not_the_last_one(tm
 
 
 def test_a_stage_that_is_done_and_kept_no_checkpoint_does_not_begin_again(tmp_path: Path) -> None:
-    model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
-    prompts = Prompts(sources=(Source(task="digit_sum", rows=9),))
-    stage = STAGE.model_copy(update={"model": model, "prompts": prompts})
-    plan = plan_stage(Recipe(run=Run(name="a", folder=tmp_path), stages=(stage,)), 0)
+    plan = plan_stage(Recipe(run=Run(name="a", folder=tmp_path), stages=(SMALL,)), 0)
     assert plan.newest() is None
 
     (plan.folder / "model").mkdir(parents=True)
@@ -146,11 +139,8 @@ def test_a_stage_that_is_done_and_kept_no_checkpoint_does_not_begin_again(tmp_pa
 
 
 def test_a_stage_that_is_done_is_held_to_what_its_checkpoint_still_says(tmp_path: Path) -> None:
-    model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
-    prompts = Prompts(sources=(Source(task="digit_sum", rows=9),))
-    stage = STAGE.model_copy(update={"model": model, "prompts": prompts})
     done, other = (
-        plan_stage(Recipe(run=Run(name="a", folder=tmp_path, seed=seed), stages=(stage,)), 0)
+        plan_stage(Recipe(run=Run(name="a", folder=tmp_path, seed=seed), stages=(SMALL,)), 0)
         for seed in (0, 1)
     )
     writing = done.checkpoints.begin(1)
@@ -170,10 +160,8 @@ def test_a_stage_that_is_done_is_held_to_what_its_checkpoint_still_says(tmp_path
 
 def test_runs_that_share_a_disk_keep_their_states_apart(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    model = Model(config={"model_type": "qwen3", "hidden_size": 64}, characters="0123456789+=,#")
     policy = Policy(zero_stage=3, offload="nvme", nvme_folder=disk)
-    prompts = Prompts(sources=(Source(task="digit_sum", rows=9),))
-    stage = STAGE.model_copy(update={"model": model, "policy": policy, "prompts": prompts})
+    stage = SMALL.model_copy(update={"policy": policy})
     runs = (
         Run(name="a", folder=tmp_path),
         Run(name="b", folder=tmp_path),
