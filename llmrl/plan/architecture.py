@@ -29,6 +29,8 @@ class Family:
     norms: int = 2
     """Normalizations of each layer besides those of queries and keys."""
     experts: bool = False
+    fused: bool = False
+    """Whether queries, keys and values come from one matrix, and gate and up from another."""
 
 
 def _sizes(
@@ -50,7 +52,7 @@ FAMILIES: Mapping[str, Family] = {
     "mistral": Family(defaults=_sizes(4096, 14336, 32, *HEADS["mistral"], 32000)),
     "qwen2": Family(defaults=_sizes(4096, 22016, 32, *HEADS["qwen2"], 151936), qkv_bias=True),
     "qwen3": Family(defaults=_sizes(4096, 22016, 32, *HEADS["qwen3"], 151936, head_dim=128), qk_norm=True),
-    "phi3": Family(defaults=_sizes(3072, 8192, 32, *HEADS["phi3"], 32064)),
+    "phi3": Family(defaults=_sizes(3072, 8192, 32, *HEADS["phi3"], 32064), fused=True),
     "gemma": Family(
         defaults=_sizes(3072, 24576, 28, *HEADS["gemma"], 256000, head_dim=256, tie_word_embeddings=True)
     ),
@@ -93,6 +95,7 @@ class Architecture:
     norms: int = 2
     experts: int = 1
     experts_per_token: int = 1
+    fused: bool = False
 
     @property
     def attention(self) -> int:
@@ -139,8 +142,9 @@ class Architecture:
 
     @property
     def tensors(self) -> int:
-        """Tensors of the state dict; an MLP has three, and so have a router and its fused experts."""
-        layer = 4 + 3 * self.qkv_bias + 2 * self.qk_norm + self.norms + 3
+        """Tensors that an engine loads: those of the model folder, where each matrix of an expert is one."""
+        matrices = len(self.projections) + (1 + 3 * self.experts if self.experts > 1 else 0)
+        layer = matrices + 3 * self.qkv_bias + 2 * self.qk_norm + self.norms
         return self.layers * layer + (2 if self.tied else 3)
 
     def kv_bytes(self, width: int) -> int:
@@ -156,23 +160,37 @@ class Architecture:
         attention = 2 * self.layers * self.heads * self.head_size * squares
         return 2 * self.matrices * tokens + attention
 
+    @property
+    def projections(self) -> Mapping[str, tuple[int, int]]:
+        """Inputs and outputs of the linear layers of one layer by their names; experts have none."""
+        d, q, kv, f = self.hidden, self.heads * self.head_size, self.kv_heads * self.head_size, self.inner
+        if self.fused:
+            mixing = {"qkv_proj": (d, q + 2 * kv)}
+            rising = {"gate_up_proj": (d, 2 * f)}
+        else:
+            mixing = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv)}
+            rising = {"gate_proj": (d, f), "up_proj": (d, f)}
+        mlp = {} if self.experts > 1 else {**rising, "down_proj": (f, d)}
+        return {**mixing, "o_proj": (q, d), **mlp}
+
     def adapter_parameters(self, lora: Lora) -> int:
         """Weights of low-rank adapters on the named projections, or on all linear layers but the head.
 
         Raises:
-            ModelError: a target that is no projection of a layer.
+            ModelError: a target that is no linear layer of a layer.
         """
-        d, q, kv, f = self.hidden, self.heads * self.head_size, self.kv_heads * self.head_size, self.inner
-        shapes = {"q_proj": (d, q), "k_proj": (d, kv), "v_proj": (d, kv), "o_proj": (q, d)}
-        shapes |= {"gate_proj": (d, f), "up_proj": (d, f), "down_proj": (f, d)}
-        fused = {"qkv_proj": (d, q + 2 * kv), "gate_up_proj": (d, 2 * f)}
+        shapes = self.projections
         every = lora.targets == ("all-linear",)
+        if every and self.experts > 1:
+            raise ModelError(
+                "model.lora.targets: the matrices of experts get no adapters, and 'all-linear' names them "
+                f"too; name some of {', '.join(shapes)}."
+            )
         named = shapes if every else {target.rpartition(".")[2] for target in lora.targets}
-        shapes |= fused
         if unknown := sorted(set(named) - shapes.keys()):
             raise ModelError(
-                f"model.lora.targets: the plan cannot count the adapters of {shown(unknown[0])}; "
-                f"it knows {', '.join(shapes)}."
+                f"model.lora.targets: no linear layer named {shown(unknown[0])} in a layer of {self.kind}; "
+                f"the plan knows {', '.join(shapes)}."
             )
         return self.layers * sum(lora.rank * sum(shapes[name]) for name in named)
 
@@ -252,6 +270,7 @@ def architecture_of(given: Sizes, *, where: str) -> Architecture:
         norms=family.norms,
         experts=sizes["num_local_experts"] if family.experts else 1,
         experts_per_token=sizes["num_experts_per_tok"] if family.experts else 1,
+        fused=family.fused,
     )
 
 

@@ -11,8 +11,9 @@ import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from llmrl.errors import ModelError
-from llmrl.plan.architecture import FAMILIES, architecture_of, read_architecture
+from llmrl.plan.architecture import FAMILIES, Architecture, architecture_of, read_architecture
 from llmrl.recipe.schema import Lora, Model
+from llmrl.weights.layout import Layout
 
 from .conftest import qwen
 
@@ -40,20 +41,41 @@ def test_qwen_has_the_sizes_that_are_published(size: str, matrices: float, kv_by
     assert shape.kv_bytes(2) == kv_bytes
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
-def test_every_known_family_is_counted_as_transformers_builds_it(kind: str) -> None:
+def built(kind: str) -> tuple[Architecture, Any]:
+    """A family in small: as the plan counts it, and as transformers builds it."""
     config = cast("Any", CONFIG_MAPPING[kind])
     given = SMALL | (EXPERTS if FAMILIES[kind].experts else {})
     if kind == "mixtral":
         del given["moe_intermediate_size"]  # its experts have the width of intermediate_size
     with torch.device("meta"):
         model = cast("Any", AutoModelForCausalLM).from_config(config(**given))
+    return architecture_of({"model_type": kind, **given}, where="here"), model
 
-    shape = architecture_of({"model_type": kind, **given}, where="here")
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_every_known_family_is_counted_as_transformers_builds_it(kind: str) -> None:
+    shape, model = built(kind)
 
     assert shape.parameters == sum(p.numel() for p in model.parameters())
-    if kind != "phi3":  # which has three projections in one tensor
-        assert shape.tensors == len({id(tensor) for tensor in model.state_dict(keep_vars=True).values()})
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_an_engine_loads_as_many_tensors_as_the_policy_sends(kind: str) -> None:
+    shape, model = built(kind)
+
+    assert shape.tensors == len(Layout(model, dict(model.named_parameters())).names)
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_adapters_go_where_transformers_has_linear_layers(kind: str) -> None:
+    shape, model = built(kind)
+    linear = {
+        name.rpartition(".")[2]: (layer.in_features, layer.out_features)
+        for name, layer in model.named_modules()
+        if isinstance(layer, torch.nn.Linear) and ".layers.0." in name
+    }
+
+    assert linear == shape.projections
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
@@ -100,12 +122,31 @@ def test_adapters_are_two_thin_matrices_beside_each_target() -> None:
 def test_targets_are_known_by_their_last_name_and_no_other_is_left_out() -> None:
     shape = qwen("0.5B")
     plain = shape.adapter_parameters(Lora(rank=4, targets=("q_proj",)))
-    fused = shape.adapter_parameters(Lora(rank=4, targets=("qkv_proj",)))
 
     assert shape.adapter_parameters(Lora(rank=4, targets=("self_attn.q_proj",))) == plain
-    assert fused == 24 * 4 * (896 + 896 + 2 * 128)
-    with pytest.raises(ModelError, match=r"^model\.lora\.targets: .* of .lm_head.; it knows q_proj"):
-        shape.adapter_parameters(Lora(rank=4, targets=("q_proj", "lm_head")))
+    for target in ("lm_head", "qkv_proj"):
+        with pytest.raises(ModelError, match=rf"^model\.lora\.targets: .* '{target}' .* of qwen2; .* q_proj"):
+            shape.adapter_parameters(Lora(rank=4, targets=("q_proj", target)))
+
+
+def test_a_layer_that_is_fused_has_fewer_and_wider_adapters() -> None:
+    shape, _ = built("phi3")
+
+    fused = shape.adapter_parameters(Lora(rank=4, targets=("qkv_proj",)))
+    assert fused == 3 * 4 * (64 + 24 * (4 + 2 + 2))
+    assert shape.adapter_parameters(Lora(rank=4)) == fused + 3 * 4 * (
+        (4 * 24 + 64) + (64 + 2 * 96) + (96 + 64)
+    )
+
+
+def test_experts_get_no_adapters() -> None:
+    shape, _ = built("qwen3_moe")
+
+    assert shape.adapter_parameters(Lora(rank=4, targets=("q_proj",))) == 3 * 4 * (64 + 4 * 24)
+    with pytest.raises(
+        ModelError, match=r"^model\.lora\.targets: .* experts .* name some of q_proj.* o_proj\.$"
+    ):
+        shape.adapter_parameters(Lora(rank=4))
 
 
 def test_a_key_head_is_copied_where_it_cannot_be_shared() -> None:
