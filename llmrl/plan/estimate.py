@@ -98,6 +98,7 @@ def estimate(job: Job, placement: Placement) -> Estimate:
             training_s=training.seconds + swap.value,
             sync_s=sync.value,
             lag=0 if placement.shared else placement.lag,
+            update=placement.update,
             together=rates.together,
         ),
     )

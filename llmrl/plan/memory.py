@@ -62,11 +62,9 @@ def _dealt(formula: str, value: float, shards: int, **inputs: float) -> Figure:
 def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> Needs:
     """One rank of the policy, in the backward pass of a full micro-batch or, if larger, in the update."""
     shape, w, ranks = workload.architecture, workload.width, placement.ranks
-    p, trained = shape.parameters, workload.adapters or shape.parameters
+    p, trained, gpu = shape.parameters, workload.trained, machines.device.is_gpu
     split = {stage: ranks if placement.zero_stage >= stage else 1 for stage in (1, 2, 3)}
-    gpu, left = machines.device.is_gpu, _left(placement, gpu=machines.device.is_gpu)
-    # ZeRO keeps a float32 copy of the weights even where they are float32 themselves.
-    states = 8 if placement.zero_stage == 0 and w == 4 else 12
+    left, states = placement.kept(gpu=gpu), placement.state_bytes(w)
     parts = {
         "weights": _dealt("w P", w * p if "weights" in left else 0, split[3], w=w, P=p),
         "optimizer": _dealt(
@@ -90,23 +88,16 @@ def _asleep(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     """What an engine leaves on a device that it lends to a rank."""
     if not (gpu and placement.shared and placement.engines):
         return _bytes("no engine sleeps here", 0)
-    opponent = workload.width * workload.architecture.parameters if workload.opposed else 0
+    # The torch engine has no graphs, and takes its opponent to the host.
+    stays = placement.engine == "vllm"
+    graphs, opponent = stays * GRAPHS, stays * workload.opponent_width * workload.architecture.parameters
     return _bytes(
         "context + graphs + opponent, which stay",
-        RESIDUE + GRAPHS + opponent,
+        RESIDUE + graphs + opponent,
         context=RESIDUE,
-        graphs=GRAPHS,
+        graphs=graphs,
         opponent=opponent,
     )
-
-
-def _left(placement: Placement, *, gpu: bool) -> frozenset[str]:
-    """What ``policy.offload`` leaves in the device's memory, which without a GPU is the host's: a disk takes
-    the optimizer states from there, and nothing else takes anything."""
-    everything = frozenset({"weights", "gradients", "optimizer"})
-    if placement.offload == "none" or (placement.offload == "cpu" and not gpu):
-        return everything
-    return frozenset() if gpu and placement.zero_stage == 3 else everything - {"optimizer"}
 
 
 def _gathered(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
@@ -115,7 +106,7 @@ def _gathered(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     Not with adapters, whose layers it takes matrix by matrix.
     """
     shape, w = workload.architecture, workload.width
-    if placement.zero_stage < 3 or (placement.ranks == 1 and "weights" in _left(placement, gpu=gpu)):
+    if placement.zero_stage < 3 or (placement.ranks == 1 and "weights" in placement.kept(gpu=gpu)):
         return _bytes("nothing is sharded", 0)
     bucket, layer = placement.bucket_mib * 2**20, 0 if workload.adapters else shape.layer
     return _bytes(
@@ -131,9 +122,9 @@ def _gathered(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
 
 def _backward(workload: Workload, placement: Placement, shards: int, *, gpu: bool) -> dict[str, Figure]:
     """What a rank that holds such a share of the gradients has beside its states in the backward pass."""
-    w, trained = workload.width, workload.adapters or workload.architecture.parameters
+    w, trained = workload.width, workload.trained
     g = 4 if placement.zero_stage >= 2 else w
-    here = trained if "gradients" in _left(placement, gpu=gpu) else 0
+    here = trained if "gradients" in placement.kept(gpu=gpu) else 0
     return {
         "gradients": _dealt("g P", g * here, shards, g=g, P=trained),
         "activations": _activations(workload, placement, gpu=gpu),
@@ -154,10 +145,10 @@ def _updating(workload: Workload, placement: Placement, shards: int, *, gpu: boo
     ZeRO flattens gradients, then copies them to float32. ZeRO 3, and 2 in bfloat16, have them flat and in
     float32 already; without ZeRO they are copied only.
     """
-    w, trained = workload.width, workload.adapters or workload.architecture.parameters
+    w, trained = workload.width, workload.trained
     flattens = placement.zero_stage == 1 or (placement.zero_stage == 2 and w == 4)
     copies = w < 4 and placement.zero_stage < 2
-    if not (flattens or copies) or "optimizer" not in _left(placement, gpu=gpu):
+    if not (flattens or copies) or "optimizer" not in placement.kept(gpu=gpu):
         return {}
     return {
         "gradients": _dealt("w P", w * trained, shards, w=w, P=trained),
@@ -189,7 +180,7 @@ def _activations(workload: Workload, placement: Placement, *, gpu: bool) -> Figu
 
 def _copies(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     """The weights that rank 0 keeps packed on its device; adapters pass through the host unless broadcast."""
-    w, p = workload.width, workload.adapters or workload.architecture.parameters
+    w, p = workload.width, workload.trained
     kept = placement.engines and (placement.broadcast or (gpu and not workload.adapters))
     count = placement.copies if kept else 0
     return _bytes("copies w P of rank 0", count * w * p, copies=count, w=w, P=p)
@@ -242,7 +233,10 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
             V=shape.vocabulary,
         ),
         "opponent": _bytes(
-            "w P, not shared", w * shape.parameters if workload.opposed else 0, w=w, P=shape.parameters
+            "v P, not shared",
+            workload.opponent_width * shape.parameters,
+            v=workload.opponent_width,
+            P=shape.parameters,
         ),
         "opponent's caches": opponents_caches(workload, placement),
     }
@@ -275,8 +269,9 @@ def _shares(workload: Workload, placement: Placement) -> int:
 def opponents_caches(workload: Workload, placement: Placement) -> Figure:
     """Of responses under way, as long as the longest; transformers keeps them outside of vLLM's share."""
     groups = (placement.lag + 1) / max(1, placement.engines)
-    at_once = min(placement.max_sequences, workload.opponents * groups) if workload.opposed else 0
-    kv, length = workload.architecture.kv_bytes(workload.width), workload.prompt_tokens + workload.longest
+    at_once = min(placement.max_sequences, workload.opponents * groups)
+    kv = workload.architecture.kv_bytes(workload.opponent_width)
+    length = workload.prompt_tokens + workload.longest
     return _bytes(
         "opponents (p + L) kv",
         at_once * length * kv,

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from llmrl.plan.figure import Figure
+from llmrl.plan.placement import Update
 from llmrl.plan.rollout import Generation
 
 Binds = Literal["generation", "training", "lag", "the sum of both"]
@@ -28,7 +29,13 @@ class Pace:
 
 
 def pace_of(
-    generation: Generation | None, *, training_s: float, sync_s: float, lag: int, together: float = 1.0
+    generation: Generation | None,
+    *,
+    training_s: float,
+    sync_s: float,
+    lag: int,
+    update: Update = "keep",
+    together: float = 1.0,
 ) -> Pace:
     """The pace with ``lag + 1`` steps' worth of groups under way, from draw to served weights.
 
@@ -40,6 +47,7 @@ def pace_of(
         training_s: of one step, everything that the ranks do.
         sync_s: until the engines serve the new weights.
         lag: ``engines.max_lag``.
+        update: ``engines.update``.
         together: times as long that each side takes while the other one works.
     """
     after = training_s + sync_s
@@ -48,19 +56,23 @@ def pace_of(
     if lag == 0:
         inputs = {"generation": generation.alone_s, "training": training_s, "sync": sync_s}
         seconds = generation.alone_s + after
-        enough = _enough(generation, after, _busiest(generation, training_s, together))
+        generating = _generating(generation, training_s, sync_s, update)
+        enough = _enough(generation, after, _busiest(generating.value, training_s, together))
         return _pace("generation + training + sync", seconds, "the sum of both", inputs, lag=enough, mean=0.0)
-    busiest = _busiest(generation, training_s, together)
+    generating = _generating(generation, training_s, sync_s, update)
+    busiest = _busiest(generating.value, training_s, together)
     seconds = _settled(generation, after, lag, at_least=busiest)
-    binds: Binds = "lag" if seconds > 1.001 * busiest else _busier(generation, training_s)
+    busier: Binds = "training" if training_s >= generating.value else "generation"
+    binds: Binds = "lag" if seconds > 1.001 * busiest else busier
     inputs = {
         "training": training_s,
-        "flowing": generation.flowing_s,
+        **generating.inputs,
         "longest": generation.latency(seconds),
         "sync": sync_s,
         "lag": float(lag),
     } | ({"k": together} if together > 1 else {})
-    both = "max(training, flowing)" + (" + (k - 1) min(training, flowing)" if together > 1 else "")
+    sides = f"(training, {generating.formula})"
+    both = f"max{sides}" + (f" + (k - 1) min{sides}" if together > 1 else "")
     return _pace(
         f"max({both}, (longest + training + sync) / (lag + 1))",
         seconds,
@@ -78,8 +90,18 @@ def _pace(
     return Pace(step=step, binds=binds, enough_lag=lag, mean_lag=mean)
 
 
-def _busier(generation: Generation, training_s: float) -> Binds:
-    return "training" if training_s >= generation.flowing_s else "generation"
+def _generating(generation: Generation, training_s: float, sync_s: float, update: Update) -> Figure:
+    """Seconds that a step's responses take an engine, with what a sync does to those under way."""
+    alone, flowing = generation.alone_s, generation.flowing_s
+    if update == "drain":
+        # All of them end before the weights change, so what a step generates has its tail to itself.
+        inputs = {"alone": alone, "sync": sync_s}
+        return Figure(value=alone + sync_s, unit="s", formula="alone + sync", inputs=inputs)
+    if update == "abort":
+        again = generation.again_s(max(training_s, flowing))
+        inputs = {"flowing": flowing, "again": again}
+        return Figure(value=flowing + again, unit="s", formula="flowing + again", inputs=inputs)
+    return Figure(value=flowing, unit="s", formula="flowing", inputs={"flowing": flowing})
 
 
 def _settled(generation: Generation, after: float, lag: int, *, at_least: float) -> float:
@@ -92,9 +114,9 @@ def _settled(generation: Generation, after: float, lag: int, *, at_least: float)
     return high
 
 
-def _busiest(generation: Generation, training_s: float, together: float) -> float:
+def _busiest(generating_s: float, training_s: float, together: float) -> float:
     """Seconds of both sides at once: as long as the shorter one goes on, each slows the other down."""
-    sides = training_s, generation.flowing_s
+    sides = training_s, generating_s
     return max(sides) + (together - 1) * min(sides)
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from llmrl.objectives.algorithm import Algorithm
 from llmrl.recipe.roles import asked_roles
 from llmrl.recipe.schema import Stage
+
+Update = Literal["keep", "drain", "abort"]
+"""What becomes of a response when new weights come: ``engines.update``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +31,17 @@ class Placement:
     gpu_share: float
     """Of a GPU's memory that an engine may use."""
     kv_cache_mib: int | None
+    update: Update = "keep"
+    """What becomes of responses under way when weights come."""
+    engine: str = "vllm"
+    """The kind of the engines."""
     one_gpu_each: bool = False
     """Whether no engine of this kind can be shared by several GPUs."""
     sequence_parallel: int = 1
     """Ranks that share the tokens of a micro-batch."""
     bucket_mib: int = 256
-    role_widths: tuple[int, ...] = ()
-    """Devices of each model that judges or talks; a plan leaves them as they are."""
+    role_widths: tuple[tuple[str, int], ...] = ()
+    """Role and devices of each model that judges or talks; a plan leaves them as they are."""
     shared: bool = False
     """Engines and ranks on the same devices, in turn."""
     transport: str = "auto"
@@ -44,11 +52,11 @@ class Placement:
     @property
     def roles(self) -> int:
         """Devices of all roles."""
-        return sum(self.role_widths)
+        return sum(width for _, width in self.role_widths)
 
     @property
     def devices(self) -> int:
-        """That it takes in all."""
+        """Devices used in total."""
         generating = self.engines * self.tensor_parallel
         return self.roles + (max(generating, self.ranks) if self.shared else generating + self.ranks)
 
@@ -56,7 +64,31 @@ class Placement:
         """Devices that must be on one node together: of an engine, of a role, or one of a rank alone."""
         engines = [self.tensor_parallel] * self.engines
         alone = max(0, self.ranks - sum(engines)) if self.shared else self.ranks
-        return [*engines, *self.role_widths, *[1] * alone]
+        return [*engines, *(width for _, width in self.role_widths), *[1] * alone]
+
+    @property
+    def widest(self) -> str:
+        """The key of the recipe that asks for most devices on one node."""
+        keys = {f"roles.{name}.tensor_parallel": width for name, width in self.role_widths}
+        keys = {"engines.tensor_parallel": self.tensor_parallel if self.engines else 0, **keys}
+        return max(keys, key=lambda key: keys[key])
+
+    def state_bytes(self, width: int) -> int:
+        """Bytes of optimizer states for each trained parameter that has ``width`` bytes itself.
+
+        Two moments, and its float32 copy, which ZeRO keeps even of what is float32 already.
+        """
+        return 8 if self.zero_stage == 0 and width == 4 else 12
+
+    def kept(self, *, gpu: bool) -> frozenset[str]:
+        """What ``policy.offload`` leaves in a rank's device memory, which without a GPU is the host's.
+
+        From there a disk takes the optimizer states, and nothing else takes anything.
+        """
+        everything = frozenset({"weights", "gradients", "optimizer"})
+        if self.offload == "none" or (self.offload == "cpu" and not gpu):
+            return everything
+        return frozenset() if gpu and self.zero_stage == 3 else everything - {"optimizer"}
 
     @property
     def broadcast(self) -> bool:
@@ -65,12 +97,12 @@ class Placement:
 
     @property
     def processes(self) -> int:
-        """That keep something in the host's memory, counted by what they would have devices for."""
+        """Processes that use the host's memory, one for each device that they have or would have."""
         return self.roles + self.engines * self.tensor_parallel + self.ranks
 
     @property
     def copies(self) -> int:
-        """Of the weights, on rank 0's device: all that wait for a broadcast, or the one opened there."""
+        """Copies of the weights on rank 0's device: all that wait for a broadcast, or one opened there."""
         alone = self.shared and self.engines == self.tensor_parallel == self.ranks == 1
         return self.lag + 1 if self.broadcast else int(alone and self.may_stay)
 
@@ -98,7 +130,7 @@ def placement_of(stage: Stage) -> Placement:
     engines, policy, algorithm = stage.engines, stage.policy, Algorithm.of(stage)
     generates = algorithm.online or bool(stage.evaluation.sources)
     opposed = algorithm.bundle.opponent.kind != "none"
-    asked = asked_roles(stage).values()
+    asked = asked_roles(stage).items()
     return Placement(
         engines=engines.count if generates else 0,
         tensor_parallel=engines.tensor_parallel,
@@ -112,10 +144,12 @@ def placement_of(stage: Stage) -> Placement:
         offload=policy.offload,
         gpu_share=engines.gpu_memory_utilization,
         kv_cache_mib=engines.kv_cache_mib,
+        update=engines.update,
+        engine=engines.kind,
         one_gpu_each=engines.kind == "torch" or opposed,
         bucket_mib=stage.weights.bucket_mib,
         shared=stage.cluster.placement == "shared",
         transport=stage.weights.transport,
         may_stay=stage.weights.may_stay,
-        role_widths=tuple(role.tensor_parallel for role in asked for _ in range(role.count)),
+        role_widths=tuple((name, role.tensor_parallel) for name, role in asked for _ in range(role.count)),
     )

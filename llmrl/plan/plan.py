@@ -151,7 +151,7 @@ def refuse_what_cannot_fit(job: Job, made: Estimate) -> None:
     if not made.placed:
         raise PlacementError(
             f"{_counted(place)} {unit} are there, but {job.machines.per_node} on each node, and no engine or "
-            "role goes over two nodes; lower engines.tensor_parallel, or use larger nodes."
+            f"role goes over two nodes; lower {place.widest}, or use larger nodes."
         )
     _refuse_small_cache(job, made)
     short = next((needs for needs in made.needs if not needs.fits), None)

@@ -35,6 +35,12 @@ class Generation:
     """Seconds more for each token of context: its KV cache is read."""
     prefill: float
     """Seconds to read the prompts of a step."""
+    read: float = 0.0
+    """Seconds to read one token of a context again."""
+    opponents: float = 0.0
+    """o, of the n, the responses that a model beside the engine's own has a say in."""
+    t3: float = 0.0
+    """Seconds more for each of their tokens: that model reads its weights for it alone."""
 
     @property
     def context(self) -> float:
@@ -45,7 +51,8 @@ class Generation:
     def work(self) -> float:
         """Seconds that do not depend on who is generated together with whom."""
         n, r = self.samples, self.mean
-        return self.prefill + self.t1 * n * r + self.t2 * n * (self.prompt * r + self.square / 2)
+        beside = self.t3 * self.opponents * r
+        return self.prefill + self.t1 * n * r + self.t2 * n * (self.prompt * r + self.square / 2) + beside
 
     @property
     def steps_alone(self) -> float:
@@ -71,6 +78,10 @@ class Generation:
         spare = period - self.work
         return min(self.slots, self.samples * self.mean * self.t0 / spare) if spare > 0 else self.slots
 
+    def again_s(self, period: float) -> float:
+        """Seconds to read all sequences in progress again, as far as they are on average."""
+        return self.sequences_at(period) * self.context * self.read
+
     def latency(self, period: float) -> float:
         """Seconds from the draw of a step's responses until the longest is there, at that pace."""
         # A slow pace leaves engines idle, but not its responses apart: they are drawn together.
@@ -92,9 +103,12 @@ def generation_of(
     reduces = 2 * shape.layers * (tp > 1)
     moved = 2 * workload.width * shape.hidden / (rates.link if within else rates.network)
     # A group's prompt is read once where its cache is shared, which on a CPU needs prompts of 128 tokens.
-    prompts = samples / workload.per_prompt if machines.device.is_gpu else samples
+    prompts = workload.prompts / placement.engines if machines.device.is_gpu else samples
+    # vLLM asks the other model for one token of one response at a time; the torch engine has it in batches.
+    alone = workload.opponent_width if placement.engine == "vllm" else 0
     products = 2 * shape.matrices / tp
     chosen = rates.experts if shape.experts > 1 else 1.0
+    read = products / (chosen * rates.prefill)
     return Generation(
         samples=samples,
         slots=max(1.0, slots),
@@ -107,7 +121,10 @@ def generation_of(
         + reduces * rates.reduce_s * (1 if within else 3),
         t1=products / (chosen * rates.decode) + rates.sequence_s + reduces * moved,
         t2=shape.kv_bytes_on(tp, workload.width) / rates.cache,
-        prefill=prompts * workload.prompt_tokens * products / (chosen * rates.prefill),
+        prefill=prompts * workload.prompt_tokens * read,
+        read=read,
+        opponents=workload.opponents / placement.engines if alone else 0.0,
+        t3=alone * shape.matrices / (chosen * rates.read) + rates.step_s if alone else 0.0,
     )
 
 
@@ -116,6 +133,8 @@ def generation_figures(made: Generation) -> dict[str, Figure]:
     letters = {"n": made.samples, "B": made.slots, "r": made.mean, "r2": made.square, "p": made.prompt}
     times = {"t0": made.t0, "t1": made.t1, "t2": made.t2, "prefill": made.prefill}
     rest = "t1 n r + t2 n (p r + r2 / 2)"
+    if made.opponents:
+        times, letters, rest = times | {"t3": made.t3}, letters | {"o": made.opponents}, f"{rest} + t3 o r"
     return {
         "alone": Figure(
             value=made.alone_s,

@@ -13,23 +13,20 @@ def sync_of(workload: Workload, placement: Placement, machines: Machines, rates:
     """From the end of an update until the engines generate with its weights; 0 where nothing is generated.
 
     All weights, or the adapters if only these are trained, are made whole where ZeRO 3 has sharded them, and
-    go from one rank to every engine.
+    go from one rank to every engine, whose host adds adapters to weights of its own. All tensors are loaded.
     """
     if not workload.generated:
         return Figure(value=0.0, unit="s", formula="nothing is generated", inputs={})
-    size, tensors = workload.width * _sent(workload), workload.architecture.tensors
+    size, tensors = workload.width * workload.trained, workload.architecture.tensors
     whole, way = _made_whole(workload, placement, machines, rates), _way(size, placement, machines, rates)
+    merged = _merged(workload, rates)
     return Figure(
-        value=rates.sync_s + whole.value + way.value + tensors * rates.tensor_s,
+        value=rates.sync_s + whole.value + way.value + merged.value + tensors * rates.tensor_s,
         unit="s",
-        formula=f"fixed{whole.formula} + {way.formula} + tensors each",
-        inputs={"fixed": rates.sync_s, "S": size, **whole.inputs, **way.inputs}
+        formula=f"fixed{whole.formula} + {way.formula}{merged.formula} + tensors each",
+        inputs={"fixed": rates.sync_s, "S": size, **whole.inputs, **way.inputs, **merged.inputs}
         | {"tensors": tensors, "each": rates.tensor_s},
     )
-
-
-def _sent(workload: Workload) -> int:
-    return workload.adapters or workload.architecture.parameters
 
 
 def _made_whole(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Figure:
@@ -40,10 +37,28 @@ def _made_whole(workload: Workload, placement: Placement, machines: Machines, ra
     speed = rates.link if ranks <= machines.per_node else rates.network
     everything = workload.width * workload.architecture.parameters
     return Figure(
-        value=(workload.width * _sent(workload) + everything) * (ranks - 1) / ranks / speed,
+        value=(workload.width * workload.trained + everything) * (ranks - 1) / ranks / speed,
         unit="s",
         formula=" + (S + w P) (W - 1) / W / speed",
         inputs={"w": workload.width, "P": workload.architecture.parameters, "W": ranks, "speed": speed},
+    )
+
+
+def _merged(workload: Workload, rates: Rates) -> Figure:
+    """Weights that an engine's host reads, adds adapters to, and gives to its device."""
+    if not workload.adapters:
+        return Figure(value=0.0, unit="s", formula="", inputs={})
+    everything = workload.width * workload.architecture.parameters
+    return Figure(
+        value=everything * (1 / rates.copy + 1 / rates.host),
+        unit="s",
+        formula=" + w P (1 / copy + 1 / host)",
+        inputs={
+            "w": workload.width,
+            "P": workload.architecture.parameters,
+            "copy": rates.copy,
+            "host": rates.host,
+        },
     )
 
 
@@ -67,12 +82,10 @@ def swap_of(workload: Workload, placement: Placement, rates: Rates) -> Figure:
     if not (placement.shared and workload.generated):
         return Figure(value=0.0, unit="s", formula="engines and ranks have devices of their own", inputs={})
     everything = workload.width * workload.architecture.parameters
-    states = (
-        0 if placement.offload != "none" else 12 * (workload.adapters or workload.architecture.parameters)
-    )
+    states, there = placement.state_bytes(workload.width) * workload.trained, placement.kept(gpu=True)
     kept = {
-        "weights": everything / (placement.ranks if placement.zero_stage == 3 else 1),
-        "optimizer": states / (placement.ranks if placement.zero_stage else 1),
+        "weights": ("weights" in there) * everything / (placement.ranks if placement.zero_stage == 3 else 1),
+        "optimizer": ("optimizer" in there) * states / (placement.ranks if placement.zero_stage else 1),
         "reference": everything * workload.scores_reference,
     }
     return Figure(

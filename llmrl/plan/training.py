@@ -60,11 +60,6 @@ def training_of(workload: Workload, placement: Placement, machines: Machines, ra
     )
 
 
-def trained_parameters(workload: Workload) -> int:
-    """Those with gradients and optimizer states."""
-    return workload.adapters or workload.architecture.parameters
-
-
 def microbatches(workload: Workload, placement: Placement) -> int:
     """A, forward passes of one rank in one update."""
     return _microbatches(workload.tokens * workload.epochs / workload.updates, placement)
@@ -105,7 +100,7 @@ def _pass(workload: Workload) -> dict[str, float]:
 def _update(workload: Workload, placement: Placement, rates: Rates) -> Figure:
     shards = placement.ranks if placement.zero_stage else 1
     speed = rates.memory if placement.offload == "none" else min(rates.host, rates.copy * 4)
-    trained = trained_parameters(workload)
+    trained = workload.trained
     return Figure(
         value=workload.updates * (UPDATE_BYTES * trained / (shards * speed) + rates.update_s),
         unit="s",
@@ -123,20 +118,21 @@ def _update(workload: Workload, placement: Placement, rates: Rates) -> Figure:
 def _talk(workload: Workload, placement: Placement, machines: Machines, rates: Rates) -> Figure:
     ranks, passes = placement.ranks, microbatches(workload, placement)
     speed = rates.link if ranks <= machines.per_node else rates.network
-    trained = trained_parameters(workload)
     # ZeRO 3 gathers every weight for each forward and each backward pass, frozen ones too, and to score.
     everything = placement.zero_stage == 3
     gathers = workload.updates * (2 * passes if everything else 1)
     gathers += _scorings(workload, placement) if everything else 0
-    gathered = workload.architecture.parameters if everything else trained
+    gathered = workload.architecture.parameters if everything else workload.trained
     reductions = workload.updates * (passes if placement.zero_stage >= 2 else 1)
+    moved = workload.width * (gathers * gathered + reductions * workload.trained)
+    fetched = _fetched(moved, placement, gpu=machines.device.is_gpu)
     exchanged = _exchanged(workload, placement)
     near = rates.link if placement.sequence_parallel <= machines.per_node else rates.network
-    moved = workload.width * (gathers * gathered + reductions * trained)
     return Figure(
-        value=moved * (ranks - 1) / ranks / speed + exchanged / near,
+        value=moved * (ranks - 1) / ranks / speed + fetched / rates.host + exchanged / near,
         unit="s",
         formula="(gathers w P + reductions w trained) (W - 1) / W / speed"
+        + (" + fetched / host" if fetched else "")
         + (" + exchanged / near" if exchanged else ""),
         inputs={
             "gathers": gathers,
@@ -144,17 +140,28 @@ def _talk(workload: Workload, placement: Placement, machines: Machines, rates: R
             "A": passes,
             "w": workload.width,
             "P": gathered,
-            "trained": trained,
+            "trained": workload.trained,
             "W": ranks,
             "speed": speed,
         }
+        | ({"fetched": fetched, "host": rates.host} if fetched else {})
         | ({"exchanged": exchanged, "near": near} if exchanged else {}),
     )
 
 
+def _fetched(moved: float, placement: Placement, *, gpu: bool) -> float:
+    """Bytes between a rank's GPU and the host that has its share of weights and gradients, where one has."""
+    return 0.0 if "weights" in placement.kept(gpu=gpu) else moved / placement.ranks
+
+
 def _exchanged(workload: Workload, placement: Placement) -> float:
-    """Bytes a rank sends so that attention sees whole sequences: queries, keys, values, results, and back."""
+    """Bytes a rank sends so that attention sees whole sequences: queries, keys, values, results.
+
+    A backward pass sends as much as a forward pass.
+    """
     shape, sharers = workload.architecture, placement.sequence_parallel
     heads = 2 * shape.heads + 2 * max(shape.kv_heads, sharers)
-    token = 2 * workload.width * shape.layers * heads * shape.head_size
-    return workload.epochs * workload.tokens / placement.ranks * token * (sharers - 1) / sharers
+    token = workload.width * shape.layers * heads * shape.head_size
+    passes = workload.epochs * (2 + workload.recomputes) + workload.scans
+    passes += workload.scores_old + workload.scores_reference
+    return passes * workload.tokens / placement.ranks * token * (sharers - 1) / sharers

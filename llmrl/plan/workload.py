@@ -8,7 +8,7 @@ from llmrl.objectives.algorithm import Algorithm
 from llmrl.plan.architecture import Architecture
 from llmrl.plan.lengths import Lengths
 from llmrl.recipe.arithmetic import stage_arithmetic
-from llmrl.recipe.schema import Stage
+from llmrl.recipe.schema import Opponent, Stage
 
 WIDTHS = {"float32": 4, "bfloat16": 2}
 """Bytes of a number by dtype."""
@@ -31,15 +31,15 @@ class Workload:
     """L, the longest response of a step."""
     generated: int
     """Responses that the engines give, an opponent's included; 0 where the dataset has them."""
-    trained: float = 1.0
+    rows_each: float = 1.0
     """Rows to train on for each of the N responses: pairs leave some out, or take an opponent's in."""
     epochs: int = 1
     updates: int = 1
     """Optimizer updates of a step."""
     scores_old: bool = False
     scores_reference: bool = False
-    opposed: bool = False
-    """Whether an engine has the frozen reference beside the policy, for an opponent."""
+    opponent_width: int = 0
+    """Bytes of a number of the opponent's own weights in every engine; 0 if it has none there."""
     scans: float = 0.0
     """Further forward passes over the step, for an objective of scope ``step``."""
     recomputes: bool = False
@@ -53,14 +53,24 @@ class Workload:
         return WIDTHS[self.dtype]
 
     @property
+    def trained(self) -> int:
+        """Parameters with gradients and optimizer states."""
+        return self.adapters or self.architecture.parameters
+
+    @property
+    def prompts(self) -> float:
+        """Prompts of a step."""
+        return self.samples / self.per_prompt
+
+    @property
     def opponents(self) -> int:
         """Responses of an opponent in a step."""
         return max(0, self.generated - self.samples)
 
     @property
     def rows(self) -> float:
-        """That a step trains on, each a response with its prompt."""
-        return self.samples * self.trained
+        """Rows that a step trains on, each a response with its prompt."""
+        return self.samples * self.rows_each
 
     @property
     def tokens(self) -> float:
@@ -75,7 +85,7 @@ class Workload:
 
     @property
     def forward_flops(self) -> float:
-        """Of one pass over the step."""
+        """FLOPs of one forward pass over the step."""
         return self.architecture.forward_flops(self.tokens, self.squares)
 
     @property
@@ -85,7 +95,7 @@ class Workload:
 
     @property
     def train_flops(self) -> float:
-        """Of all updates of a step, with what an objective of scope ``step`` scans."""
+        """FLOPs of all updates of a step, with what an objective of scope ``step`` scans."""
         return (self.epochs * self.passes + self.scans) * self.forward_flops
 
 
@@ -113,13 +123,18 @@ def workload_of(
         lengths=lengths,
         longest=lengths.longest_of(numbers.responses_per_step),
         generated=stage.prompts.per_step * (own + against) if numbers.generates else 0,
-        trained=algorithm.pairing.paired(own, against) / own if numbers.generates else 1.0,
+        rows_each=algorithm.pairing.paired(own, against) / own if numbers.generates else 1.0,
         epochs=optimizer.epochs,
         updates=updates,
         scores_old=algorithm.needs_old(updates),
         scores_reference="reference" in algorithm.reads,
-        opposed=opponent.kind in ("reference", "mixture"),
+        opponent_width=_opponent_width(opponent, WIDTHS[stage.model.dtype]),
         scans=scans,
         recomputes=stage.model.gradient_checkpointing,
         adapters=architecture.adapter_parameters(stage.model.lora) if stage.model.lora else 0,
     )
+
+
+def _opponent_width(opponent: Opponent, width: int) -> int:
+    # An average is kept in float32, whose steps are small enough for it to move.
+    return {"none": 0, "average": WIDTHS["float32"]}.get(opponent.kind, width)

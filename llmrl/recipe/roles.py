@@ -104,11 +104,20 @@ def _kind_problems(name: str, table: Role, stage: Stage) -> Sentences:
         role.build(table.kind, table.options, key=f"roles.{name}")
     except RecipeError as error:
         yield str(error)
-    if table.tensor_parallel > 1 and stage.cluster.device == "cpu":
+    if table.tensor_parallel > 1 and (why := _not_shared(name, table, stage)):
         yield (
-            f"roles.{name}.tensor_parallel: expected 1 with cluster.device = 'cpu', "
-            f"got {table.tensor_parallel}; more needs vLLM on GPUs."
+            f"roles.{name}.tensor_parallel: expected 1 with {why}, got {table.tensor_parallel}; "
+            "more needs vLLM on GPUs."
         )
+
+
+def _not_shared(name: str, table: Role, stage: Stage) -> str | None:
+    """Why several GPUs cannot share one process of a role, if they cannot."""
+    if stage.cluster.device == "cpu":
+        return "cluster.device = 'cpu'"
+    if table.kind in ("classify", "steps"):
+        return f"roles.{name}.kind = '{table.kind}'"
+    return f"roles.{name}.options.engine = 'torch'" if table.options.get("engine") == "torch" else None
 
 
 def _path_problems(recipe: Recipe, index: int, name: str, path: str) -> Sentences:

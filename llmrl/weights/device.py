@@ -82,7 +82,7 @@ def opened(handle: Handle, device: torch.device) -> Tensor:
     if (here := _name(device)) != handle.device:
         raise WeightSyncError(
             f"weights were left on GPU {handle.device}, but the engine computes on {here}; "
-            "set weights.transport = 'broadcast', or give both one GPU."
+            "set weights.transport = 'memory'."
         )
     index = torch.cuda.current_device() if device == torch.device("cuda") else device.index
     whole = (torch.Tensor, (handle.size,), (1,), 0, torch.storage.TypedStorage, torch.uint8, index)

@@ -208,7 +208,7 @@ def test_a_cache_of_a_size_of_its_own_takes_that_much_of_each_gpu_and_looks_at_n
 def test_an_opponents_caches_are_beside_what_vllm_may_take(
     work: Workload, place: Placement, machines: Machines
 ) -> None:
-    opposed = replace(work, opposed=True, generated=work.samples + 128)
+    opposed = replace(work, opponent_width=2, generated=work.samples + 128)
     few, many = (
         engine_needs(opposed, replace(place, max_sequences=most, gpu_share=0.98), machines, context=4000)
         for most in (16, 256)
@@ -225,12 +225,28 @@ def test_the_reference_of_an_opponent_stays_where_its_engine_sleeps(
 ) -> None:
     shared = replace(place, shared=True)
     alone, opposed = (
-        rank_needs(replace(work, opposed=there), shared, machines).parts["sleeping engine"].value
-        for there in (False, True)
+        rank_needs(replace(work, opponent_width=width), shared, machines).parts["sleeping engine"].value
+        for width in (0, 2)
     )
 
     assert opposed - alone == work.width * work.architecture.parameters
     assert "sleeping engine" not in rank_needs(work, place, machines).parts
+    torch_engine = rank_needs(replace(work, opponent_width=2), replace(shared, engine="torch"), machines)
+    assert torch_engine.parts["sleeping engine"].value == RESIDUE  # it waits on the host
+
+
+def test_a_moving_average_is_a_model_in_float32_with_caches_of_its_own(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    frozen, average = (
+        engine_needs(
+            replace(work, opponent_width=width, generated=2 * work.samples), place, machines, context=600
+        ).parts
+        for width in (2, 4)
+    )
+
+    assert average["opponent"].value == 4 * work.architecture.parameters
+    assert average["opponent's caches"].value == 2 * frozen["opponent's caches"].value
 
 
 def test_a_key_value_head_is_never_cut_in_two(work: Workload, place: Placement, machines: Machines) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from llmrl.plan.lengths import Lengths, assumed
 from llmrl.plan.pace import pace_of
+from llmrl.plan.placement import Update
 from llmrl.plan.rollout import Generation
 
 Make = Callable[..., Generation]
@@ -17,7 +18,7 @@ STEPS, WARM = 16, 4
 
 
 def simulated(
-    made: Generation, lengths: Lengths, *, training_s: float, sync_s: float, lag: int
+    made: Generation, lengths: Lengths, *, training_s: float, sync_s: float, lag: int, update: Update = "keep"
 ) -> tuple[float, float]:
     """Seconds of a step and mean lag of a token, as ``run/loop`` admits, orders and publishes.
 
@@ -35,9 +36,16 @@ def simulated(
     publishing: list[float] = []
     ends, lags = [], []
     while trained < STEPS:
-        for at in [at for at in publishing if at <= now]:
+        draining = update == "drain" and any(at - sync_s <= now for at in publishing)
+        if draining and not active:
+            now += sync_s  # the engine takes the weights, and nothing else
+            publishing[0] = now
+        due = [] if draining and active else [at for at in publishing if at <= now]
+        for at in due:
             publishing.remove(at)
             version += 1
+            if update == "abort":
+                now += made.read * sum(made.prompt + len(born[one]) for one in active)
             left.extend(range(len(drawn), len(drawn) + size))
             drawn += [next(stream) for _ in range(size)]
         if 0 <= training_until <= now:
@@ -48,7 +56,8 @@ def simulated(
         if training_until < 0 and all(one in done for one in wanted):
             training_until = now + training_s
             lags.append(np.mean([trained - v for one in wanted for v in born[one]]))
-        while left and len(active) < made.slots:
+        draining = update == "drain" and any(at - sync_s <= now for at in publishing)
+        while left and len(active) < made.slots and not draining:
             one = left.popleft()
             active[one], born[one] = int(drawn[one]), []
         if active:
@@ -86,6 +95,36 @@ def test_the_pace_is_that_of_the_simulated_loop(
     assert pace.binds == binds
     assert pace.step.value == pytest.approx(step, rel=0.15)
     assert pace.mean_lag == pytest.approx(mean_lag, abs=0.4)
+
+
+@pytest.mark.parametrize(
+    ("update", "lag", "training_s", "binds"),
+    [
+        ("keep", 4, 1.0, "generation"),
+        (
+            "drain",
+            1,
+            1.0,
+            "generation",
+        ),  # with more lag some versions share a drain, and the plan is too slow
+        ("drain", 1, 20.0, "training"),
+        ("abort", 4, 1.0, "generation"),
+        ("abort", 4, 20.0, "training"),
+    ],
+)
+def test_what_a_sync_does_to_responses_under_way_has_its_time(
+    update: Update, lag: int, training_s: float, binds: str, generation_for: Make
+) -> None:
+    lengths = assumed(200, cv=0.6, cap=600)
+    made = generation_for(lengths, samples=48, slots=32, read=2e-4)
+
+    pace = pace_of(made, training_s=training_s, sync_s=0.2, lag=lag, update=update)
+    step, _ = simulated(made, lengths, training_s=training_s, sync_s=0.2, lag=lag, update=update)
+
+    assert pace.binds == binds
+    assert pace.step.value == pytest.approx(step, rel=0.15)
+    kept = pace_of(made, training_s=training_s, sync_s=0.2, lag=lag).step.value
+    assert (pace.step.value > 1.2 * kept) == (update != "keep" and binds == "generation")
 
 
 def test_synchronous_is_the_sum(generation_for: Make) -> None:

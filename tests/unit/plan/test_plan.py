@@ -406,6 +406,17 @@ def test_what_no_node_or_no_head_can_hold_is_refused(
     assert str(refused.value).endswith(sentence)
 
 
+def test_the_key_of_a_role_that_is_wider_than_a_node_is_named(recipe: Path) -> None:
+    judge = 'roles.judge={ path = "judge", kind = "generate", tensor_parallel = 16 }'
+    asks = 'rewards.judge={ kind = "judge", options = { role = "judge", template = "{response}" } }'
+    loaded = load_recipe(recipe, ["engines.count=8", "policy.ranks=8", judge, asks])
+
+    with pytest.raises(
+        PlacementError, match=r"; lower roles\.judge\.tensor_parallel, or use larger nodes\.$"
+    ):
+        make_plan(loaded.recipe, Assumptions(gpus="8xH100", nodes=4))
+
+
 def test_the_gpus_of_roles_are_not_dealt_out(recipe: Path) -> None:
     judge = 'roles.judge={ path = "judge", kind = "generate", count = 1, tensor_parallel = 2 }'
     asks = 'rewards.judge={ kind = "judge", options = { role = "judge", template = "{response}" } }'

@@ -94,6 +94,25 @@ def test_two_gpus_share_an_engine_and_talk_twice_a_layer(work: Workload, place: 
     assert two.t0 - 0.0015 == pytest.approx((one.t0 - 0.0015) / 2 + 2 * 28 * 12e-6)
 
 
+def test_vllm_asks_an_opponents_model_for_one_token_of_one_response_at_a_time(
+    work: Workload, place: Placement
+) -> None:
+    machines = find_machines("8xH100", nodes=1, default=1)
+    rates = estimated(machines.device, read_efficiency(machines.device), dtype="bfloat16")
+    opposed = replace(work, opponent_width=2, generated=work.samples + 128)
+
+    plain = generation_of(replace(opposed, opponent_width=0), place, machines, rates, slots=256)
+    one = generation_of(opposed, place, machines, rates, slots=256)
+    batched = generation_of(opposed, replace(place, engine="torch"), machines, rates, slots=256)
+
+    # 128 responses of 500 tokens on four engines; each token reads all weights.
+    each = 2 * work.architecture.matrices / (0.85 * 3.35e12) + 0.0015
+    assert one.flowing_s - plain.flowing_s == pytest.approx(128 / 4 * 500 * each)
+    assert batched.flowing_s == plain.flowing_s
+    # They answer the same prompts, which are read once.
+    assert one.prefill == generation_of(work, place, machines, rates, slots=256).prefill
+
+
 def test_assumed_lengths_have_the_mean_that_was_asked_for_after_the_cut() -> None:
     lengths = assumed(600, cv=1.0, cap=1000)
 

@@ -10,7 +10,7 @@ from llmrl.plan.hardware import Machines, find_machines, read_efficiency
 from llmrl.plan.memory import engine_needs, rank_needs
 from llmrl.plan.placement import Placement
 from llmrl.plan.rates import estimated
-from llmrl.plan.sync import sync_of
+from llmrl.plan.sync import swap_of, sync_of
 from llmrl.plan.workload import Workload
 
 
@@ -44,6 +44,32 @@ def test_sharded_weights_are_made_whole_before_and_gathered_once_more_for_the_pr
 
     assert more(work) == pytest.approx(2 * size * 3 / 4 / 300e9)  # of four ranks
     assert more(adapted) == pytest.approx((size + 2 * 10_000_000) * 3 / 4 / 300e9)
+
+
+def test_adapters_travel_light_and_are_added_to_all_weights_on_the_engines_host(
+    work: Workload, place: Placement
+) -> None:
+    node = find_machines("8xH100", nodes=1, default=8)
+    adapted, size = replace(work, adapters=10_000_000), 2 * work.architecture.parameters
+
+    taken = seconds(adapted, place, node, link=300e9, network=25e9)
+
+    assert taken == pytest.approx(2 * 2 * 10_000_000 / 50e9 + size / 5e9 + size / 50e9)
+
+
+def test_what_is_offloaded_does_not_leave_a_shared_gpu(work: Workload, place: Placement) -> None:
+    machines = find_machines("8xH100", nodes=1, default=8)
+    rates = estimated(machines.device, read_efficiency(machines.device), dtype=work.dtype)
+    shared, size = replace(place, shared=True, zero_stage=3), work.architecture.parameters
+
+    def moved(stage: Placement) -> float:
+        return swap_of(work, stage, rates).value * rates.host / 2
+
+    assert moved(shared) == pytest.approx((2 + 12) * size / 4)  # of four ranks
+    assert moved(replace(shared, offload="cpu")) == 0
+    assert moved(replace(shared, zero_stage=2, offload="cpu")) == pytest.approx(2 * size)
+    full = replace(work, dtype="float32")
+    assert swap_of(full, replace(shared, zero_stage=0), rates).inputs["optimizer"] == 8 * size
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3])

@@ -54,3 +54,36 @@ def test_frozen_weights_are_gathered_too_and_never_reduced(work: Workload, place
     moved = talk_s(adapted, sharded) / (3 / 4)
 
     assert moved == pytest.approx(passes * 2 * (2 * work.architecture.parameters + 10_000_000))
+
+
+def test_offloaded_weights_come_from_the_host_for_every_pass_and_gradients_go_there(
+    work: Workload, place: Placement
+) -> None:
+    machines = find_machines("8xH100", nodes=1, default=1)
+    rates = estimated(machines.device, read_efficiency(machines.device), dtype="bfloat16")
+    alone = replace(place, ranks=1, zero_stage=3)
+    passes, weights = microbatches(work, alone), 2 * work.architecture.parameters
+
+    resident, offloaded, second = (
+        training_of(work, made, machines, rates).talk.value
+        for made in (alone, replace(alone, offload="cpu"), replace(alone, zero_stage=2, offload="cpu"))
+    )
+
+    assert offloaded == pytest.approx(3 * passes * weights / rates.host)
+    assert resident == second == 0  # ZeRO 2 leaves both on the device
+
+
+def test_ranks_that_share_sequences_exchange_heads_in_every_pass(work: Workload, place: Placement) -> None:
+    machines = find_machines("8xH100", nodes=1, default=1)
+    rates = estimated(machines.device, read_efficiency(machines.device), dtype="bfloat16")
+    rates, shared = replace(rates, link=1.0), replace(place, sequence_parallel=2, ranks=2, zero_stage=0)
+
+    def exchanged(**more: float) -> float:
+        job = replace(work, **more)  # pyright: ignore[reportArgumentType]
+        return training_of(job, shared, machines, rates).talk.inputs["exchanged"]
+
+    # 28 query heads and results, 4 key heads and values, of 128 numbers in 28 layers; half stays.
+    once = 1024 * 600 / 2 * 2 * 28 * 2 * (28 + 4) * 128 / 2
+    assert exchanged() == pytest.approx(2 * once)  # forward and backward
+    assert exchanged(recomputes=True) == pytest.approx(3 * once)
+    assert exchanged(scores_old=True, scores_reference=True, scans=0.5) == pytest.approx(4.5 * once)
