@@ -40,7 +40,7 @@ from llmrl.weights.broadcast import BroadcastStore
 from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
 from llmrl.weights.device import DeviceStore
 from llmrl.weights.folder import FolderStore
-from llmrl.weights.group import Group
+from llmrl.weights.group import Group, hang_up
 from llmrl.weights.layout import Layout
 from llmrl.weights.memory import machine
 from llmrl.weights.outbox import Outbox
@@ -58,6 +58,7 @@ class PolicyWorker:
         self._stage, self._device, self._rank = stage, device, rank
         self._seed, self._plugins = seed, plugins
         self._meeting: Meeting | None = None
+        self._seat: Seat | None = None
 
     def open_meeting(self, head: str) -> str:
         """Rank 0 listens where the other ranks can reach it; ``head`` is an address that all can reach."""
@@ -195,6 +196,7 @@ class PolicyWorker:
             deltas: send all weights once, then what changed.
             seat: in the group that weights are broadcast in, at the address that ``open_meeting`` gave.
         """
+        self._seat = seat
         self._outbox = Outbox(self._store(seat), deltas=deltas, left_out=frozenset(self._left_out))
 
     def _store(self, seat: Seat | None) -> Store:
@@ -214,6 +216,11 @@ class PolicyWorker:
     def release(self, version: int) -> None:
         """Rank 0 only: all engines serve these weights."""
         self._outbox.release(version)
+
+    def hang_up(self, reason: str) -> None:
+        """Rank 0 only: a receiver of a broadcast will not come, so nobody is to wait for it."""
+        if self._seat is not None:
+            hang_up(self._seat.address, reason)
 
     def machine(self) -> str:
         """Where this process runs: equal for those that can open each other's memory."""

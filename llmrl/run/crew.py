@@ -112,6 +112,7 @@ class Crew:
         try:
             await engine.send("load", letter.sent[0], copy).result(deadline_s=self.deadline_s)
         except LlmrlError:
-            for other in self.engines:
+            # Rank 0 too, which is alone with the broadcast if this was the only engine.
+            for other in [*self.engines, self.ranks[0]]:
                 other.send("hang_up", f"{engine.name} failed")
             raise

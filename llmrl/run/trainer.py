@@ -60,9 +60,9 @@ class Trainer:
     async def score_ahead(self, experiences: Sequence[Experience]) -> None:
         """Have some of the next step's groups scored by every rank, whatever their credit will be."""
         self.scored |= {one.group.ordinal for one in experiences}
-        began = time.monotonic()
+        began, columns = time.monotonic(), share(Columns.of(experiences))
         with self.record.timeline.span("policy", f"score {len(experiences)} groups ahead"), self._at_risk():
-            await self.crew.policy("score_ahead", share(Columns.of(experiences)))
+            await self.crew.policy("score_ahead", columns)
         self.record.scored_ahead(time.monotonic() - began)
 
     async def step(self, experiences: Sequence[Experience], *, step: int, posts: bool) -> None:

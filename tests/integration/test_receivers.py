@@ -22,6 +22,17 @@ DRAW = Draw(ordinal=0, prompt=Prompt(id="p", tokens=TOKENS[0], text="", answer=N
 SAMPLING = Sampling(purpose="train", per_prompt=2, temperature=1.0, max_tokens=8)
 
 
+def stage_of(model: Path, *, engines: int, transport: str) -> Stage:
+    return Stage(
+        model=Model(path=str(model), context_tokens=64),
+        prompts=Prompts(sources=(Source(task="digit_sum"),)),
+        engines=Engines(kind="torch", count=engines),
+        objective=Choice(name="grpo"),
+        optimizer=Optimizer(steps=1),
+        weights=Weights.model_validate({"transport": transport}),
+    )
+
+
 def process_of(log: Path) -> psutil.Process:
     """The process that writes its output to ``log``."""
     for process in psutil.Process().children(recursive=True):
@@ -55,14 +66,7 @@ async def killed_in_the_middle(crew: Crew, log: Path, *, served: int) -> None:
 async def test_the_others_have_whole_weights_when_one_dies_in_the_middle(
     tiny_model: Path, tmp_path: Path, transport: str, served: int
 ) -> None:
-    stage = Stage(
-        model=Model(path=str(tiny_model), context_tokens=64),
-        prompts=Prompts(sources=(Source(task="digit_sum"),)),
-        engines=Engines(kind="torch", count=2),
-        objective=Choice(name="grpo"),
-        optimizer=Optimizer(steps=1),
-        weights=Weights.model_validate({"transport": transport}),
-    )
+    stage = stage_of(tiny_model, engines=2, transport=transport)
 
     async def run() -> None:
         async with hired(stage, seed=0, plugins=(), engines=True, build=None, logs=tmp_path) as crew:
@@ -71,3 +75,24 @@ async def test_the_others_have_whole_weights_when_one_dies_in_the_middle(
 
     with connect(stage.cluster), pytest.raises(LlmrlError, match=r"engine-1\.load failed because its proc"):
         await run()
+
+
+async def test_the_policy_does_not_wait_for_a_broadcast_whose_only_receiver_is_dead(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    stage = stage_of(tiny_model, engines=1, transport="broadcast")
+
+    async def run() -> None:
+        async with hired(stage, seed=0, plugins=(), engines=True, build=None, logs=tmp_path) as crew:
+            (await crew.deliver(crew.post(0))).taken()
+            process_of(tmp_path / "engine-0.log").kill()
+
+            async with asyncio.timeout(90):  # a call's deadline is half an hour
+                (failed,) = (await crew.deliver(crew.post(1))).failed
+                (tmp_path / "saved").mkdir()
+                await crew.policy("save", tmp_path / "saved")
+            raise failed
+
+    with connect(stage.cluster), pytest.raises(LlmrlError, match=r"engine-0\.load failed because its proc"):
+        await run()
+    assert list((tmp_path / "saved").iterdir())

@@ -366,6 +366,18 @@ async def test_ranks_of_whom_one_failed_to_score_are_not_asked_to_save(
     assert rank.told == ["score_ahead"]
 
 
+async def test_a_logprob_that_is_not_finite_is_no_failure_of_the_ranks(
+    trainer: Trainer, tmp_path: Path
+) -> None:
+    broken = experience()
+    broken.group.rollouts[0].logp[:] = np.nan
+    stepped(trainer, 7)
+    with pytest.raises(EngineError, match="not finite"):
+        await ended(trainer, trainer.score_ahead([broken]))
+
+    assert sealed(tmp_path) == ["step-000007"]
+
+
 async def test_an_older_checkpoint_that_could_not_be_sealed_does_not_cost_the_newest_step(
     trainer: Trainer, tmp_path: Path
 ) -> None:
