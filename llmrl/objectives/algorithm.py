@@ -38,7 +38,7 @@ class Algorithm:
             bundle=bundle,
             credit=credit.build(bundle.credit.name, bundle.credit.options, key="credit"),
             keep=keep.build(bundle.keep.name, bundle.keep.options, key="keep"),
-            pairing=pairing.build(bundle.pairing.name, bundle.pairing.options, key="pairing"),
+            pairing=_pairing_of(bundle),
             shaping=tuple(
                 shaping.build(one.name, one.options, key=f"shaping.{number}")
                 for number, one in enumerate(bundle.shaping)
@@ -80,8 +80,23 @@ def responses_together(stage: Stage) -> int:
     bundle = bundle_of(stage)
     if bundle.trains_on == "pairs":
         return 2
-    pairs = pairing.build(bundle.pairing.name, bundle.pairing.options, key="pairing")
-    return pairs.together or stage.rollouts.per_prompt + bundle.opponent.responses
+    return _pairing_of(bundle).together or stage.rollouts.per_prompt + bundle.opponent.responses
+
+
+def responses_trained(stage: Stage) -> int:
+    """Most responses to a prompt that a step trains on, an opponent's included.
+
+    Raises:
+        RecipeError: an unknown objective or pairing, or an option that it refuses.
+    """
+    bundle = bundle_of(stage)
+    if bundle.trains_on == "rollouts":
+        return _pairing_of(bundle).paired(stage.rollouts.per_prompt, bundle.opponent.responses)
+    return {"demonstrations": 1, "pairs": 2}[bundle.trains_on]
+
+
+def _pairing_of(bundle: Bundle) -> Pairing:
+    return pairing.build(bundle.pairing.name, bundle.pairing.options, key="pairing")
 
 
 def bundle_of(stage: Stage) -> Bundle:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmrl.objectives.algorithm import Algorithm
+from llmrl.objectives.algorithm import Algorithm, responses_trained
 from llmrl.plan.architecture import Architecture
 from llmrl.plan.lengths import Lengths
 from llmrl.recipe.arithmetic import stage_arithmetic
@@ -123,7 +123,7 @@ def workload_of(
         lengths=lengths,
         longest=lengths.longest_of(numbers.responses_per_step),
         generated=stage.prompts.per_step * (own + against) if numbers.generates else 0,
-        rows_each=algorithm.pairing.paired(own, against) / own if numbers.generates else 1.0,
+        rows_each=responses_trained(stage) / own if numbers.generates else 1.0,
         epochs=optimizer.epochs,
         updates=updates,
         scores_old=algorithm.needs_old(updates),

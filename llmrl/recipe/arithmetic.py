@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llmrl.experience.correction import correction
-from llmrl.objectives.algorithm import bundle_of, objective_of
+from llmrl.objectives.algorithm import bundle_of, objective_of, responses_together, responses_trained
 from llmrl.objectives.contract import TrainsOn
 from llmrl.recipe.schema import Recipe, Source, Stage
 
@@ -25,11 +25,13 @@ class Arithmetic:
     tokens_per_step: int
     """Prompts included, once for each response."""
     responses_per_microbatch: int
-    """Responses of full length, with their prompts, that one micro-batch holds."""
+    """Responses of full length, with their prompts, that one micro-batch holds; those of a pair share one."""
     microbatches_per_rank: int
     """Of one step with all its updates, if every response has full length."""
     prompts_in_flight: int
     """Most prompts between their draw and the weights that they made, spare ones included."""
+    responses_in_flight: int
+    """Responses to them, an opponent's included."""
     rows: int | None
     """Rows to draw from, if the recipe says so."""
     evaluations: int
@@ -54,14 +56,18 @@ def stage_arithmetic(stage: Stage, *, rows: int | None = None) -> Arithmetic:
     Raises:
         RecipeError: an unknown objective, or an option that it refuses.
     """
-    trains_on = bundle_of(stage).trains_on
+    bundle = bundle_of(stage)
+    trains_on = bundle.trains_on
     generates = trains_on == "rollouts"
     per_prompt = {"rollouts": stage.rollouts.per_prompt, "demonstrations": 1, "pairs": 2}[trains_on]
     responses, optimizer = stage.prompts.per_step * per_prompt, stage.optimizer
-    per_update = _ceil(stage.prompts.per_step, optimizer.minibatches) * per_prompt
     longest = stage.prompts.max_tokens + stage.rollouts.max_tokens
-    per_microbatch = max(stage.policy.tokens_per_microbatch // longest, 1)
+    trained = responses_trained(stage)
+    together = max(1, min(responses_together(stage), trained))
+    per_update = _ceil(stage.prompts.per_step, optimizer.minibatches) * _ceil(trained, together)
+    per_microbatch = max(stage.policy.tokens_per_microbatch // (together * longest), 1)
     sharing = stage.policy.ranks // stage.policy.sequence_parallel
+    in_flight = ((stage.engines.max_lag + 1) * stage.prompts.per_step + stage.spare) * generates
     return Arithmetic(
         trains_on=trains_on,
         steps=stage.optimizer.steps,
@@ -69,13 +75,12 @@ def stage_arithmetic(stage: Stage, *, rows: int | None = None) -> Arithmetic:
         responses_per_step=responses,
         response_tokens_per_step=responses * stage.rollouts.max_tokens,
         tokens_per_step=responses * longest,
-        responses_per_microbatch=per_microbatch,
+        responses_per_microbatch=per_microbatch * together,
         microbatches_per_rank=optimizer.minibatches
         * optimizer.epochs
         * _ceil(_ceil(per_update, sharing), per_microbatch),
-        prompts_in_flight=(stage.engines.max_lag + 1) * stage.prompts.per_step + stage.spare
-        if generates
-        else 0,
+        prompts_in_flight=in_flight,
+        responses_in_flight=in_flight * (stage.rollouts.per_prompt + bundle.opponent.responses),
         rows=rows or _known_rows(stage.prompts.sources),
         evaluations=_evaluations(stage),
     )
@@ -154,7 +159,7 @@ def _pace(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
     yield f"{steps}, each with 1 weight sync after it: {_many(numbers.steps, 'new weight version')}."
     yield (
         f"Lag at most {lag}: up to {_many(numbers.prompts_in_flight, 'prompt')} "
-        f"({_many(numbers.prompts_in_flight * stage.rollouts.per_prompt, 'response')}) in flight."
+        f"({_many(numbers.responses_in_flight, 'response')}) in flight."
     )
     updates = stage.optimizer.minibatches * stage.optimizer.epochs
     if updates == 1:

@@ -140,3 +140,25 @@ def test_shared_devices_are_said_with_who_leaves_them_when(good: Path) -> None:
 
     assert any(one.startswith("Lag at most 0: ") for one in said)
     assert any(one.startswith("Engines and ranks take turns on 1 device: ") for one in said)
+
+
+def test_responses_that_are_compared_share_a_microbatch(good: Path) -> None:
+    overrides = ["objective.name=online_dpo", "policy.tokens_per_microbatch=288", "engines.max_lag=0"]
+    numbers = stage_arithmetic(load_recipe(good, overrides).recipe.stages[0])
+
+    # 288 tokens hold three responses of 96, but pairs: one. Each of 32 groups has one.
+    assert numbers.responses_per_microbatch == 2
+    assert numbers.microbatches_per_rank == 32
+
+
+def test_an_opponents_responses_are_under_way_and_trained_on_too(good: Path) -> None:
+    overrides = ["objective.name=xpo", "rollouts.per_prompt=1", "policy.tokens_per_microbatch=400"]
+    versus = 'rewards.answer={ kind = "versus", options = { kind = "number" } }'
+    stage = load_recipe(good, [*overrides, versus]).recipe.stages[0]
+
+    numbers = stage_arithmetic(stage)
+
+    assert (
+        numbers.microbatches_per_rank == 16
+    )  # 32 prompts, each with one of both, of which 400 tokens hold two
+    assert "Lag at most 1: up to 64 prompts (128 responses) in flight." in sentences(stage)
