@@ -34,7 +34,7 @@ class Calibration:
     score: float
     update_s: float
     sync_s: float
-    together: float
+    contention: float
 
     def write(self, file: Path) -> None:
         """As JSON."""

@@ -25,7 +25,7 @@ class Job:
     rates: Rates
     context: int
     """``model.context_tokens``: an engine must have room for one such response."""
-    together: int
+    connected: int
     """Tokens of the longest responses that share a micro-batch whatever its size, as pairs connect them."""
 
 
@@ -99,6 +99,6 @@ def estimate(job: Job, placement: Placement) -> Estimate:
             sync_s=sync.value,
             lag=0 if placement.shared else placement.lag,
             update=placement.update,
-            together=rates.together,
+            contention=rates.contention,
         ),
     )

@@ -194,7 +194,7 @@ async def calibration(room: Laboratory, job: Job) -> Calibration:
     await room.sync()  # on shared devices engines sleep until weights come
     decode, groups = await _decode_times(room, prompts_once=job.machines.device.is_gpu)
     trained, update_s = await _train_times(room, job, place, groups)
-    together = 1.0 if place.shared else await _slowed(room, groups)
+    contention = 1.0 if place.shared else await _slowed(room, groups)
     sync_s = median([await room.sync() for _ in range(2 * ROUNDS)])
     known = sync_of(job.workload, place, job.machines, job.rates).value
     # On shared devices the ranks leave meanwhile, half of what the plan counts for that.
@@ -206,7 +206,7 @@ async def calibration(room: Laboratory, job: Job) -> Calibration:
         train=trained,
         score=trained,
         update_s=update_s,
-        together=together,
+        contention=contention,
         sync_s=max(0.0, sync_s - known + job.rates.sync_s),
         **decode_rates(job, place, decode),
     )

@@ -35,7 +35,7 @@ def pace_of(
     sync_s: float,
     lag: int,
     update: Update = "keep",
-    together: float = 1.0,
+    contention: float = 1.0,
 ) -> Pace:
     """The pace with ``lag + 1`` steps' worth of groups under way, from draw to served weights.
 
@@ -48,7 +48,7 @@ def pace_of(
         sync_s: until the engines serve the new weights.
         lag: ``engines.max_lag``.
         update: ``engines.update``.
-        together: times as long that each side takes while the other one works.
+        contention: times as long that each side takes while the other one works.
     """
     after = training_s + sync_s
     if generation is None:
@@ -57,10 +57,10 @@ def pace_of(
         inputs = {"generation": generation.alone_s, "training": training_s, "sync": sync_s}
         seconds = generation.alone_s + after
         generating = _generating(generation, training_s, sync_s, update)
-        enough = _enough(generation, after, _busiest(generating.value, training_s, together))
+        enough = _enough(generation, after, _busiest(generating.value, training_s, contention))
         return _pace("generation + training + sync", seconds, "the sum of both", inputs, lag=enough, mean=0.0)
     generating = _generating(generation, training_s, sync_s, update)
-    busiest = _busiest(generating.value, training_s, together)
+    busiest = _busiest(generating.value, training_s, contention)
     seconds = _settled(generation, after, lag, at_least=busiest)
     busier: Binds = "training" if training_s >= generating.value else "generation"
     binds: Binds = "lag" if seconds > 1.001 * busiest else busier
@@ -70,9 +70,9 @@ def pace_of(
         "longest": generation.latency(seconds),
         "sync": sync_s,
         "lag": float(lag),
-    } | ({"k": together} if together > 1 else {})
+    } | ({"k": contention} if contention > 1 else {})
     sides = f"(training, {generating.formula})"
-    both = f"max{sides}" + (f" + (k - 1) min{sides}" if together > 1 else "")
+    both = f"max{sides}" + (f" + (k - 1) min{sides}" if contention > 1 else "")
     return _pace(
         f"max({both}, (longest + training + sync) / (lag + 1))",
         seconds,
@@ -114,10 +114,10 @@ def _settled(generation: Generation, after: float, lag: int, *, at_least: float)
     return high
 
 
-def _busiest(generating_s: float, training_s: float, together: float) -> float:
+def _busiest(generating_s: float, training_s: float, contention: float) -> float:
     """Seconds of both sides at once: as long as the shorter one goes on, each slows the other down."""
     sides = training_s, generating_s
-    return max(sides) + (together - 1) * min(sides)
+    return max(sides) + (contention - 1) * min(sides)
 
 
 def _enough(generation: Generation, after: float, fastest: float) -> int:

@@ -131,7 +131,7 @@ def make_job(stage: Stage, architecture: Architecture, assumptions: Assumptions)
         machines=machines,
         rates=estimated(machines.device, read_efficiency(machines.device), dtype=stage.model.dtype),
         context=stage.model.context_tokens,
-        together=stage.model.context_tokens * responses_together(stage),
+        connected=stage.model.context_tokens * responses_together(stage),
     )
 
 

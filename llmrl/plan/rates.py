@@ -49,7 +49,7 @@ class Rates:
     """Of one weight sync."""
     tensor_s: float
     """Of one tensor that an engine loads."""
-    together: float = 1.0
+    contention: float = 1.0
     """Times as long that generation and training take while both go on, where they share caches and cores."""
 
 

@@ -85,8 +85,8 @@ class Generation:
     def latency(self, period: float) -> float:
         """Seconds from the draw of a step's responses until the longest is there, at that pace."""
         # A slow pace leaves engines idle, but not its responses apart: they are drawn together.
-        together = self.sequences_at(min(period, self.alone_s))
-        return self.prefill + self.longest * self.step_s(together)
+        sequences = self.sequences_at(min(period, self.alone_s))
+        return self.prefill + self.longest * self.step_s(sequences)
 
 
 def generation_of(

@@ -101,7 +101,7 @@ def _ways(job: Job, start: Placement) -> dict[str, list[Way]]:
         "zero": [({"zero_stage": stage}, f"policy.zero_stage = {stage}") for stage in stages],
         "recompute": [({"recomputes": True}, "model.gradient_checkpointing = true")],
         "tokens": [
-            ({"tokens_per_microbatch": job.together}, f"policy.tokens_per_microbatch = {job.together}"),
+            ({"tokens_per_microbatch": job.connected}, f"policy.tokens_per_microbatch = {job.connected}"),
         ],
         "share": [({"gpu_share": 0.95}, "engines.gpu_memory_utilization = 0.95")],
         "cache": [({"kv_cache_mib": None}, "the default of engines.kv_cache_mib")] if explicit else [],

@@ -154,8 +154,8 @@ async def paced(room: Laboratory, predictor: Predictor, *, lag: int) -> float:
     one = replace(whole, samples=whole.samples / STEPS, prefill=whole.prefill / STEPS)
     assert share == STEP_PROMPTS
     training_s = predictor.training_s(every[:share])
-    together = predictor.job.rates.together
-    pace = pace_of(one, training_s=training_s, sync_s=predictor.sync_s(), lag=lag, together=together)
+    contention = predictor.job.rates.contention
+    pace = pace_of(one, training_s=training_s, sync_s=predictor.sync_s(), lag=lag, contention=contention)
     return off(pace.step.value, measured)
 
 

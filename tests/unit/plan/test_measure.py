@@ -37,7 +37,7 @@ FOUND = Calibration(
     score=6e10,
     update_s=0.02,
     sync_s=0.03,
-    together=1.5,
+    contention=1.5,
 )
 
 
@@ -82,7 +82,7 @@ def test_a_plan_at_measured_rates_takes_the_time_that_was_measured(
     machines = find_machines("8xH100", nodes=1, default=8)
     rates = estimated(machines.device, read_efficiency(machines.device), dtype="bfloat16")
     work = replace(work, architecture=architecture_of({"model_type": kind}, where="here"))
-    job = Job(workload=work, machines=machines, rates=rates, context=1024, together=1024)
+    job = Job(workload=work, machines=machines, rates=rates, context=1024, connected=1024)
     known = generation_of(work, place, machines, rates, slots=256)
     # A step and a sequence take twice what the data sheet says; a token of a prompt 3 us, a FLOP 1e-15 s.
     decode = np.array([2 * known.t0, 2 * known.t1, known.t2, 3e-6])
@@ -133,7 +133,7 @@ def test_a_calibration_is_read_as_it_was_written_and_replaces_what_it_measured(t
     rates = calibrated(plain, file, device=device, dtype="float32")
 
     assert read_calibration(file) == FOUND
-    assert (rates.train, rates.together, rates.said) == (5e10, 1.5, "measured, today")
+    assert (rates.train, rates.contention, rates.said) == (5e10, 1.5, "measured, today")
     assert rates.network == plain.network
 
 

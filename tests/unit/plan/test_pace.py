@@ -154,7 +154,7 @@ def test_sides_that_share_cores_slow_each_other_down_while_both_work(generation_
     made = generation_for(lengths, samples=8, slots=8, t0=0.020, t1=0.0, t2=0.0)
 
     apart = pace_of(made, training_s=3.0, sync_s=0.0, lag=4)
-    shared = pace_of(made, training_s=3.0, sync_s=0.0, lag=4, together=1.5)
+    shared = pace_of(made, training_s=3.0, sync_s=0.0, lag=4, contention=1.5)
 
     assert apart.step.value == pytest.approx(3.0)
     assert shared.step.value == pytest.approx(3.0 + 0.5 * 2.0)

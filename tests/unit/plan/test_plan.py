@@ -314,8 +314,8 @@ def test_no_change_is_offered_that_pairs_would_not_fit_into(recipe: Path) -> Non
     whole_groups = "policy.tokens_per_microbatch=80000"  # 16 responses of the policy, and one to compare with
     job = planned(recipe, "objective.name=xpo", whole_groups, gpus="16xH200").job
 
-    assert job.together == 17 * job.context
-    assert planned(recipe).job.together == job.context
+    assert job.connected == 17 * job.context
+    assert planned(recipe).job.connected == job.context
 
 
 def test_more_processes_than_gpus_are_refused(recipe: Path) -> None:
