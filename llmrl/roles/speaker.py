@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from llmrl.prompts.tokenizer import load_tokenizer
-from llmrl.recipe.schema import Engines, Model, Rollouts, Stage
+from llmrl.recipe.schema import Engines, Model, Role, Stage
 from llmrl.roles.role import Answer, refusal
 from llmrl.roles.wire import Sampled
 from llmrl.rollouts.agents.calls import Answer as Spoken
 from llmrl.rollouts.agents.contexts import RefusedCall, Rendering
 from llmrl.rollouts.agents.wire import Call, read_call, whole_reply
 from llmrl.rollouts.conversations.exchange import Exchange
-from llmrl.rollouts.engines import Completion, Engine, Request, engine
+from llmrl.rollouts.engines import Completion, Engine, Request, Serving, engine
 from llmrl.rollouts.environment import Reply, Turn
 
 if TYPE_CHECKING:
@@ -31,23 +31,27 @@ MAX_TOKENS = 256
 
 async def started(kind: Generate, stage: Stage, name: str, *, device: str) -> Speaker:
     """The model of a role on its engine."""
-    table = stage.roles[name]
-    model = Model.model_validate(
-        table.model_dump(include={"path", "dtype", "context_tokens", "chat", "trust_remote_code"})
-    )
-    engines = Engines(
-        kind=kind.engine,
-        tensor_parallel=table.tensor_parallel,
-        max_sequences=kind.max_sequences,
-        kv_cache_mib=kind.kv_cache_mib,
-        gpu_memory_utilization=kind.gpu_memory_utilization,
-    )
-    alone = {"model": model, "engines": engines, "rollouts": Rollouts(), "opponent": None}
-    served = await engine.build(kind.engine, {}, key=f"roles.{name}.options").start(
-        stage.model_copy(update=alone), device=device
-    )
+    serving = _serving(kind, stage.roles[name])
+    model, made = serving.model, engine.build(kind.engine, {}, key=f"roles.{name}.options")
+    served = await made.start(serving, device=device)
     rendering = Rendering(tokenizer=load_tokenizer(model), chat=model.chat)
     return Speaker(name=name, engine=served, rendering=rendering, context_tokens=model.context_tokens)
+
+
+def _serving(kind: Generate, table: Role) -> Serving:
+    """What the engine is told: nothing of the stage, from whose engines and ranks a role is apart."""
+    return Serving(
+        model=Model.model_validate(
+            table.model_dump(include={"path", "dtype", "context_tokens", "chat", "trust_remote_code"})
+        ),
+        engines=Engines(
+            kind=kind.engine,
+            tensor_parallel=table.tensor_parallel,
+            max_sequences=kind.max_sequences,
+            kv_cache_mib=kind.kv_cache_mib,
+            gpu_memory_utilization=kind.gpu_memory_utilization,
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -20,7 +20,7 @@ from llmrl.roles.switchboard import Member, Switchboard
 from llmrl.rollouts.agents import Agent
 from llmrl.rollouts.agents.endpoint import Endpoint
 from llmrl.rollouts.conversations.host import Host
-from llmrl.rollouts.engines import Engine, Sampling, engine
+from llmrl.rollouts.engines import Engine, Sampling, Serving, engine
 from llmrl.rollouts.environments import Environment
 from llmrl.rollouts.news import DrawKey, Finished, News, key_of
 from llmrl.rollouts.rehearsal import ready
@@ -66,7 +66,7 @@ class RolloutWorker:
         self._environment = await self._ready_environment()
         kind = engine.build(self._stage.engines.kind, {}, key="engines")
         self._inbox = Inbox(self._stage.model.folder, dtype=self._stage.model.dtype)
-        self._engine = await kind.start(self._stage, device=self._device)
+        self._engine = await kind.start(Serving.of(self._stage), device=self._device)
         if isinstance(self._environment, Agent):
             await self._endpoint.start()
         self._respond = self._responder(self._environment)

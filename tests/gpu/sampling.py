@@ -15,8 +15,8 @@ from torch import Tensor
 from llmrl.batches.collate import Inputs
 from llmrl.policy.model import load_model, prepare_model
 from llmrl.policy.scorer import TokenScorer
-from llmrl.recipe.schema import Choice, Model, Optimizer, Prompts, Source, Stage
-from llmrl.rollouts.engines import Request
+from llmrl.recipe.schema import Engines, Model
+from llmrl.rollouts.engines import Request, Serving
 from llmrl.rollouts.engines.torch_engine import TorchEngine
 from tests.gpu.finding import NAMES, Row, Sizes
 
@@ -46,13 +46,7 @@ def engine_rows(device: torch.device, sizes: Sizes) -> Iterator[Row]:
 
 
 async def _parity(model: Model, device: torch.device) -> tuple[float, int]:
-    stage = Stage(
-        model=model,
-        prompts=Prompts(sources=(Source(task="digit_sum"),)),
-        objective=Choice(name="grpo"),
-        optimizer=Optimizer(steps=1),
-    )
-    engine = TorchEngine(stage, device=device.type)
+    engine = TorchEngine(Serving(model=model, engines=Engines()), device=device.type)
     prompt = np.array([5, 9, 12, 7], np.int32)
     requests = [Request(id=f"r{n}", tokens=prompt, max_tokens=40, temperature=0.7, seed=n) for n in range(8)]
     completions = await asyncio.gather(*(engine.generate(request) for request in requests))

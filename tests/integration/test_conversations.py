@@ -21,7 +21,7 @@ from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.stream import PromptStream
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts.engines import Engine, Request, Sampling, engine
+from llmrl.rollouts.engines import Engine, Request, Sampling, Serving, engine
 from llmrl.rollouts.environments import Environment, Reply, Turn, environment
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 from llmrl.rollouts.worker import RolloutWorker
@@ -170,7 +170,7 @@ async def test_without_an_environment_a_response_is_what_it_always_was(
     stage = stage_of(tiny_model, None)
     worker = RolloutWorker(stage, "cpu", 0)
     await worker.start()
-    bare: Engine = await engine.build("torch", {}, key="engines").start(stage, device="cpu")
+    bare: Engine = await engine.build("torch", {}, key="engines").start(Serving.of(stage), device="cpu")
 
     group = await worker.generate(draws[0], sampling(per_prompt=2))
     answers = [

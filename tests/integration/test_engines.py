@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from llmrl.errors import DisconnectedError, EngineError, WeightSyncError
-from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts.engines import Completion, Engine, Request, engine
+from llmrl.recipe.schema import Engines, Model
+from llmrl.rollouts.engines import Completion, Engine, Request, Serving, engine
 from llmrl.rollouts.engines.torch_engine import TorchEngine
 from llmrl.weights.adapter import merged
 from llmrl.weights.broadcast import BroadcastStore
@@ -84,8 +84,8 @@ def check_versions(completion: Completion, models: dict[int, PreTrainedModel]) -
     np.testing.assert_allclose(completion.logp, wanted, atol=1e-4)
 
 
-def updating(stage: Stage, update: str) -> Stage:
-    return stage.model_copy(update={"engines": stage.engines.model_copy(update={"update": update})})
+def updating(serving: Serving, update: str) -> Serving:
+    return dataclasses.replace(serving, engines=serving.engines.model_copy(update={"update": update}))
 
 
 def request(name: str, *, seed: int = 1, tokens: int = 24, temperature: float = TEMPERATURE) -> Request:
@@ -94,15 +94,11 @@ def request(name: str, *, seed: int = 1, tokens: int = 24, temperature: float = 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=["vllm", "torch"])
 async def running(request: pytest.FixtureRequest, tiny_model: Path) -> AsyncIterator[Engine]:
-    stage = Stage(
+    serving = Serving(
         model=Model(path=str(tiny_model), context_tokens=256),
-        prompts=Prompts(sources=(Source(task="digit_sum"),)),
-        rollouts=Rollouts(temperature=TEMPERATURE),
         engines=Engines(kind=request.param, max_sequences=16, kv_cache_mib=64),
-        objective=Choice(name="grpo"),
-        optimizer=Optimizer(steps=1),
     )
-    made: Engine = await engine.build(request.param, {}, key="engines").start(stage, device="cpu")
+    made: Engine = await engine.build(request.param, {}, key="engines").start(serving, device="cpu")
     yield made
     await made.close()
 
@@ -221,7 +217,7 @@ async def test_weights_land_in_the_middle_of_a_response_and_every_token_knows_it
 async def test_responses_under_way_are_finished_first_or_read_again_and_nothing_is_lost(
     running: Engine, tiny_model: Path, update: str
 ) -> None:
-    running._stage = updating(running._stage, update)  # type: ignore[attr-defined]
+    running._serving = updating(running._serving, update)  # type: ignore[attr-defined]
     old, new = reference(tiny_model), moved(reference(tiny_model), 1.25)
     await running.load(bundle_of(old, 10))
     under_way = [
@@ -232,7 +228,7 @@ async def test_responses_under_way_are_finished_first_or_read_again_and_nothing_
     await running.load(bundle_of(new, 11))
     completions: list[Completion] = await asyncio.gather(*under_way)
 
-    running._stage = updating(running._stage, "keep")  # type: ignore[attr-defined]
+    running._serving = updating(running._serving, "keep")  # type: ignore[attr-defined]
     assert all(c.stop in ("stop", "length") and c.tokens.size == c.version.size for c in completions)
     assert all(c.tokens.size == 200 for c in completions if c.stop == "length")
     versions = {tuple(np.unique(c.version).tolist()) for c in completions}
@@ -243,15 +239,11 @@ async def test_responses_under_way_are_finished_first_or_read_again_and_nothing_
 
 
 async def test_what_a_drain_finds_preempted_goes_on_under_new_weights_and_says_so(tiny_model: Path) -> None:
-    stage = Stage(
+    serving = Serving(
         model=Model(path=str(tiny_model), context_tokens=256),
-        prompts=Prompts(sources=(Source(task="digit_sum"),)),
-        rollouts=Rollouts(temperature=TEMPERATURE),
         engines=Engines(max_sequences=64, kv_cache_mib=1, update="drain"),
-        objective=Choice(name="grpo"),
-        optimizer=Optimizer(steps=1),
     )
-    crowded: Engine = await engine.build("vllm", {}, key="engines").start(stage, device="cpu")
+    crowded: Engine = await engine.build("vllm", {}, key="engines").start(serving, device="cpu")
     old, new = reference(tiny_model), moved(reference(tiny_model), 1.25)
     await crowded.load(bundle_of(old, 10))
     under_way = [

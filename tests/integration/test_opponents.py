@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from llmrl.errors import EngineError
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Choice, Engines, Model, Opponent, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts.engines import Completion, Engine, Request, Sampler, Sampling, engine
+from llmrl.rollouts.engines import Completion, Engine, Request, Sampler, Sampling, Serving, engine
 from llmrl.rollouts.engines.opponent import geometric_mixture
 from llmrl.rollouts.worker import RolloutWorker
 from llmrl.weights.bundle import Probe, WeightBundle
@@ -83,7 +83,7 @@ def stage_of(folder: Path, opponent: Opponent | None, kind: str = "torch") -> St
 @asynccontextmanager
 async def serving(folder: Path, opponent: Opponent | None, kind: str = "torch") -> AsyncGenerator[Engine]:
     made = engine.build(kind, {}, key="engines")
-    served: Engine = await made.start(stage_of(folder, opponent, kind), device="cpu")
+    served: Engine = await made.start(Serving.of(stage_of(folder, opponent, kind)), device="cpu")
     yield served
     await served.close()
 

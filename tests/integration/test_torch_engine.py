@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from llmrl.errors import EngineError
-from llmrl.recipe.schema import Choice, Engines, Model, Opponent, Optimizer, Prompts, Source, Stage
-from llmrl.rollouts.engines import Request
+from llmrl.recipe.schema import Engines, Model, Opponent
+from llmrl.rollouts.engines import Request, Serving
 from llmrl.rollouts.engines.torch_engine import TorchEngine
 
 pytestmark = pytest.mark.asyncio
@@ -29,15 +29,12 @@ class Mine(Qwen3ForCausalLM):
 
 
 def engine_of(folder: Path, *, trusted: bool = False) -> TorchEngine:
-    stage = Stage(
+    serving = Serving(
         model=Model(path=str(folder), context_tokens=256, trust_remote_code=str(folder) if trusted else None),
-        prompts=Prompts(sources=(Source(task="digit_sum"),)),
         engines=Engines(kind="torch", max_sequences=16),
-        objective=Choice(name="grpo"),
-        optimizer=Optimizer(steps=1),
         opponent=Opponent(kind="reference"),
     )
-    return TorchEngine(stage, device="cpu")
+    return TorchEngine(serving, device="cpu")
 
 
 def request(name: str) -> Request:

@@ -13,8 +13,8 @@ from vllm.v1.engine import EngineCoreOutput, FinishReason
 from vllm.v1.outputs import LogprobsLists
 
 from llmrl.prompts.tokenizer import load_tokenizer
-from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts.engines import Request
+from llmrl.recipe.schema import Engines, Model
+from llmrl.rollouts.engines import Request, Serving
 from llmrl.rollouts.engines.kinds import Vllm
 from llmrl.rollouts.engines.vllm_engine import VllmEngine
 from llmrl.rollouts.engines.vllm_scheduler import join
@@ -33,15 +33,12 @@ def request(name: str, *, seed: int, tokens: int) -> Request:
 
 @asynccontextmanager
 async def started(model: Path, *stop: str, places: int = 16) -> AsyncGenerator[VllmEngine]:
-    stage = Stage(
+    serving = Serving(
         model=Model(path=str(model), context_tokens=256),
-        prompts=Prompts(sources=(Source(task="digit_sum"),)),
-        rollouts=Rollouts(stop=stop),
+        stop=stop,
         engines=Engines(kind="vllm", max_sequences=places, kv_cache_mib=64),
-        objective=Choice(name="grpo"),
-        optimizer=Optimizer(steps=1),
     )
-    engine = await Vllm().start(stage, device="cpu")
+    engine = await Vllm().start(serving, device="cpu")
     assert isinstance(engine, VllmEngine)
     yield engine
     await engine.close()

@@ -15,8 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 
-from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Rollouts, Source, Stage
-from llmrl.rollouts.engines import Request
+from llmrl.recipe.schema import Engines, Model
+from llmrl.rollouts.engines import Request, Serving
 from llmrl.rollouts.engines.kinds import Vllm
 from llmrl.rollouts.engines.vllm_engine import VllmEngine
 from llmrl.weights.bundle import Probe, WeightBundle
@@ -48,15 +48,11 @@ def long(name: str, most: int) -> Request:
 
 @asynccontextmanager
 async def started(model: Path, *, max_sequences: int = 16) -> AsyncGenerator[VllmEngine]:
-    stage = Stage(
+    serving = Serving(
         model=Model(path=str(model), context_tokens=2048),
-        prompts=Prompts(sources=(Source(task="digit_sum"),)),
-        rollouts=Rollouts(),
         engines=Engines(kind="vllm", max_sequences=max_sequences, kv_cache_mib=64),
-        objective=Choice(name="grpo"),
-        optimizer=Optimizer(steps=1),
     )
-    engine = await Vllm().start(stage, device="cpu")
+    engine = await Vllm().start(serving, device="cpu")
     assert isinstance(engine, VllmEngine)
     yield engine
     await engine.close()

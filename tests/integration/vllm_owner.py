@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from llmrl.recipe.schema import Choice, Engines, Model, Optimizer, Prompts, Source, Stage
+from llmrl.recipe.schema import Engines, Model
+from llmrl.rollouts.engines import Serving
 from llmrl.rollouts.engines.kinds import Vllm
 
 
 async def own(folder: str, width: int) -> None:
-    stage = Stage(
+    serving = Serving(
         model=Model(path=folder, context_tokens=256),
-        prompts=Prompts(sources=(Source(task="digit_sum"),)),
         engines=Engines(kind="vllm", tensor_parallel=width, max_sequences=16, kv_cache_mib=64),
-        objective=Choice(name="grpo"),
-        optimizer=Optimizer(steps=1),
     )
-    _engine = await Vllm().start(stage, device="cpu")
+    _engine = await Vllm().start(serving, device="cpu")
     sys.stdout.write("started\n")
     sys.stdout.flush()
     await asyncio.Event().wait()

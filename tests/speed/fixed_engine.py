@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrl.recipe.schema import Stage
-from llmrl.rollouts.engines import Completion, Request
+from llmrl.rollouts.engines import Completion, Request, Serving
 from llmrl.rollouts.engines.engine import engine
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.seat import Seat
@@ -22,7 +21,7 @@ LATENCY_S = 0.2
 class Fixed:
     """No model at all."""
 
-    async def start(self, stage: Stage, *, device: str) -> FixedEngine:
+    async def start(self, serving: Serving, *, device: str) -> FixedEngine:
         """Nothing to load."""
         return FixedEngine()
 

@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from llmrl.prompts.prompt import Draw, Prompt
 from llmrl.recipe.schema import Stage
+from llmrl.rollouts.engines import Serving
 from llmrl.rollouts.engines.kinds import CPU_ENVIRONMENT, QUIET_ENVIRONMENT
 from llmrl.rollouts.responder import Setting, SingleTurn
 from llmrl.rollouts.rollout import RolloutGroup
@@ -68,7 +69,7 @@ def raw_options(stage: Stage, device: str = "cpu") -> dict[str, Any]:
     # vLLM reads the environment when it is imported.
     from llmrl.rollouts.engines.vllm_engine import _arguments  # noqa: PLC0415
 
-    options = dict(vars(_arguments(stage, device, {})))
+    options = dict(vars(_arguments(Serving.of(stage), device, {})))
     del options["enable_log_requests"]  # only the asynchronous engine has it
     del options["scheduler_cls"]  # ours
     return options

@@ -8,14 +8,14 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrl.recipe.schema import Stage
 from llmrl.registry import Registry
+from llmrl.rollouts.engines.serving import Serving
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.seat import Seat
 
 Sampler = Literal["policy", "opponent"]
-"""Who answers: the weights that are trained, or whoever ``stage.opponent`` makes of them."""
+"""Who answers: the weights that are trained, or whoever ``Serving.opponent`` makes of them."""
 
 UNTRAINED = 1 << 40
 """What is added to the order of a draw that nobody trains on; above all ordinals."""
@@ -127,8 +127,8 @@ class Engine(Protocol):
 class EngineKind(Protocol):
     """What is registered: a frozen dataclass that starts an engine where the recipe names it."""
 
-    async def start(self, stage: Stage, *, device: str) -> Engine:
-        """Load the model in the folder ``stage.model.path`` and serve it on ``device`` (cpu or cuda)."""
+    async def start(self, serving: Serving, *, device: str) -> Engine:
+        """Load the model in the folder ``serving.model.path`` and serve it on ``device`` (cpu or cuda)."""
         ...
 
 

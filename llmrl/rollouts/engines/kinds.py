@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from llmrl.recipe.schema import Stage
 from llmrl.rollouts.engines.engine import Engine, engine
+from llmrl.rollouts.engines.serving import Serving
 
 CPU_ENVIRONMENT = {
     # One process per engine besides its owner, no binding of all engines to the same core, and no
@@ -33,23 +33,22 @@ QUIET_ENVIRONMENT = {"VLLM_NO_USAGE_STATS": "1", "VLLM_LOGGING_LEVEL": "ERROR", 
 class Vllm:
     """vLLM's asynchronous engine, on GPUs or on CPU."""
 
-    async def start(self, stage: Stage, *, device: str) -> Engine:
-        """Load the model at ``stage.model.path`` and serve it."""
-        for key, value in _environment(stage, device).items():
+    async def start(self, serving: Serving, *, device: str) -> Engine:
+        """Load the model at ``serving.model.path`` and serve it."""
+        for key, value in _environment(serving, device).items():
             os.environ.setdefault(key, value)
         # Importing it takes 6 s and reads the environment.
         from llmrl.rollouts.engines.vllm_engine import VllmEngine  # noqa: PLC0415
 
-        made = VllmEngine(stage, device=device)
+        made = VllmEngine(serving, device=device)
         await made.open()
         return made
 
 
-def _environment(stage: Stage, device: str) -> dict[str, str]:
-    cpu, alone = device == "cpu", stage.opponent is None or stage.opponent.kind == "none"
+def _environment(serving: Serving, device: str) -> dict[str, str]:
     return {
-        **(CPU_ENVIRONMENT if cpu else CUDA_ENVIRONMENT),
-        **({} if alone else OPPONENT_ENVIRONMENT),
+        **(CPU_ENVIRONMENT if device == "cpu" else CUDA_ENVIRONMENT),
+        **({} if serving.opponent.kind == "none" else OPPONENT_ENVIRONMENT),
         **QUIET_ENVIRONMENT,
     }
 
@@ -59,9 +58,9 @@ def _environment(stage: Stage, device: str) -> dict[str, str]:
 class Torch:
     """A small engine on plain torch and transformers, for machines without vLLM."""
 
-    async def start(self, stage: Stage, *, device: str) -> Engine:
-        """Load the model at ``stage.model.path`` and serve it."""
+    async def start(self, serving: Serving, *, device: str) -> Engine:
+        """Load the model at ``serving.model.path`` and serve it."""
         # torch is loaded where it is used.
         from llmrl.rollouts.engines.torch_engine import TorchEngine  # noqa: PLC0415
 
-        return TorchEngine(stage, device=device)
+        return TorchEngine(serving, device=device)

@@ -22,9 +22,9 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from llmrl.errors import EngineError
 from llmrl.prompts.seeds import derive_seed
 from llmrl.prompts.tokenizer import load_tokenizer
-from llmrl.recipe.schema import NOBODY, Stage
 from llmrl.rollouts.engines.engine import Completion, Request, Sampler
 from llmrl.rollouts.engines.opponent import geometric_mixture, move_average
+from llmrl.rollouts.engines.serving import Serving
 from llmrl.rollouts.rollout import Stop
 from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.layout import Layout
@@ -47,18 +47,18 @@ class _Answer:
 class TorchEngine:
     """Owns its models; a task of the event loop decodes while there is something to decode."""
 
-    def __init__(self, stage: Stage, *, device: str) -> None:
-        self._stage, self._device = stage, torch.device(device)
-        self._stop_ids = frozenset(load_tokenizer(stage.model).stop_ids)
-        self._stored = stored_tensors(stage.model.folder)
-        dtype = torch.bfloat16 if stage.model.dtype == "bfloat16" else torch.float32
+    def __init__(self, serving: Serving, *, device: str) -> None:
+        self._serving, self._device = serving, torch.device(device)
+        table, self._opponent = serving.model, serving.opponent
+        self._stop_ids = frozenset(load_tokenizer(table).stop_ids)
+        self._stored = stored_tensors(table.folder)
+        dtype = torch.bfloat16 if table.dtype == "bfloat16" else torch.float32
         self._model: Any = self._loaded(dtype)
-        self._opponent = stage.opponent or NOBODY
         # An average in bfloat16 would not move: its steps are smaller than the distance of two numbers.
         second = torch.float32 if self._opponent.kind == "average" else dtype
         self._second: Any = None if self._opponent.kind == "none" else self._loaded(second)
         self._layout = Layout(self._model, self._model.state_dict())
-        self._receiver = Receiver(stage.model.folder, dtype=stage.model.dtype, device=self._device)
+        self._receiver = Receiver(table.folder, dtype=table.dtype, device=self._device)
         self._version = 0
         self._asleep: list[torch.Size] = []
         self._between_tokens = asyncio.Lock()
@@ -71,12 +71,12 @@ class TorchEngine:
         if request.sampler == "opponent" and self._second is None:
             raise EngineError(f"request {request.id} is for the opponent, but opponent.kind is 'none'")
         if (
-            request.tokens.size + request.max_tokens > self._stage.model.context_tokens
+            request.tokens.size + request.max_tokens > self._serving.model.context_tokens
             or request.max_tokens < 1
         ):
             raise EngineError(
                 f"request {request.id}: {request.tokens.size} prompt and {request.max_tokens} response "
-                f"tokens do not fit model.context_tokens = {self._stage.model.context_tokens}"
+                f"tokens do not fit model.context_tokens = {self._serving.model.context_tokens}"
             )
         self._check_awake(f"request {request.id}")
         future: asyncio.Future[Completion] = asyncio.get_running_loop().create_future()
@@ -101,7 +101,7 @@ class TorchEngine:
         check_names(bundle, self._stored)
         # A broadcast that breaks off leaves the old weights as they are.
         tensors = await asyncio.to_thread(lambda: list(self._receiver.tensors(bundle)))
-        drains = self._stage.engines.update == "drain"
+        drains = self._serving.engines.update == "drain"
         async with self._between_batches if drains else nullcontext(), self._between_tokens:
             self._wake()
             await asyncio.to_thread(self._take, tensors, versions=bundle.version - self._version)
@@ -124,7 +124,7 @@ class TorchEngine:
             self._decoder.cancel()
 
     def _loaded(self, dtype: torch.dtype) -> Any:
-        table = self._stage.model
+        table = self._serving.model
         model: Any = AutoModelForCausalLM.from_pretrained(
             str(table.path), dtype=dtype, trust_remote_code=table.trusts_code
         )
@@ -148,7 +148,7 @@ class TorchEngine:
             # Let every request of the same moment join the batch.
             await asyncio.sleep(0)
             waiting = max(self._waiting.values(), key=len)
-            size = self._stage.engines.max_sequences
+            size = self._serving.engines.max_sequences
             waiting.sort(key=lambda answer: answer.request.order)
             taken, waiting[:size] = waiting[:size], []
             batch = [answer for answer in taken if not answer.future.cancelled()]
@@ -172,7 +172,7 @@ class TorchEngine:
         whole, version, played = ids, self._version, self._unread(batch)
         while any(answer.stop is None and not answer.future.cancelled() for answer in batch):
             async with self._between_tokens:
-                if self._stage.engines.update == "abort" and self._version != version:
+                if self._serving.engines.update == "abort" and self._version != version:
                     ids, version, played = whole, self._version, self._unread(batch)
                     _seed_again(batch)
                 ids = await asyncio.to_thread(self._next_tokens, batch, ids, seen, played)

@@ -23,9 +23,10 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from llmrl.errors import DisconnectedError, EngineError, WeightSyncError
 from llmrl.prompts.tokenizer import load_tokenizer
-from llmrl.recipe.schema import NOBODY, Stage
+from llmrl.recipe.schema import Opponent
 from llmrl.rollouts.engines.continuation import joined, rest_of
 from llmrl.rollouts.engines.engine import Completion, Request
+from llmrl.rollouts.engines.serving import Serving
 from llmrl.rollouts.engines.vllm_opponent import PROCESSOR, REFERENCE_WEIGHT
 from llmrl.rollouts.engines.vllm_scheduler import FIRST
 from llmrl.rollouts.rollout import Stop
@@ -49,11 +50,11 @@ GPU, as it has larger defaults for its two front doors alone."""
 class VllmEngine:
     """Owns one AsyncLLM; every method may run while responses are being generated."""
 
-    def __init__(self, stage: Stage, *, device: str) -> None:
-        self._stage = stage
-        self._stop_ids = list(load_tokenizer(stage.model).stop_ids)
-        self._stored = stored_tensors(stage.model.folder)
-        self._llm = AsyncLLM.from_engine_args(_arguments(stage, device, self._stored))
+    def __init__(self, serving: Serving, *, device: str) -> None:
+        self._serving = serving
+        self._stop_ids = list(load_tokenizer(serving.model).stop_ids)
+        self._stored = stored_tensors(serving.model.folder)
+        self._llm = AsyncLLM.from_engine_args(_arguments(serving, device, self._stored))
         self._version = 0
         self._broken: str | None = None
         self._asleep = False
@@ -69,7 +70,7 @@ class VllmEngine:
     async def generate(self, request: Request) -> Completion:
         """One response, its logprobs, and the version of each token as vLLM reports it."""
         completion = await self._sample(request)
-        while completion.stop == "abort" and self._stage.engines.update == "abort":
+        while completion.stop == "abort" and self._serving.engines.update == "abort":
             completion = joined(completion, await self._sample(rest_of(request, completion)))
         return completion
 
@@ -116,8 +117,8 @@ class VllmEngine:
             seed=request.seed,
             logprobs=0,
             flat_logprobs=True,
-            detokenize=bool(self._stage.rollouts.stop),
-            stop=list(self._stage.rollouts.stop),
+            detokenize=bool(self._serving.stop),
+            stop=list(self._serving.stop),
             skip_special_tokens=False,  # a stop text may be one, such as the end of a turn
             stop_token_ids=self._stop_ids,
             include_stop_str_in_output=True,
@@ -137,11 +138,11 @@ class VllmEngine:
     def _opponent_arguments(self, request: Request) -> dict[str, float] | None:
         if request.sampler == "policy":
             return None
-        weight = _reference_weight(self._stage)
+        weight = _reference_weight(self._serving.opponent)
         if weight is None:
-            kind = (self._stage.opponent or NOBODY).kind
             raise EngineError(
-                f"request {request.id} is for the opponent, but vLLM plays none of opponent.kind '{kind}'"
+                f"request {request.id} is for the opponent, but vLLM plays none of opponent.kind "
+                f"'{self._serving.opponent.kind}'"
             )
         return {REFERENCE_WEIGHT: weight}
 
@@ -159,7 +160,7 @@ class VllmEngine:
         if self._asleep:
             await self._llm.wake_up(["weights"])
         # Not pause_generation(), which goes on to sleep for 20 ms for the sake of the order of outputs.
-        for mode in PAUSES[self._stage.engines.update]:
+        for mode in PAUSES[self._serving.engines.update]:
             await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=False)
         await self._llm.collective_rpc("take_weights", args=(told(bundle),))
         await self._llm.update_weight_version(str(bundle.version))
@@ -193,32 +194,32 @@ class VllmEngine:
         return last
 
 
-def _share(stage: Stage, stored: Stored, device: str) -> float:
+def _share(serving: Serving, stored: Stored, device: str) -> float:
     """Of the GPU's memory: what the recipe says, unless weights that the policy leaves there need more."""
-    most = stage.engines.gpu_memory_utilization
-    beside = device == "cuda" and stage.shares_one_device
-    return share_beside(stored, dtype=stage.model.dtype, most=most) if beside else most
+    most = serving.engines.gpu_memory_utilization
+    beside = device == "cuda" and serving.beside_copy
+    return share_beside(stored, dtype=serving.model.dtype, most=most) if beside else most
 
 
-def _batched_tokens(stage: Stage, device: str) -> int:
+def _batched_tokens(serving: Serving, device: str) -> int:
     """Of one forward pass: a token of each response, and on CPU, which reads none in part, a whole prompt."""
-    whole = stage.model.context_tokens if device == "cpu" else 0
-    return max(BATCHED_TOKENS[device], stage.engines.max_sequences + 1, whole)
+    whole = serving.model.context_tokens if device == "cpu" else 0
+    return max(BATCHED_TOKENS[device], serving.engines.max_sequences + 1, whole)
 
 
-def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:
-    engines, cpu = stage.engines, device == "cpu"
+def _arguments(serving: Serving, device: str, stored: Stored) -> AsyncEngineArgs:
+    engines, cpu = serving.engines, device == "cpu"
     kv_cache_mib = engines.kv_cache_mib or (CPU_KV_CACHE_MIB if cpu else None)
     return AsyncEngineArgs(
-        model=str(stage.model.path),
+        model=str(serving.model.path),
         # Config, weights and tokenizer as the policy reads them, also where Mistral's own format lies beside.
         config_format="hf",
         load_format="hf",
         tokenizer_mode="hf",
-        skip_tokenizer_init=not stage.rollouts.stop,
-        trust_remote_code=stage.model.trusts_code,
-        dtype=stage.model.dtype,
-        max_model_len=stage.model.context_tokens,
+        skip_tokenizer_init=not serving.stop,
+        trust_remote_code=serving.model.trusts_code,
+        dtype=serving.model.dtype,
+        max_model_len=serving.model.context_tokens,
         # The last place is for what is scored, which waits for none.
         max_num_seqs=engines.max_sequences + 1,
         max_num_active_seqs=engines.max_sequences,
@@ -227,11 +228,11 @@ def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:
         # Left to itself vLLM would ask Ray for its workers, in a placement group that has no room for them:
         # this process holds all GPUs of the engine.
         distributed_executor_backend="uni" if engines.tensor_parallel == 1 else "mp",
-        gpu_memory_utilization=_share(stage, stored, device),
+        gpu_memory_utilization=_share(serving, stored, device),
         kv_cache_memory_bytes=kv_cache_mib * 2**20 if kv_cache_mib else None,
         # On CPU vLLM cannot take back the draw of a seeded request whose prompt it has read in part.
         enable_chunked_prefill=not cpu,
-        max_num_batched_tokens=_batched_tokens(stage, device),
+        max_num_batched_tokens=_batched_tokens(serving, device),
         enforce_eager=cpu if engines.eager is None else engines.eager,
         # As the policy's head: logits rounded to bfloat16 are off by 0.06 nats at 20. On CPU vLLM would copy
         # the matrix to float32 for every token.
@@ -239,10 +240,10 @@ def _arguments(stage: Stage, device: str, stored: Stored) -> AsyncEngineArgs:
         # Off-policy ratios need log-softmax of (logits / temperature), not of the raw logits.
         logprobs_mode="processed_logprobs",
         scheduler_cls=f"{SCHEDULER}{'' if cpu else 'Async'}Scheduler",
-        enable_sleep_mode=stage.cluster.placement == "shared" and not cpu,
+        enable_sleep_mode=serving.takes_turns and not cpu,
         worker_extension_cls=WORKER_EXTENSION,
         weight_transfer_config=WeightTransferConfig(backend=BACKEND),
-        logits_processors=None if _reference_weight(stage) is None else [PROCESSOR],
+        logits_processors=None if _reference_weight(serving.opponent) is None else [PROCESSOR],
         enable_log_requests=False,
         disable_log_stats=True,
     )
@@ -255,10 +256,9 @@ def _failed(version: int, error: Exception) -> WeightSyncError:
     return kind(f"vLLM did not take weights {version}: {error}")
 
 
-def _reference_weight(stage: Stage) -> float | None:
+def _reference_weight(opponent: Opponent) -> float | None:
     """What the opponent's logits have of the reference; None without an opponent that vLLM can play."""
-    table = stage.opponent or NOBODY
-    return {"reference": 1.0, "mixture": table.mixture}.get(table.kind)
+    return {"reference": 1.0, "mixture": opponent.mixture}.get(opponent.kind)
 
 
 def _completion(output: CompletionOutput) -> Completion:
