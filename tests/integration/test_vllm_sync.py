@@ -9,12 +9,14 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import pytest_asyncio
 import torch
 from transformers import AutoModelForCausalLM
 from vllm.v1.engine import EngineCoreOutputs, EngineCoreRequest
 
+from llmrl.errors import LlmrlError
 from llmrl.recipe.schema import Engines, Model
 from llmrl.rollouts.engines import Request, Serving
 from llmrl.rollouts.engines.kinds import Vllm
@@ -141,6 +143,27 @@ async def test_a_response_crosses_the_process_boundary_once(
 
     sent = [len(one.new_token_ids) for message in messages for one in message.outputs]
     assert sorted(sent) == sorted(completion.tokens.size for completion in completions)
+
+
+@pytest.mark.parametrize("doing", ["took weights 2", "fell asleep"])
+async def test_a_process_of_vllm_that_dies_while_it_is_asked_something_is_named_at_once(
+    tiny_model: Path, doing: str
+) -> None:
+    first, second = bundle_of(tiny_model, 1), bundle_of(tiny_model, 2)
+    mine = set(psutil.Process().children(recursive=True))
+    async with started(tiny_model) as one:
+        await one.load(first)
+        theirs = [p for p in psutil.Process().children(recursive=True) if p not in mine]
+        (core,) = [process for process in theirs if "EngineCore" in process.name()]
+        core.suspend()
+        asked = asyncio.create_task(one.load(second) if doing == "took weights 2" else one.sleep())
+        await asyncio.sleep(0.5)
+        assert not asked.done()  # nothing is generated, so no request could say so
+
+        core.kill()
+        with pytest.raises(LlmrlError, match=rf"^vLLM died while it {doing}$"):
+            async with asyncio.timeout(20):
+                await asked
 
 
 async def test_what_waits_for_a_place_reads_its_prompt_with_the_weights_it_meets(

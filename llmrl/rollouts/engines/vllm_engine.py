@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +36,15 @@ from llmrl.weights.device import share_beside
 from llmrl.weights.proof import Stored, check_names, stored_tensors
 from llmrl.weights.seat import ABANDONED, Seat
 
+T = TypeVar("T")
+
 WORKER_EXTENSION = "llmrl.weights.receive.WorkerExtension"
 SCHEDULER = "llmrl.rollouts.engines.vllm_scheduler.Whole"
 PAUSES: dict[str, tuple[PauseMode, ...]] = {"keep": ("keep",), "drain": ("wait",), "abort": ("keep", "abort")}
 """vLLM's words for ``engines.update``; what is aborted is kept first, so that all its tokens have arrived."""
+
+LOOK_S = 1.0
+"""Seconds after which it is looked again whether vLLM's process is there."""
 
 CPU_KV_CACHE_MIB = 256
 BATCHED_TOKENS = {"cpu": 4096, "cuda": 8192}
@@ -65,7 +70,7 @@ class VllmEngine:
 
     async def open(self) -> None:
         """Ask vLLM's process once what vLLM would else ask it on the way of the first request."""
-        await self._llm.get_supported_tasks()
+        await self._answered(self._llm.get_supported_tasks(), doing="started")
 
     async def generate(self, request: Request) -> Completion:
         """One response, its logprobs, and the version of each token as vLLM reports it."""
@@ -88,17 +93,15 @@ class VllmEngine:
 
     async def join(self, seat: Seat) -> None:
         """Every worker becomes a member."""
-        await self._agree({"seat": asdict(seat)})
+        await self._answered(self._agree({"seat": asdict(seat)}), doing="joined the group of a broadcast")
 
     async def load(self, bundle: WeightBundle) -> None:
         """One update session of vLLM; ``engines.update`` says what becomes of the requests."""
         check_names(bundle, self._stored)
-        if not self._transfer_ready:
-            await self._agree({})
         self._door.clear()
         self._broken = f"a sync of weights {bundle.version} failed half-way and must be repeated first"
         try:
-            await self._update(bundle)
+            await self._answered(self._update(bundle), doing=f"took weights {bundle.version}")
             self._version, self._broken = bundle.version, None
         except Exception as error:  # vLLM knows no other class for what a worker has raised
             raise _failed(bundle.version, error) from error
@@ -153,10 +156,29 @@ class VllmEngine:
     async def sleep(self) -> None:
         """Level 2 of vLLM: weights and KV cache are dropped, as the next weights are complete. Its CPU build
         keeps both, and only stops."""
-        await self._llm.sleep(level=2)
+        await self._answered(self._llm.sleep(level=2), doing="fell asleep")
         self._asleep, self._broken = True, "the engine sleeps and needs weights first"
 
+    async def _answered(self, call: Coroutine[Any, Any, T], *, doing: str) -> T:
+        """What vLLM's process answers; for one that is gone vLLM itself would wait for ever.
+
+        Raises:
+            EngineError: it is gone.
+        """
+        answer = asyncio.ensure_future(call)
+        try:
+            while not (await asyncio.wait({answer}, timeout=LOOK_S))[0]:
+                if self._llm.errored:
+                    raise EngineDeadError
+            return answer.result()
+        except EngineDeadError as error:
+            raise EngineError(f"vLLM died while it {doing}") from error
+        finally:
+            answer.cancel()
+
     async def _update(self, bundle: WeightBundle) -> None:
+        if not self._transfer_ready:
+            await self._agree({})
         if self._asleep:
             await self._llm.wake_up(["weights"])
         # Not pause_generation(), which goes on to sleep for 20 ms for the sake of the order of outputs.
@@ -250,8 +272,8 @@ def _arguments(serving: Serving, device: str, stored: Stored) -> AsyncEngineArgs
 
 
 def _failed(version: int, error: Exception) -> WeightSyncError:
-    if isinstance(error, EngineDeadError):
-        return WeightSyncError(f"vLLM died while it took weights {version}: {error}")
+    if isinstance(error, EngineError):
+        return WeightSyncError(str(error))
     kind = DisconnectedError if ABANDONED in str(error) else WeightSyncError
     return kind(f"vLLM did not take weights {version}: {error}")
 
