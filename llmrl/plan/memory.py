@@ -5,27 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from llmrl.footprint import (
+    CHUNK_LOGITS,
+    CHUNK_TOKENS,
+    CPU_KV_CACHE_MIB,
+    CUDA_RESIDUE,
+    GRADIENT_BUCKET,
+    forward_tokens,
+)
 from llmrl.plan.figure import Figure
 from llmrl.plan.hardware import Machines, host_memory_bytes
 from llmrl.plan.placement import Placement
 from llmrl.plan.workload import Workload
 
-CHUNK_LOGITS, CHUNK_TOKENS = 1 << 23, 256
-"""Of ``policy/head``: logits in memory at once, but at least so many tokens."""
-
-BUCKET = 500_000_000
-"""Gradients that DeepSpeed collects before it reduces them, from ZeRO 2 on."""
-
-BATCHED_TOKENS = {True: 8192, False: 4096}
-"""Most tokens of an engine's forward pass, on a GPU and on a CPU."""
-
 GRAPHS = 1e9
 """Bytes of an engine's CUDA graphs."""
-
-RESIDUE = 0.6e9
-"""Bytes that a process keeps on its GPU, also while others have it: CUDA context and libraries. Assumed."""
-
-CPU_KV_CACHE = 256 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,8 +87,8 @@ def _asleep(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
     graphs, opponent = stays * GRAPHS, stays * workload.opponent_width * workload.architecture.parameters
     return _bytes(
         "context + graphs + opponent, which stay",
-        RESIDUE + graphs + opponent,
-        context=RESIDUE,
+        CUDA_RESIDUE + graphs + opponent,
+        context=CUDA_RESIDUE,
         graphs=graphs,
         opponent=opponent,
     )
@@ -124,6 +118,7 @@ def _backward(workload: Workload, placement: Placement, shards: int, *, gpu: boo
     """What a rank that holds such a share of the gradients has beside its states in the backward pass."""
     w, trained = workload.width, workload.trained
     g = 4 if placement.zero_stage >= 2 else w
+    bucket = GRADIENT_BUCKET["cuda" if gpu else "cpu"]
     here = trained if "gradients" in placement.kept(gpu=gpu) else 0
     return {
         "gradients": _dealt("g P", g * here, shards, g=g, P=trained),
@@ -131,10 +126,10 @@ def _backward(workload: Workload, placement: Placement, shards: int, *, gpu: boo
         "head": _head(workload, placement, gpu=gpu),
         "buckets": _bytes(
             "w min(P, bucket) from ZeRO 2 on",
-            w * min(trained, BUCKET) if placement.zero_stage >= 2 else 0,
+            w * min(trained, bucket) if placement.zero_stage >= 2 else 0,
             w=w,
             P=trained,
-            bucket=BUCKET,
+            bucket=bucket,
         ),
     }
 
@@ -213,7 +208,8 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
     """
     shape, w, tp = workload.architecture, workload.width, placement.tensor_parallel
     gpu = machines.device.is_gpu
-    batched = max(BATCHED_TOKENS[gpu], 0 if gpu else context)
+    device = "cuda" if gpu else "cpu"
+    batched = forward_tokens(device, sequences=placement.max_sequences, context=context)
     inner = shape.inner * shape.experts_per_token
     graphs = GRAPHS if gpu else 0
     workspace = batched * w * (4 * shape.hidden + 3 * inner / tp)
@@ -247,7 +243,7 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
     parts = {name: part for name, part in (parts | cache).items() if part.value}
     limit = _limit(placement, machines)
     if gpu and placement.shared:
-        limit -= RESIDUE + _copies(workload, placement, gpu=gpu).value
+        limit -= CUDA_RESIDUE + _copies(workload, placement, gpu=gpu).value
     if gpu and not reserved:
         share = placement.gpu_share * machines.device.memory  # of all there is, whatever others have of it
         limit = min(share + opponents_caches(workload, placement).value, limit)
@@ -288,7 +284,7 @@ def _reserved(placement: Placement, *, gpu: bool) -> Figure | None:
         return _bytes(
             "2^20 MiB of engines.kv_cache_mib", placement.kv_cache_mib * 2**20, MiB=placement.kv_cache_mib
         )
-    return None if gpu else _bytes("the default on CPU", CPU_KV_CACHE)
+    return None if gpu else _bytes("the default on CPU", CPU_KV_CACHE_MIB * 2**20)
 
 
 def kv_cache(needs: Needs) -> Figure:
@@ -325,5 +321,5 @@ def slots(cache: Figure, workload: Workload, placement: Placement) -> Figure:
 
 def _limit(placement: Placement, machines: Machines) -> float:
     if machines.device.is_gpu:
-        return machines.device.memory - RESIDUE
+        return machines.device.memory - CUDA_RESIDUE
     return host_memory_bytes() / placement.processes

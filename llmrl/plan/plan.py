@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llmrl.errors import PlacementError, RecipeError, shown
+from llmrl.footprint import CUDA_RESIDUE
 from llmrl.objectives.algorithm import responses_together
 from llmrl.plan.architecture import Architecture, read_architecture
 from llmrl.plan.calibration import calibrated
@@ -15,7 +16,7 @@ from llmrl.plan.estimate import Estimate, Job, estimate
 from llmrl.plan.figure import Figure, amount
 from llmrl.plan.hardware import CPU, Machines, find_machines, read_efficiency
 from llmrl.plan.lengths import Lengths, assumed, read_lengths
-from llmrl.plan.memory import RESIDUE, Needs, opponents_caches
+from llmrl.plan.memory import Needs, opponents_caches
 from llmrl.plan.placement import Placement, placement_of
 from llmrl.plan.rates import estimated
 from llmrl.plan.split import best_shared, best_split, smallest_change
@@ -302,7 +303,7 @@ def _room_for_opponents(job: Job, place: Placement) -> Iterator[str]:
     """What vLLM must leave free on a GPU, and cannot know of."""
     beside = opponents_caches(job.workload, place)
     device = job.machines.device
-    room = 1 - (beside.value + RESIDUE) / device.memory if device.is_gpu else 1.0
+    room = 1 - (beside.value + CUDA_RESIDUE) / device.memory if device.is_gpu else 1.0
     if beside.value and place.kv_cache_mib is None and room < place.gpu_share:
         yield (
             f"Caches of the opponent take up to {beside} of an engine's GPU beside vLLM's share: "

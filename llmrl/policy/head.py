@@ -14,13 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from llmrl.footprint import CHUNK_LOGITS, CHUNK_TOKENS
 from llmrl.policy.softmax import Softmax
 
 if TYPE_CHECKING:
     from llmrl.policy.fused import FusedSoftmax
-
-CHUNK_LOGITS, CHUNK_TOKENS = 1 << 23, 256
-"""Logits in memory at once by default, 32 MiB in float32; but at least as many tokens as fill a core."""
 
 ALIGNED = 128
 """Columns that rows of a block of the vocabulary are a multiple of."""

@@ -19,12 +19,9 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 from torch.distributed import distributed_c10d as c10d
 
+from llmrl.footprint import GRADIENT_BUCKET
 from llmrl.policy.scorer import TokenScorer
 from llmrl.recipe.schema import Optimizer, Stage
-
-BUCKET = {"cpu": 4_000_000, "cuda": 500_000_000}
-"""Most gradients that are reduced together, by device. The second number is DeepSpeed's own; its buffer is
-new in every backward pass, and on a CPU most of a larger one's time would go into fresh pages."""
 
 
 class Meeting:
@@ -110,7 +107,7 @@ class Zero:
             fused=True,
         )
         self._optimizer.max_grad_norm = stage.optimizer.max_grad_norm if self._clips_itself else None
-        config = _config(scorer, stage, bucket=BUCKET[device], clips_itself=self._clips_itself)
+        config = _config(scorer, stage, bucket=GRADIENT_BUCKET[device], clips_itself=self._clips_itself)
         if self._level == 3:
             # One parameter at a time is whole on the device; what is left to move is empty, buffers apart.
             deepspeed.zero.Init(module=scorer, config_dict_or_path=config)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.multiprocessing import reductions
 
 from llmrl.errors import WeightSyncError
+from llmrl.footprint import CUDA_RESIDUE
 from llmrl.weights.bundle import Handle, WeightBundle
 from llmrl.weights.packed import PackedStore
 from llmrl.weights.parcel import Parcel
@@ -24,10 +25,6 @@ from llmrl.weights.store import Written
 
 TORCH = cast("Any", reductions)
 """It has no types."""
-
-RESIDUE = 600_000_000
-"""Bytes that CUDA keeps for a process on a GPU: for a rank that is away beside its copy, for vLLM beside its
-share; as the plan assumes."""
 
 STORAGE, EVENT = slice(7, 10), slice(11, 15)
 """Where torch lists what opens a storage, and what tells its owner that it is not needed any more."""
@@ -44,7 +41,8 @@ def share_beside(stored: Stored, *, dtype: str, most: float, memory: int | None 
     """
     copy = sum(map(prod, stored.values())) * getattr(torch, dtype).itemsize
     whole: int = memory or cast("Any", torch.cuda).get_device_properties(0).total_memory
-    return min(most, 1 - (copy + 2 * RESIDUE) / whole)
+    # A context for the rank that is away, beside its copy, and one for vLLM, beside its share.
+    return min(most, 1 - (copy + 2 * CUDA_RESIDUE) / whole)
 
 
 class DeviceStore:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from llmrl.policy.head import CHUNK_LOGITS, CHUNK_TOKENS, score_tokens
+from llmrl.footprint import CHUNK_LOGITS, CHUNK_TOKENS
+from llmrl.policy.head import score_tokens
 from tests.gpu.finding import NAMES, ROUNDING, Row, Sizes, grad_of, in_float32, median_of, off
 
 NAIVE_COPIES = 7

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import psutil
 import pytest
 
-from llmrl.plan.memory import BATCHED_TOKENS
+from llmrl.footprint import BATCHED_TOKENS
 from llmrl.recipe.schema import (
     NOBODY,
     Choice,
@@ -82,7 +82,7 @@ def test_a_forward_pass_has_room_for_what_the_plan_says_and_a_token_of_each_resp
 
     told = _arguments(replace(serving, engines=many), device, {})
 
-    assert told.max_num_batched_tokens == max(BATCHED_TOKENS[device == "cuda"], sequences + 1)
+    assert told.max_num_batched_tokens == max(BATCHED_TOKENS[device], sequences + 1)
 
 
 @pytest.mark.parametrize(

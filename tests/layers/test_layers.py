@@ -15,10 +15,11 @@ SOURCE = Path(__file__).resolve().parents[2] / "llmrl"
 
 # An entry is a part, one module of a part (its record), or a package. After a colon stand the only files that
 # may import it, or "types": for annotations, under `if TYPE_CHECKING`. A row without a name goes on with the
-# one above. Everybody may import errors and registry; the stdlib, numpy and pydantic are free.
+# one above. Everybody may import errors, footprint and registry; the stdlib, numpy and pydantic are free.
 TABLE = """
 part       | llmrl it may import                           | packages it may import
 errors     |                                               |
+footprint  |                                               |
 wording    |                                               |
 sandbox    |                                               |
 registry   | wording                                       |
@@ -83,7 +84,7 @@ vectors    | experience batches objectives testing         | torch
            | rollouts.engines.opponent rewards             |
 """
 
-EVERYBODY = {"errors", "registry"}
+EVERYBODY = {"errors", "footprint", "registry"}
 FREE = {"numpy", "pydantic", "pydantic_core", *sys.stdlib_module_names}
 HEAVY = {
     *("torch", "triton", "ray", "vllm", "deepspeed"),
@@ -92,7 +93,7 @@ HEAVY = {
 
 # What reads and checks a recipe, and what `--help`, `show`, `plan` and `doctor` load: ring 0.
 LIGHT = """
-cli doctor wording registry recipe.schema recipe.load recipe.checks recipe.show recipe.arithmetic
+cli doctor footprint wording registry recipe.schema recipe.load recipe.checks recipe.show recipe.arithmetic
 prompts.datasets prompts.stream prompts.tasks rollouts.engines rollouts.pool rewards rewards.reward
 rewards.scoring.scorer roles.asker roles.kinds plan.plan plan.show experience.experience experience.credit
 experience.correction experience.keep objectives objectives.algorithm run.loop report.html weights.bundle

@@ -22,7 +22,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from llmrl.policy.head import CHUNK_LOGITS, CHUNK_TOKENS, score_tokens
+from llmrl.footprint import CHUNK_LOGITS, CHUNK_TOKENS
+from llmrl.policy.head import score_tokens
 
 WIDTH = 512
 NAIVE_LIMIT = 6 << 30

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from llmrl.footprint import CHUNK_LOGITS, CHUNK_TOKENS
 from tests.speed import (
     accuracy,
     footprint,
@@ -56,7 +57,7 @@ def head_rows(pairs: int) -> list[Row]:
 
 
 def _of_size(tokens: int, vocabulary: int, pairs: int) -> list[Row]:
-    chunk = min(tokens, max(head.CHUNK_TOKENS, head.CHUNK_LOGITS // vocabulary))
+    chunk = min(tokens, max(CHUNK_TOKENS, CHUNK_LOGITS // vocabulary))
     least = 4 * head.WIDTH * (vocabulary + tokens) + 2 * chunk * vocabulary * 4
     peak = head.in_own_process(head.chunked, tokens, vocabulary, entropy=True)
     ratios = head.time_ratios(tokens, vocabulary, entropy=True, pairs=pairs)

@@ -22,6 +22,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from llmrl.errors import DisconnectedError, EngineError, WeightSyncError
+from llmrl.footprint import CPU_KV_CACHE_MIB, forward_tokens
 from llmrl.prompts.tokenizer import load_tokenizer
 from llmrl.recipe.schema import Opponent
 from llmrl.rollouts.engines.continuation import joined, rest_of
@@ -45,11 +46,6 @@ PAUSES: dict[str, tuple[PauseMode, ...]] = {"keep": ("keep",), "drain": ("wait",
 
 LOOK_S = 1.0
 """Seconds after which it is looked again whether vLLM's process is there."""
-
-CPU_KV_CACHE_MIB = 256
-BATCHED_TOKENS = {"cpu": 4096, "cuda": 8192}
-"""Most tokens of one forward pass: what the plan counts with. Of its own accord vLLM 0.32 takes 2048 on any
-GPU, as it has larger defaults for its two front doors alone."""
 
 
 class VllmEngine:
@@ -223,12 +219,6 @@ def _share(serving: Serving, stored: Stored, device: str) -> float:
     return share_beside(stored, dtype=serving.model.dtype, most=most) if beside else most
 
 
-def _batched_tokens(serving: Serving, device: str) -> int:
-    """Of one forward pass: a token of each response, and on CPU, which reads none in part, a whole prompt."""
-    whole = serving.model.context_tokens if device == "cpu" else 0
-    return max(BATCHED_TOKENS[device], serving.engines.max_sequences + 1, whole)
-
-
 def _arguments(serving: Serving, device: str, stored: Stored) -> AsyncEngineArgs:
     engines, cpu = serving.engines, device == "cpu"
     kv_cache_mib = engines.kv_cache_mib or (CPU_KV_CACHE_MIB if cpu else None)
@@ -254,7 +244,9 @@ def _arguments(serving: Serving, device: str, stored: Stored) -> AsyncEngineArgs
         kv_cache_memory_bytes=kv_cache_mib * 2**20 if kv_cache_mib else None,
         # On CPU vLLM cannot take back the draw of a seeded request whose prompt it has read in part.
         enable_chunked_prefill=not cpu,
-        max_num_batched_tokens=_batched_tokens(serving, device),
+        max_num_batched_tokens=forward_tokens(
+            device, sequences=engines.max_sequences, context=serving.model.context_tokens
+        ),
         enforce_eager=cpu if engines.eager is None else engines.eager,
         # As the policy's head: logits rounded to bfloat16 are off by 0.06 nats at 20. On CPU vLLM would copy
         # the matrix to float32 for every token.

@@ -9,9 +9,10 @@ import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from llmrl.footprint import CUDA_RESIDUE
 from llmrl.plan.architecture import architecture_of
 from llmrl.plan.hardware import Machines, find_machines
-from llmrl.plan.memory import RESIDUE, engine_needs, kv_cache, rank_needs, slots
+from llmrl.plan.memory import engine_needs, kv_cache, rank_needs, slots
 from llmrl.plan.placement import Placement
 from llmrl.plan.workload import Workload
 
@@ -198,11 +199,32 @@ def test_a_cache_of_a_size_of_its_own_takes_that_much_of_each_gpu_and_looks_at_n
     free, fixed = (engine_needs(work, made, machines, context=2000) for made in (place, said))
     small = engine_needs(work, place, find_machines("cpu", nodes=1, default=8), context=2000)
 
-    assert (free.limit, fixed.limit) == (0.9 * 85 * GB, 85 * GB - RESIDUE)
+    assert (free.limit, fixed.limit) == (0.9 * 85 * GB, 85 * GB - CUDA_RESIDUE)
     assert kv_cache(fixed).value == fixed.parts["KV cache"].value == 40_000 * 2**20
     assert fixed.fits
     assert not engine_needs(work, replace(said, kv_cache_mib=76_000), machines, context=2000).fits
     assert small.parts["KV cache"].value == 256 * 2**20
+
+
+def test_on_cpu_deepspeed_reduces_few_gradients_at_once(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    sharded = replace(place, zero_stage=2)
+    cpu = find_machines("cpu", nodes=1, default=8)
+
+    assert rank_needs(work, sharded, machines).parts["buckets"].value == 2 * 500e6
+    assert rank_needs(work, sharded, cpu).parts["buckets"].value == 2 * 4e6
+
+
+def test_an_engine_of_many_responses_has_a_token_of_each_in_a_forward_pass(
+    work: Workload, place: Placement, machines: Machines
+) -> None:
+    few, many = (
+        engine_needs(work, replace(place, max_sequences=most), machines, context=2000).parts["workspace"]
+        for most in (256, 20_000)
+    )
+
+    assert (few.inputs["tokens"], many.inputs["tokens"]) == (8192, 20_001)
 
 
 def test_an_opponents_caches_are_beside_what_vllm_may_take(
@@ -217,7 +239,7 @@ def test_an_opponents_caches_are_beside_what_vllm_may_take(
     # 128 opponents a step, those of two steps under way, on four engines: 64 on each.
     longest = (work.prompt_tokens + work.longest) * 57_344
     taken = {needs.parts["opponent's caches"].value / longest: needs.limit for needs in (few, many)}
-    assert taken == {16: 0.98 * 85 * GB + 16 * longest, 64: 85 * GB - RESIDUE}
+    assert taken == {16: 0.98 * 85 * GB + 16 * longest, 64: 85 * GB - CUDA_RESIDUE}
 
 
 def test_the_reference_of_an_opponent_stays_where_its_engine_sleeps(
@@ -232,7 +254,7 @@ def test_the_reference_of_an_opponent_stays_where_its_engine_sleeps(
     assert opposed - alone == work.width * work.architecture.parameters
     assert "sleeping engine" not in rank_needs(work, place, machines).parts
     torch_engine = rank_needs(replace(work, opponent_width=2), replace(shared, engine="torch"), machines)
-    assert torch_engine.parts["sleeping engine"].value == RESIDUE  # it waits on the host
+    assert torch_engine.parts["sleeping engine"].value == CUDA_RESIDUE  # it waits on the host
 
 
 def test_a_moving_average_is_a_model_in_float32_with_caches_of_its_own(

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from llmrl.plan import memory
 from llmrl.recipe.schema import Choice, Optimizer, Prompts, Source, Stage
-from llmrl.weights import device
 from llmrl.weights.device import share_beside
 
 STAGE = Stage(
@@ -45,4 +43,3 @@ def test_an_engine_leaves_room_for_them() -> None:
     assert share_beside(stored, dtype="bfloat16", most=0.85, memory=80_000_000_000) == 0.85
     large = {"a": (7_400_000, 1000)}
     assert share_beside(large, dtype="bfloat16", most=0.85, memory=80_000_000_000) == pytest.approx(0.8)
-    assert device.RESIDUE == memory.RESIDUE  # the plan counts with the same
