@@ -11,16 +11,16 @@ from itertools import islice
 from typing import Any, cast
 
 LONGEST = 100_000
-"""Items that are taken from an iterator; one with more is refused."""
+"""Most items taken from an iterator; one with more is refused."""
 _EXACT = 2**53
-"""JSON numbers up to here are read by everybody as they were written."""
+"""Largest number that every JSON reader reads as it was written."""
 
 
 def encode(value: object) -> Any:
-    """The tree of a value.
+    """Encode a value as a tree.
 
     Raises:
-        ValueError: it is no plain data: an object of a class of its own, a function, an endless iterator.
+        ValueError: it is not plain data: an object of a class of its own, a function, an endless iterator.
         RecursionError: it contains itself, or is nested too deeply.
     """
     match value:
@@ -41,10 +41,10 @@ def encode(value: object) -> Any:
 
 
 def decode(tree: Any) -> Any:
-    """The value of a tree.
+    """Decode the value of a tree.
 
     Raises:
-        ValueError: it is no tree of plain data.
+        ValueError: it is not a tree of plain data.
         RecursionError: it is nested too deeply.
     """
     if isinstance(tree, list):
