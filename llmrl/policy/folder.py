@@ -143,7 +143,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"model.path: {shown(str(path))} holds adapters, not a model; merge them into their base first."
         )
     if not file.exists():
-        raise ModelError(f"model.path: {shown(str(path))} has no config.json, so it is no model folder.")
+        raise ModelError(f"model.path: {shown(str(path))} has no config.json, so it is not a model folder.")
     return _read(file)
 
 

@@ -64,7 +64,7 @@ def adapt(model: nn.Module, settings: Lora) -> None:
     for name, layer in _modules(model):
         if isinstance(layer, LoraLayer) and not isinstance(layer.get_base_layer(), nn.Linear):
             raise ModelError(
-                f"model.lora.targets: PEFT would adapt {name}, which is no linear layer; "
+                f"model.lora.targets: PEFT would adapt {name}, which is not a linear layer; "
                 'name layers that are, such as ["q_proj", "v_proj"].'
             )
 

@@ -153,7 +153,7 @@ def _hub(name: re.Match[str], source: Source, *, key: str) -> Iterator[Record]:
     import datasets as hf  # noqa: PLC0415  heavy, and most recipes read JSONL
 
     opened = partial(hf.load_dataset, name["path"], name["config"], split=source.split)
-    failure = f"{key}.dataset: {shown(name.string)} is no file here and cannot be loaded from the hub"
+    failure = f"{key}.dataset: {shown(name.string)} is not a file here and cannot be loaded from the hub"
     return _rows(opened, f"{name.string}, split {source.split}", failure=failure)
 
 

@@ -103,8 +103,8 @@ def _whole(record: Record) -> str:
         return json.dumps(dict(record.fields), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{record.place}: the row is no JSON object ({error}), which an answer of all columns must be; "
-            f"leave the column out, or map one column to the answer."
+            f"{record.place}: the row is not a JSON object ({error}), which an answer of all columns must "
+            f"be; leave the column out, or map one column to the answer."
         ) from error
 
 

@@ -138,7 +138,7 @@ def _model(stage: Stage) -> Sentences:
     if model.trust_remote_code not in (None, model.path):
         yield (
             f"model.trust_remote_code: expected model.path {shown(model.path)} once more, "
-            f"so that nobody runs other code by accident, got {shown(model.trust_remote_code)}."
+            f"so that no other code is run by accident, got {shown(model.trust_remote_code)}."
         )
     longest = (model.config or {}).get("max_position_embeddings")
     if isinstance(longest, int) and longest < model.context_tokens:
@@ -173,7 +173,7 @@ def _lengths(stage: Stage) -> Sentences:
         yield (
             f"policy.tokens_per_microbatch: expected at least model.context_tokens = {context}, "
             f"so that the longest response fits, got {stage.policy.tokens_per_microbatch}; "
-            "policy.sequence_parallel shares so many tokens over several ranks."
+            "policy.sequence_parallel shares that many tokens among several ranks."
         )
 
 
@@ -325,4 +325,4 @@ def _cluster(stage: Stage) -> Sentences:
         yield from _shared(stage)
     for name in stage.cluster.environment:
         if not VARIABLE.fullmatch(name):
-            yield f"cluster.environment: {shown(name)} is no name for an environment variable."
+            yield f"cluster.environment: {shown(name)} is not a name for an environment variable."

@@ -208,7 +208,7 @@ def _opponents_of_no_use(stage: Stage, bundle: Bundle) -> Iterator[str]:
         yield from _more_than_one_of_each(stage, bundle, comparing)
     elif not comparing:
         yield (
-            f"opponent.kind: nobody compares the policy with '{bundle.opponent.kind}'; add a reward that "
+            f"opponent.kind: no reward compares the policy with '{bundle.opponent.kind}'; add a reward that "
             "compares, such as kind = 'versus', or set opponent.kind = 'none'."
         )
 

@@ -59,7 +59,7 @@ def _bytes(path: Path) -> bytes:
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}.") from None
     if len(data) > MAX_BYTES:
-        raise RecipeError(f"larger than {MAX_BYTES:,} bytes; this is no recipe.")
+        raise RecipeError(f"larger than {MAX_BYTES:,} bytes; this is not a recipe.")
     return data
 
 

@@ -49,7 +49,7 @@ _TABLE: tuple[tuple[str, str, Better, str], ...] = (
         "mean pieces of a response, above 1 where its past was rewritten",
     ),
     ("rollout/truncated_rate", "fraction", "down", "share of responses that the token budget cut off"),
-    ("rollout/aborted_rate", "fraction", "down", "share of responses that nobody finished"),
+    ("rollout/aborted_rate", "fraction", "down", "share of responses that were not finished"),
     ("rollout/tokens_per_second", "tokens/s", "up", "response tokens of the step over the time they took"),
     ("rollout/responses", "responses", None, "responses generated for the step"),
     ("rollout/idle", "fraction", "down", "share of the step in which an engine had nothing to do"),

@@ -214,7 +214,7 @@ def check_memory(memory: Memory, *, credit: str) -> None:
     for key, value in memory.items():
         for found in _foreign({key: value}):
             raise TrainingError(
-                f"credit '{credit}': memory[{key!r}] has {found}, which no checkpoint gives back; keep str, "
+                f"credit '{credit}': memory[{key!r}] has {found}, which no checkpoint can restore; keep str, "
                 "int, float, bool, None, and plain lists and dicts of them with str as keys."
             )
 

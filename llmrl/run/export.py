@@ -148,7 +148,7 @@ def _still_there(checkpoint: Path) -> Generator[None]:
         if checkpoint.exists():
             raise
         raise CheckpointError(
-            f"{checkpoint} was removed while it was read, as its run goes on and keeps but the newest "
+            f"{checkpoint} was removed while it was read, as its run goes on and keeps only the newest "
             "(checkpoints.keep); name a newer one."
         ) from error
 

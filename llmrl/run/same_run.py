@@ -80,7 +80,7 @@ def _check_end(checkpoint: Checkpoint, steps: Any) -> None:
     if steps < taken:
         raise CheckpointError(
             f"optimizer.steps: {steps} in the recipe, but {checkpoint.path} has taken {taken}; "
-            "give at least so many, rename the run (run.name), or use --fresh."
+            "give at least that many, rename the run (run.name), or use --fresh."
         )
 
 

@@ -55,7 +55,7 @@ def decode(tree: Any) -> Any:
         ((kind, content),) = cast("dict[str, Any]", tree).items()
         return _decode_tagged(kind, content)
     except TypeError as error:
-        raise ValueError(f"no tree of plain data: {error}") from None
+        raise ValueError(f"not a tree of plain data: {error}") from None
 
 
 def _encode_container(value: object) -> Any:
@@ -76,13 +76,13 @@ def _encode_container(value: object) -> Any:
         case Iterator() | KeysView() | ValuesView() | ItemsView():
             return {"iterator": _encode_items(cast("Iterable[object]", value))}
         case _:
-            raise ValueError(f"an object of type {type(value).__name__} is no plain data")
+            raise ValueError(f"an object of type {type(value).__name__} is not plain data")
 
 
 def _encode_items(value: Iterable[object]) -> list[Any]:
     items = [encode(item) for item in islice(value, LONGEST + 1)]
     if len(items) > LONGEST:
-        raise ValueError(f"an iterator with more than {LONGEST} items is no plain data")
+        raise ValueError(f"an iterator with more than {LONGEST} items is not plain data")
     return items
 
 

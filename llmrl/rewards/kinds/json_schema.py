@@ -41,7 +41,7 @@ class Json:
         try:
             validator_for(self.schema).check_schema(self.schema)
         except SchemaError as error:
-            raise ValueError(f"schema is no JSON Schema: {error.message}") from None
+            raise ValueError(f"schema is not a JSON Schema: {error.message}") from None
 
     def __call__(self, sample: Sample) -> Score:
         from jsonschema.validators import validator_for  # noqa: PLC0415  see above
@@ -70,7 +70,7 @@ def read_json(text: str) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -116,7 +116,7 @@ class AgentGroup:
         if not shared.size:
             raise EngineError(
                 f"{self._name}: the first calls for prompt {shown(self.draw.prompt.id)} have no token in "
-                f"common, so they are no responses to one prompt; begin each with the same text."
+                f"common, so they are not responses to one prompt; begin each with the same text."
             )
         return shared
 

@@ -104,7 +104,7 @@ def read_call(text: bytes, *, chat: bool, stops: Sequence[str]) -> Call:
     try:
         raw = cast("object", from_json(text))
     except ValueError as error:
-        raise RefusedCall(f"the body is no JSON: {error}.") from error
+        raise RefusedCall(f"the body is not JSON: {error}.") from error
     if not isinstance(raw, dict):
         raise RefusedCall(f"the body must be an object, got {shown(raw)}.")
     _check_only(cast("Mapping[str, object]", raw))

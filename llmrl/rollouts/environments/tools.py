@@ -135,7 +135,7 @@ def _read_json(call: str) -> tuple[str, str]:
     try:
         found: Any = json.loads(call)
     except (ValueError, RecursionError):
-        raise ToolError(f"{shown(call)} is no JSON") from None
+        raise ToolError(f"{shown(call)} is not JSON") from None
     if not isinstance(found, dict):
         raise ToolError(f"a call must be an object with name and arguments, got {shown(call)}")
     members = cast("dict[str, Any]", found)

@@ -91,7 +91,7 @@ class _Expression:
         return self._rest.pop() if self._rest and self._rest[-1] in signs else None
 
     def _refusal(self) -> ToolError:
-        return ToolError(f"{shown(self._text)} is no arithmetic")
+        return ToolError(f"{shown(self._text)} is not arithmetic")
 
 
 def _pieces(text: str) -> list[str]:
@@ -102,7 +102,7 @@ def _pieces(text: str) -> list[str]:
     while at < len(text.rstrip()):
         found = _PIECE.match(text, at)
         if found is None:
-            raise ToolError(f"{shown(text)} is no arithmetic")
+            raise ToolError(f"{shown(text)} is not arithmetic")
         pieces.append(found[1])
         at = found.end()
     return pieces

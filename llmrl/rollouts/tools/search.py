@@ -100,7 +100,7 @@ def _text(line: str, place: str, field: str) -> str:
     try:
         found: Any = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{place} is no JSON: {error}.") from error
+        raise DataError(f"{place} is not JSON: {error}.") from error
     text = cast("dict[str, Any]", found).get(field) if isinstance(found, dict) else None
     if not isinstance(text, str):
         raise DataError(f"{place} must be an object with a text {shown(field)}, got {shown(line)}.")
