@@ -24,7 +24,7 @@ LEAST_DEVIATION = 1e-3
 @credit("riskpo")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released(BundleCredit):
-    """As in the authors' code, with the options of their first script.
+    """Risk credit as in the authors' code, with the options of their first script.
 
     A paper of score R is worth clip(R, low, high) - low over (beta - alpha), the middle, averaged with weight
     ``lower_weight`` with what it lacks below ``low`` over alpha, and with ``upper_weight`` with what it
@@ -71,7 +71,7 @@ class Released(BundleCredit):
 @credit("riskpo_paper")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paper(BundleCredit):
-    """As in the paper: the gradient of its mixed value at risk; no paper is worth more than 0."""
+    """Risk credit as in the paper: the gradient of its mixed value at risk; no paper is worth more than 0."""
 
     omega: float = 0.5
     """Extra weight of the lower tail over the middle."""

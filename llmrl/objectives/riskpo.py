@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @objective("riskpo")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiskPO(GSPO):
-    """As in the authors' code: the ratio of tokens, a dual clip, the mean over tokens.
+    """RiskPO as in the authors' code: the ratio of tokens, a dual clip, the mean over tokens.
 
     As in the paper: ``ratio = "response"``, ``mean_over = "responses"``, a ``dual_clip`` out of reach, and
     the credit ``riskpo_paper``.

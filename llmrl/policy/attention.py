@@ -162,7 +162,7 @@ def _with_padding(
 
 
 def _alike(lengths: Sequence[int]) -> list[int]:
-    """How many lengths, given longest first, are padded together: padding costs their squares."""
+    """Number of lengths, given longest first, that are padded together: padding costs their squares."""
     counts = [0]
     longest = lengths[0]
     for length in lengths:

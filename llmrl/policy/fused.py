@@ -12,7 +12,7 @@ from llmrl.policy.kernels import pull, score
 from llmrl.policy.softmax import chunk_of
 
 ROW_BLOCK, PULL_BLOCK = 4096, 1024
-"""Logits that a program holds at once: of one row in the forward pass, of all rows in the backward pass."""
+"""Logits that a program holds at once: one of its row's blocks forward, its only block backward."""
 
 SCORE, PULL = cast("Any", score), cast("Any", pull)
 """The kernels, whose launches have no types. Triton warns unless told whether to fuse multiply and add."""

@@ -21,7 +21,7 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
 """Columns that are looked for, in this order, where the recipe names none."""
 
 WHOLE_ROW = "*"
-"""As the column of the answer: all columns, as one JSON object."""
+"""Name of a column, for the answer, that stands for all columns, as one JSON object."""
 
 ROLES: tuple[str, ...] = get_args(Role)
 

@@ -14,13 +14,13 @@ class Generate:
     """A model that speaks, on one of the engines: a judge that writes its verdict, or a simulated user."""
 
     engine: str = "vllm"
-    """As ``engines.kind``."""
+    """Kind of engine, as ``engines.kind``."""
     max_sequences: Positive = 64
     """Most answers that it generates at once."""
     kv_cache_mib: Positive | None = None
-    """As ``engines.kv_cache_mib``."""
+    """KV cache in MiB, as ``engines.kv_cache_mib``."""
     gpu_memory_utilization: Fraction = 0.85
-    """As ``engines.gpu_memory_utilization``."""
+    """Share of a GPU that vLLM may use, as ``engines.gpu_memory_utilization``."""
 
     async def start(self, stage: Stage, name: str, *, device: str) -> Role:
         """Load the model and serve it."""

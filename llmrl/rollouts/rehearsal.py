@@ -57,7 +57,7 @@ def rehearse(
     Args:
         chosen: the recipe's choice of environment.
         plugins: modules to import first.
-        door: as of ``ready``.
+        door: URL of the run's roles, as for ``ready``.
         variables: the environment variables of every process of the run.
         deadline_s: time limit for all of it.
 

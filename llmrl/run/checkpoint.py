@@ -45,7 +45,7 @@ class RunState:
     """Optimizer steps taken, which is also the version of the weights."""
     ledger: Snapshot
     memory: Memory
-    """What the credit remembers from step to step."""
+    """State that the credit keeps from step to step."""
     data: str
     """Fingerprint of the prompts; another dataset is refused."""
     tables: Tree

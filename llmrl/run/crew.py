@@ -32,7 +32,7 @@ class Delivery:
 
     bundle: WeightBundle
     failed: Sequence[BaseException]
-    """Why engines did not take them: the original failures first, then the disconnections they caused."""
+    """Errors of engines that did not take them: original failures, then the disconnections they caused."""
 
     def taken(self) -> WeightBundle:
         """The bundle that was sent, if every engine took it; otherwise the first failure is raised."""

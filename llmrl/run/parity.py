@@ -28,16 +28,16 @@ class Comparison:
     """One response under both sides; arrays of equal length L, in nats."""
 
     sampled: Logp
-    """What the engine reported while it sampled, at the recipe's temperature."""
+    """Logprobs that the engine reported while sampling, at the recipe's temperature."""
     trainer: Logp
-    """What the policy computes, at the recipe's temperature."""
+    """Logprobs that the policy computes, at the recipe's temperature."""
     trainer_plain: Logp
-    """What the policy computes at temperature 1."""
+    """Logprobs that the policy computes, at temperature 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """How well the two sides agree."""
+    """The agreement of the two sides."""
 
     tokens: int
     mean: float

@@ -44,7 +44,7 @@ class Record:
     earlier_s: float = 0.0
     """Seconds that the stage ran before a restart."""
     since: SinceStep = field(init=False)
-    """What has happened since the last step."""
+    """Numbers collected since the last step."""
     began: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class Record:
         return write_samples(self.folder / "bad", step=step + 1, experiences=experiences, decode=self.decode)
 
     def _engines(self, since: SinceStep, *, now: float) -> dict[str, float]:
-        """How much each engine answered, and how long the engines were idle."""
+        """Responses of each engine, and the engines' idle time."""
         if not since.responses:
             return {}
         answered: dict[str, float] = {

@@ -38,7 +38,7 @@ from llmrl.run.trainer import Trainer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """What a stage leaves behind."""
+    """The exported model of a stage, and its evaluations."""
 
     model: Path
     """The exported Hugging Face folder."""

@@ -29,7 +29,7 @@ from llmrl.run.trainer import Trainer
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class StageStations:
-    """What online and offline stages have in common: drawing, training, publishing, evaluating."""
+    """The common part of online and offline stages: drawing, training, publishing, evaluating."""
 
     stage: Stage
     stream: PromptStream
@@ -139,7 +139,7 @@ class Online(StageStations):
         return old or "reference" in self.algorithm.reads
 
     def _untrainable(self, judged: Judged) -> str | None:
-        """Why nothing of a group that is kept would be trained on, or None."""
+        """The reason why nothing of a group that is kept would be trained on, or None."""
         pairs = self.algorithm.pairing(judged.group, judged.judgements)
         if pairs is not None:
             return None if pairs else "no pair"

@@ -17,7 +17,7 @@ from llmrl.run.loop import Judged
 
 @dataclass(slots=True, kw_only=True)
 class SinceStep:
-    """What has happened since the last step."""
+    """Numbers collected since the last step."""
 
     began: float
     responses: int = 0
@@ -56,9 +56,9 @@ def step_metrics(
     """The numbers of a finished step, by the names of docs/runs.md.
 
     Args:
-        since: what happened since the step before.
-        experiences: what was trained on.
-        metrics: what the policy says of it.
+        since: numbers collected since the step before.
+        experiences: experiences that were trained on.
+        metrics: the policy's metrics of the step.
         train_s: seconds that the update took.
         now: the present time, by the clock of ``since.began``.
     """

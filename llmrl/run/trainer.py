@@ -41,7 +41,7 @@ class Trainer:
     letters: dict[int, Letter] = field(default_factory=dict[int, Letter])
     """Weights under way, by version."""
     memory: Memory = field(default_factory=Memory)
-    """What the credit remembers from step to step."""
+    """State that the credit keeps from step to step."""
     scored: set[int] = field(default_factory=set[int])
     """Ordinals of the next step's draws that the ranks have scored."""
     bad_steps: int = 0

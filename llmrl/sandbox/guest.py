@@ -162,7 +162,7 @@ def _read_answer(answer: dict[str, Any] | None) -> tuple[str | None, Any]:
 
 
 def _passes(test: str, names: dict[str, Any], link: Link) -> str:
-    """Why a test fails; empty if it passes."""
+    """Run a test; returns why it fails, or empty if it passes."""
     try:
         Source(test).run("tests", names)
     except BaseException as error:  # noqa: BLE001  a test may end in any way but one and has then failed
