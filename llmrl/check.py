@@ -1,4 +1,4 @@
-"""What ``llmrl check`` prints: the verdict on objectives and on test vectors, a line for each."""
+"""The output of ``llmrl check``: the verdict on objectives and on test vectors, a line for each."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Line:
 
     text: str
     good: bool = True
-    """False if it reports a fault."""
+    """Whether the line reports no fault."""
 
 
 def check_named(
     name: str, settings: Sequence[str] = (), *, plugins: Sequence[str] = (), leave_out: Collection[str] = ()
 ) -> Iterator[Line]:
-    """Every check of one objective.
+    """Run every check of one objective.
 
     Args:
-        name: as the recipe names it.
+        name: name of the objective, as in a recipe.
         settings: its options as ``key=value``, values as in TOML.
         plugins: modules to import first.
         leave_out: names of checks that it breaks on purpose.
@@ -57,7 +57,7 @@ def check_named(
 
 
 def check_all(*, plugins: Sequence[str] = (), leave_out: Collection[str] = ()) -> Iterator[Line]:
-    """Every check but those left out of every objective with its default options; plugins add to these.
+    """Run every check but those left out on every objective with default options, plugins' included.
 
     Raises:
         PluginError: a module cannot be imported.
@@ -80,10 +80,10 @@ def check_all(*, plugins: Sequence[str] = (), leave_out: Collection[str] = ()) -
 
 
 def check_vectors(folder: Path) -> Iterator[Line]:
-    """Every vector of a folder against the parts of llmrl that compute it.
+    """Compare every vector of a folder with the parts of llmrl that compute it.
 
     Raises:
-        DataError: there are no vectors, or a file is none.
+        DataError: there are no vectors, or a file is not a vector.
     """
     _one_thread()
     counts = Counter[str]()
@@ -117,7 +117,7 @@ def _summary(checked: int, wrong: int, seconds: float) -> Line:
 
 
 def _one_thread() -> None:
-    """On tensors this small threads do nothing but wait for each other."""
+    """Use one thread: on tensors this small, threads only wait for each other."""
     torch.set_num_threads(1)
 
 

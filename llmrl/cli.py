@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from llmrl.check import Line
 
 WRONG_INPUT = (RecipeError, DataError, ModelError, PluginError, PlacementError)
-"""Errors that the user can mend; everything else is the run's."""
+"""Errors that the user can correct; all others are the run's."""
 
 EXIT_WRONG_INPUT = 2
 EXIT_FAILED = 70
 EXIT_INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
-"""Of a disk that takes no more."""
+"""Errors of a full disk."""
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (TOML).", show_default=False)]
 Overrides = Annotated[
@@ -80,18 +80,18 @@ def main() -> None:
 
 
 def _harmless(text: str) -> str:
-    """What a model wrote, or a program that it had written, may be quoted: it must not steer the terminal."""
+    """Escape a text that may quote a model or its programs, so that it cannot steer the terminal."""
     return "".join(char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text)
 
 
 @contextmanager
 def _clean_errors(*, debug: bool) -> Generator[None]:
-    """An error of ours is printed as its message, and the exit status says whose it is."""
+    """Print an error of ours as its message; the exit status says whose fault it is."""
     try:
         yield
     except Stopped as stopped:
         typer.echo(str(stopped))
-        if isinstance(stopped, Interrupted):  # or else a script would go on with its next command
+        if isinstance(stopped, Interrupted):  # otherwise a script would go on with its next command
             raise typer.Exit(EXIT_INTERRUPTED) from None
     except LlmrlError as error:  # before OSError, which a DeadlineError is as well
         if debug:
@@ -296,7 +296,7 @@ def doctor(
 
 
 def _print(lines: Iterable[Line]) -> None:
-    """Each line as soon as it is there; a fault in any of them is the exit status 1."""
+    """Print each line as soon as it is there; exit with status 1 if any reports a fault."""
     good = True
     for line in lines:
         typer.echo(line.text)

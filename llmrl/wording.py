@@ -1,4 +1,4 @@
-"""What pydantic refuses, in the words of this project: keys of a recipe and options of its plugins."""
+"""pydantic's errors in the words of this project: for keys of a recipe and options of its plugins."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ EXPECTED: Mapping[str, Callable[[Context], str]] = {
 
 
 def refusal(detail: ErrorDetails) -> str:
-    """What is wrong with a value that is there, as the sentence that follows its key."""
+    """Sentence, to follow its key, about a value that is wrong."""
     kind, context = detail["type"], detail.get("ctx", {})
     if kind in ("value_error", "assertion_error"):
         # A class that refuses its options may say itself what it got.
@@ -52,14 +52,14 @@ def refusal(detail: ErrorDetails) -> str:
 
 
 def first_refusal(error: ValidationError, data: object) -> tuple[Loc, str]:
-    """The first thing that is wrong with ``data``: where it is, and the sentence that follows its key."""
+    """The first error in ``data``: its keys, and the sentence that follows them."""
     details = error.errors()
     where = inside(data, details[0]["loc"])
     return where, joint_refusal([detail for detail in details if inside(data, detail["loc"]) == where])
 
 
 def joint_refusal(details: Sequence[ErrorDetails]) -> str:
-    """What is wrong with one value, of which each branch of a union says its own."""
+    """Sentence about one value that every branch of a union refuses."""
     wanted = [EXPECTED[d["type"]](d.get("ctx", {})) for d in details if d["type"] in EXPECTED]
     if len(details) > 1 and wanted:
         return f"expected {' or '.join(dict.fromkeys(wanted))}, got {as_toml(details[0]['input'])}."

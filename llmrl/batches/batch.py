@@ -1,4 +1,4 @@
-"""What an objective sees: rows of response tokens, every column exactly 0 outside the mask."""
+"""Rows of response tokens as an objective sees them; every column is exactly 0 outside the mask."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class TokenScores:
-    """What one set of weights thinks of the sampled tokens."""
+    """Logprobs and entropies of the sampled tokens under one set of weights."""
 
     logp: Tensor
-    """[B, T] nats of softmax(logits / temperature) at the sampled token."""
+    """[B, T] logprobs of the sampled tokens under softmax(logits / temperature), in nats."""
     entropy: Tensor | None = None
-    """[B, T] nats, of the same distribution; None where nothing reads it."""
+    """[B, T] entropies of the same distribution, in nats; None where nothing reads them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,11 +22,11 @@ class Totals:
     """Sizes of one whole update over all ranks and micro-batches: the only denominators."""
 
     tokens: int
-    """Trained tokens."""
+    """Number of trained tokens."""
     responses: int
-    """Responses with at least one trained token."""
+    """Number of responses with at least one trained token."""
     pairs: int = 0
-    """Preference pairs."""
+    """Number of preference pairs."""
     budget: int = 1
     """Most tokens that a response may have: ``rollouts.max_tokens``."""
 
@@ -38,11 +38,11 @@ class Batch:
     mask: Tensor
     """[B, T] bool, True on trained tokens; made from lengths and turns, never from token values."""
     advantage: Tensor
-    """[B, T] credit, the correction for engine and trainer included."""
+    """[B, T] credit, with the correction for engine and trainer."""
     reward: Tensor
-    """[B] what the rewards gave the response in all; 0 where nothing judged it."""
+    """[B] total reward of the response; 0 where nothing judged it."""
     group: Tensor
-    """[B] int64, rows with the same prompt share it."""
+    """[B] int64 number that rows with the same prompt share."""
     turn: Tensor
     """[B, T] int64 index of the policy's turn; 0 outside the mask."""
     pairs: Tensor
@@ -50,12 +50,12 @@ class Batch:
     opponent: Tensor
     """[B] bool, True where the opponent wrote the response, not the policy."""
     sampled: TokenScores
-    """As the engine reported them while sampling."""
+    """Scores that the engine reported while sampling."""
     old: TokenScores
-    """As the policy had them at the start of this step."""
+    """The policy's scores at the start of this step."""
     reference: TokenScores | None = None
-    """Under the frozen model, without its entropy; present if the objective reads it."""
+    """The frozen model's scores, without entropies; present if the objective reads them."""
     credit: Tensor | None = None
-    """[B, T] as ``advantage``, without the correction, to rank tokens by; None where none was applied."""
+    """[B, T] ``advantage`` without the correction, to rank tokens by; None if no correction was applied."""
     noise: Tensor | None = None
     """[B, T] uniform in [0, 1), from run, step, prompt, sample and position alone; present if read."""

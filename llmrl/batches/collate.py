@@ -27,20 +27,20 @@ class Inputs(NamedTuple):
     """
 
     tokens: Tensor
-    """[1, N] int64 ids."""
+    """[1, N] int64 token ids."""
     positions: Tensor
-    """[1, N] int64, from 0 in each sequence."""
+    """[1, N] int64 positions, from 0 in each sequence."""
     cu_seqlens: Tensor
-    """[S + 1] int32 where sequences begin, and N at the end; a row may have none, one or several of them."""
+    """[S + 1] int32 starts of the sequences, then N; a row may have none, one or several sequences."""
     max_length: int
-    """Tokens of the longest sequence."""
+    """Length of the longest sequence in tokens."""
     predict_at: Tensor
     """[M] int64 positions in 0..N-1 whose hidden states predict the targets."""
     targets: Tensor
     """[M] int64 ids of the trained tokens, row by row."""
 
     def to(self, device: torch.device) -> Inputs:
-        """The same on another device."""
+        """A copy on another device."""
         return Inputs(
             tokens=self.tokens.to(device),
             positions=self.positions.to(device),
@@ -53,7 +53,7 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Collated:
-    """A micro-batch: what the model reads, and the columns that do not depend on any model.
+    """A micro-batch: the model's inputs, and the columns that do not depend on any model.
 
     Every column is exactly 0 outside the mask. A micro-batch without rows has one row of one token that
     is not trained, so that every rank runs the same modules forward and backward.
@@ -61,54 +61,54 @@ class Collated:
 
     inputs: Inputs
     slots: Tensor
-    """[M] int64 place of each target in a flat [B * T]."""
+    """[M] int64 places of the targets in a flat [B * T]."""
     at: Tensor
-    """[M] int64 place of each target among the trained tokens of the whole step, row by row."""
+    """[M] int64 places of the targets among the trained tokens of the whole step, row by row."""
     mask: Tensor
-    """[B, T] bool."""
+    """[B, T] bool, True on trained tokens."""
     advantage: Tensor
-    """[B, T] float32."""
+    """[B, T] float32 credit."""
     reward: Tensor
-    """[B] float32."""
+    """[B] float32 total reward."""
     group: Tensor
     """[B] int64 ordinal of the row's draw; -1 for the row that stands in for none."""
     turn: Tensor
-    """[B, T] int64."""
+    """[B, T] int64 index of the policy's turn."""
     pairs: Tensor
-    """[P, 2] int64 rows of this micro-batch."""
+    """[P, 2] int64 rows of this micro-batch: the preferred one, then the other."""
     opponent: Tensor
-    """[B] bool."""
+    """[B] bool, True where the opponent wrote the response."""
     sampled: Tensor
-    """[B, T] float32 nats, as the engine reported them."""
+    """[B, T] float32 nats as the engine reported them."""
     noise: Tensor | None
-    """[B, T] float32 in [0, 1); None where nobody reads it."""
+    """[B, T] float32 noise in [0, 1); None where nothing reads it."""
 
     @property
     def width(self) -> int:
-        """T: tokens of the longest response."""
+        """T: length of the longest response in tokens."""
         return self.mask.shape[1]
 
     @property
     def trained_tokens(self) -> int:
-        """M: tokens that are scored."""
+        """M: number of tokens that are scored."""
         return self.slots.shape[0]
 
     def to(self, device: torch.device) -> Collated:
-        """The same on another device."""
+        """A copy on another device."""
         columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in columns.items()}
         return Collated(**moved)
 
     def scores(self, logp: Tensor, entropy: Tensor | None) -> TokenScores:
-        """What a model says of the [M] targets, at their places in [B, T] and 0 elsewhere."""
+        """A model's scores of the [M] targets, at their places in [B, T] and 0 elsewhere."""
         return TokenScores(logp=self.spread(logp), entropy=None if entropy is None else self.spread(entropy))
 
     def taken(self, flat: TokenScores) -> TokenScores:
-        """The part of this micro-batch in [N] scores of all trained tokens of the step."""
+        """This micro-batch's part of [N] scores of all trained tokens of the step."""
         return self.scores(flat.logp[self.at], None if flat.entropy is None else flat.entropy[self.at])
 
     def batch(self, *, old: TokenScores, reference: TokenScores | None = None) -> Batch:
-        """What an objective sees, once the policy has scored its part."""
+        """The batch as an objective sees it, once the policy has scored its part."""
         return Batch(
             mask=self.mask,
             advantage=self.advantage,
@@ -124,7 +124,7 @@ class Collated:
         )
 
     def spread(self, values: Tensor) -> Tensor:
-        """[M] values of the targets at their places in [B, T], and 0 elsewhere."""
+        """[B, T] values of the [M] targets at their places, and 0 elsewhere."""
         if values.shape != self.slots.shape:
             raise ValueError(f"{tuple(values.shape)} scores for {self.trained_tokens} trained tokens.")
         flat = values.new_zeros(self.mask.numel()).index_put((self.slots,), values)
@@ -134,10 +134,10 @@ class Collated:
 def collate(
     rows: Sequence[Row], *, at: NDArray[np.int64], pairs: NDArray[np.int64], noisy: bool = False
 ) -> Collated:
-    """The tensors of some rows.
+    """Turn some rows into tensors.
 
     Args:
-        rows: in the order that the columns have; none is legal.
+        rows: rows in the order of the columns; none is legal.
         at: [M] places of their trained tokens among those of the step.
         pairs: [P, 2] which of the rows are compared.
         noisy: whether the rows have noise.
@@ -163,7 +163,7 @@ def collate(
 
 
 def _inputs(pieces: Sequence[Row]) -> Inputs:
-    """The rows end to end; one token that nothing is predicted from where no row has any."""
+    """Pack the rows end to end; where no row has tokens, one token from which nothing is predicted."""
     sizes = [piece.tokens.size for piece in pieces]
     starts = np.cumsum([0, *sizes[:-1]])
     predict_at = [start + piece.predict_at for start, piece in zip(starts, pieces, strict=True)]

@@ -1,4 +1,4 @@
-"""What an objective sees once the difference between engine and trainer is in its advantages."""
+"""A batch whose advantages contain the correction for the difference between engine and trainer."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Corrected:
-    """A batch, and what its correction made of it."""
+    """A batch, and the factors that its correction applied."""
 
     batch: Batch
-    """Its advantages are weighted, and its ``old`` is what ratios compare with."""
+    """The batch; its advantages are weighted, and its ``old`` is what ratios compare with."""
     log_ratio: Tensor
-    """[B, T] nats of the policy at the start of the step over the engine; 0 outside the mask."""
+    """[B, T] log-ratio of the policy at the start of the step to the engine, in nats; 0 outside the mask."""
     weight: Tensor
     """[B, T] factors of the advantages."""
 
 
 def corrected(batch: Batch, correction: Correction) -> Corrected:
-    """The batch as a step hands it to its objective."""
+    """Correct a batch as a step does for its objective."""
     log_ratio = torch.where(batch.mask, batch.old.logp - batch.sampled.logp, 0.0)
     weight = correction(log_ratio, batch.mask)
     old = replace(batch.old, logp=_anchor(batch, correction))
@@ -39,5 +39,5 @@ def _anchor(batch: Batch, correction: Correction) -> Tensor:
     """[B, T] nats that the objective's own ratio compares with."""
     if correction.anchor == "old":
         return batch.old.logp
-    # The engine's numbers for what an opponent wrote are the opponent's.
+    # On an opponent's responses the engine's logprobs are the opponent's.
     return batch.sampled.logp.where(~batch.opponent[:, None], batch.old.logp)

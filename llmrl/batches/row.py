@@ -16,10 +16,10 @@ from llmrl.prompts.seeds import derive_seed
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Row:
-    """``mask``, ``advantage``, ``turn``, ``sampled`` and ``noise`` span the response."""
+    """One rollout; ``mask``, ``advantage``, ``turn``, ``sampled`` and ``noise`` span the response."""
 
     tokens: NDArray[np.int32]
-    """[N] what the model reads, the row's sequences end to end."""
+    """[N] tokens that the model reads, the row's sequences end to end."""
     sizes: tuple[int, ...]
     """Tokens of each sequence: one, or one for each segment of the response in which anything is trained."""
     predict_at: NDArray[np.int64]
@@ -30,9 +30,9 @@ class Row:
     turn: NDArray[np.int32]
     sampled: NDArray[np.float32]
     noise: NDArray[np.float32] | None
-    """None where nobody reads it."""
+    """[L] noise in [0, 1); None where nothing reads it."""
     reward: float
-    """0 where nothing judged the response."""
+    """Total reward; 0 where nothing judged the response."""
     opponent: bool
     group: int
 
@@ -41,7 +41,7 @@ def row_of(columns: Columns, number: int, *, noise_seed: int | None) -> Row:
     """One row of the columns.
 
     Raises:
-        DataError: a segment that goes on from no tokens, so that nothing predicts its first one.
+        DataError: a segment goes on from no tokens, so that nothing predicts its first one.
     """
     here, group = columns.tokens_of(number), columns.group_of(number)
     mask, pieces = columns.trained[here], list(_pieces(columns, number))
@@ -69,7 +69,7 @@ def row_of(columns: Columns, number: int, *, noise_seed: int | None) -> Row:
 
 
 def stand_in() -> Row:
-    """The row of a micro-batch without rows."""
+    """A placeholder row for a micro-batch without rows."""
     none, zero = np.zeros(0, dtype=np.int32), np.zeros(1, dtype=np.float32)
     return Row(
         tokens=none,
@@ -88,7 +88,7 @@ def stand_in() -> Row:
 
 
 def sizes_read(columns: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """[R] tokens that the model reads of each row, and the sum of its sequences' squared lengths.
+    """[R] tokens that the model reads of each row, and [R] sums of its sequences' squared lengths.
 
     Both are 0 if nothing in the row is trained.
     """
@@ -104,7 +104,7 @@ def sizes_read(columns: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Piece:
-    """What the model reads of one segment."""
+    """The tokens of one segment that the model reads."""
 
     tokens: NDArray[np.int32]
     """[N] everything before the last trained token: what comes later predicts nothing that is scored."""
@@ -126,7 +126,7 @@ def _noise(mask: NDArray[np.bool_], seed: int) -> NDArray[np.float32]:
 
 
 def _within(mask: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[Any]:
-    """Zeros but for the masked places: what stands elsewhere, NaN included, is never read."""
+    """Zeros except at masked places: values elsewhere, NaN included, are never read."""
     kept = np.zeros_like(values)
     kept[mask] = values[mask]
     return kept

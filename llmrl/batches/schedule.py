@@ -1,4 +1,4 @@
-"""Which rows share a forward pass, on which rank: micro-batches under a token budget, balanced by FLOPs.
+"""Assignment of rows to forward passes and ranks: micro-batches under a token budget, balanced by FLOPs.
 
 A schedule is a pure function of the rows' lengths and costs, so every rank computes the same one and runs the
 same number of collectives.
@@ -16,16 +16,16 @@ Costs = NDArray[np.float64]
 Placement = NDArray[np.int64]
 Microbatch = NDArray[np.int64]
 Schedule = tuple[tuple[Microbatch, ...], ...]
-"""By rank, equally many micro-batches on each; one holds row numbers in ascending order and may be empty."""
+"""Micro-batches by rank, equally many for each; one holds ascending row numbers and may be empty."""
 
 
 def schedule(lengths: Lengths, cost: Costs, *, ranks: int, tokens_per_microbatch: int) -> Schedule:
-    """Few micro-batches that hold all rows, as equal in FLOPs as the rows allow.
+    """Pack all rows into few micro-batches, as equal in FLOPs as the rows allow.
 
     Args:
         lengths: [N] tokens that the model reads of each row, or of rows that stay together; 0 is legal.
         cost: [N] FLOPs of each, in any unit.
-        ranks: data-parallel ranks.
+        ranks: number of data-parallel ranks.
         tokens_per_microbatch: most tokens in one micro-batch.
 
     Returns:
@@ -55,7 +55,7 @@ def _refuse_long_rows(lengths: Lengths, budget: int) -> None:
 
 
 def _pack(lengths: Lengths, cost: Costs, *, budget: int, step: int) -> tuple[Placement, int]:
-    """The bin of each row, and how many bins: what first-fit needs, rounded up to a multiple of ``step``."""
+    """The bin of each row, and the number of bins: first-fit's, rounded up to a multiple of ``step``."""
     tight = _first_fit(lengths, cost, budget=budget)
     size = -(-(int(tight.max(initial=0)) + 1) // step) * step
     bins = _least_loaded_fit(lengths, cost, size=size, budget=budget)
@@ -67,7 +67,7 @@ def _dear_first(cost: Costs) -> NDArray[np.int64]:
 
 
 def _first_fit(lengths: Lengths, cost: Costs, *, budget: int) -> Placement:
-    """Each row into the first bin with room: few bins, the last ones nearly empty."""
+    """Put each row into the first bin with room: few bins, the last ones nearly empty."""
     bins = np.zeros(lengths.size, dtype=np.int64)
     room = np.full(max(1, lengths.size), budget, dtype=np.int64)
     for row in _dear_first(cost):
@@ -77,7 +77,7 @@ def _first_fit(lengths: Lengths, cost: Costs, *, budget: int) -> Placement:
 
 
 def _least_loaded_fit(lengths: Lengths, cost: Costs, *, size: int, budget: int) -> Placement | None:
-    """Each row into the cheapest bin with room: even bins; None if a row fits nowhere."""
+    """Put each row into the cheapest bin with room: even bins; None if a row fits nowhere."""
     bins = np.zeros(lengths.size, dtype=np.int64)
     loads, room = np.zeros(size), np.full(size, budget, dtype=np.int64)
     for row in _dear_first(cost):
@@ -101,7 +101,7 @@ def _even_out(bins: Placement, owner: Placement, lengths: Lengths, cost: Costs, 
             break
         room = budget - _sums(bins, lengths.astype(np.float64), owner.size)
         ours, theirs = np.flatnonzero(owner[bins] == high), np.flatnonzero(owner[bins] == low)
-        # The last of theirs is no row at all: what it is traded for goes where they have the most room.
+        # Their last candidate is no row at all: the traded row goes where they have the most room.
         roomiest = int(np.where(owner == low, room, -1).argmax())
         our_bins, their_bins = bins[ours], np.append(bins[theirs], roomiest)
         moved = lengths[ours][:, None] - np.append(lengths[theirs], 0)
@@ -116,7 +116,7 @@ def _even_out(bins: Placement, owner: Placement, lengths: Lengths, cost: Costs, 
 
 
 def _best_trade(ours: Costs, theirs: Costs, fits: NDArray[np.bool_], *, gap: float) -> tuple[int, int] | None:
-    """Which of our rows for which of theirs leaves the smallest gap, of those that fit; None: no gain."""
+    """The trade of one of our rows for one of theirs that fits and leaves the smallest gap; None: no gain."""
     left = np.where(fits, np.abs(gap - 2 * (ours[:, None] - theirs)), np.inf)
     if not left.size or left.min() > 0.999 * gap:
         return None
@@ -125,7 +125,7 @@ def _best_trade(ours: Costs, theirs: Costs, fits: NDArray[np.bool_], *, gap: flo
 
 
 def _deal(loads: Costs, ranks: int) -> Placement:
-    """The rank of each bin: equally many for each, dear bins first to whoever has least."""
+    """The rank of each bin: equally many for each, the dearest bins first to the rank with the least."""
     rank_of = np.zeros(loads.size, dtype=np.int64)
     totals, left = np.zeros(ranks), np.full(ranks, loads.size // ranks)
     for index in _dear_first(loads):

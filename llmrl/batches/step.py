@@ -19,15 +19,15 @@ RowNumbers = NDArray[np.int64]
 
 
 class Step:
-    """What one step trains on. A pure function of the columns, the same on every rank."""
+    """The rows that one step trains on. A pure function of the columns, the same on every rank."""
 
     def __init__(self, columns: Columns, *, budget: int = 1, noise_seed: int | None = None) -> None:
         """Measure the rows of ``columns``.
 
         Args:
-            columns: whole groups.
+            columns: columns of whole groups.
             budget: most tokens that a response may have.
-            noise_seed: of the noise that a row's tokens get; None where nobody reads noise.
+            noise_seed: seed of the noise for the rows' tokens; None where nothing reads noise.
         """
         self._columns, self._budget, self._noise_seed = columns, budget, noise_seed
         sizes, self._squares = sizes_read(columns)
@@ -41,21 +41,21 @@ class Step:
 
     @property
     def groups(self) -> int:
-        """How many groups there are."""
+        """Number of groups."""
         return self._columns.groups
 
     @property
     def tokens(self) -> int:
-        """N: trained tokens of all rows."""
+        """N: number of trained tokens of all rows."""
         return int(self.trained.sum())
 
     @property
     def ordinals(self) -> list[int]:
-        """[G] of the groups' draws."""
+        """[G] ordinals of the groups' draws."""
         return self._columns.ordinals.tolist()
 
     def trained_of(self, group: int) -> slice:
-        """Where the trained tokens of a group lie among all N."""
+        """The slice of a group's trained tokens among all N."""
         first, past = self._columns.first[group : group + 2]
         return slice(int(self._starts[first]), int(self._starts[past]))
 
@@ -76,14 +76,14 @@ class Step:
     def microbatches(
         self, groups: Sequence[int], *, ranks: int, rank: int, tokens_per_microbatch: int, work: Work
     ) -> list[Collated]:
-        """The share of one rank in an update on some groups; the rows of a pair stay together.
+        """One rank's share in an update on some groups; the rows of a pair stay together.
 
         Args:
-            groups: of the update.
-            ranks: that share it.
-            rank: whose share.
+            groups: groups of the update.
+            ranks: number of ranks that share it.
+            rank: the rank whose share is returned.
             tokens_per_microbatch: most tokens that the model reads at once.
-            work: what rows cost the model; the ranks' shares cost as much as each other.
+            work: the model's cost of rows; the ranks' shares cost as much as each other.
 
         Raises:
             RecipeError: a row, or a pair, alone exceeds the budget.
@@ -102,17 +102,17 @@ class Step:
         ]
 
     def collate(self, rows: RowNumbers) -> Collated:
-        """The tensors of some rows, with the pairs among them.
+        """Turn some rows into tensors, with the pairs among them.
 
         Raises:
-            DataError: what :func:`llmrl.batches.row.row_of` refuses.
+            DataError: as :func:`llmrl.batches.row.row_of`.
         """
         made = [row_of(self._columns, int(row), noise_seed=self._noise_seed) for row in rows]
         at = _joined([_range(*self._starts[row : row + 2]) for row in rows])
         return collate(made, at=at, pairs=self._pairs_among(rows), noisy=self._noise_seed is not None)
 
     def _pairs(self, group: int) -> NDArray[np.int64]:
-        """[P, 2] the rows of its pairs; those of a group lie together."""
+        """[P, 2] rows of the group's pairs; those of a group lie together."""
         return self._columns.pairs[slice(*np.searchsorted(self._group_of_pair, [group, group + 1]))]
 
     def _pairs_among(self, rows: RowNumbers) -> NDArray[np.int64]:
@@ -123,7 +123,7 @@ class Step:
         return np.array(here, dtype=np.int64).reshape(-1, 2)
 
     def _units(self, group: int) -> list[RowNumbers]:
-        """The rows of a group, those that pairs connect together."""
+        """The rows of a group in units: rows that pairs connect stay together."""
         found = units(self.rows([group]).tolist(), self._pairs(group).tolist())
         return [np.array(unit, dtype=np.int64) for unit in found]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 
 def units(rows: Iterable[int], pairs: Iterable[tuple[int, int]]) -> list[list[int]]:
-    """Each row with all those that ``pairs`` connect it to, directly or through others; in order."""
+    """Group each row with all those that ``pairs`` connect it to, directly or through others; in order."""
     unit_of = {row: {row} for row in rows}
     for one, other in pairs:
         joined = unit_of[one] | unit_of[other]

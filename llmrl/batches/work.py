@@ -1,4 +1,4 @@
-"""What rows cost: the FLOPs of a forward pass over them, from the sizes of the model that reads them."""
+"""The cost of rows: the FLOPs of a forward pass over them, from the sizes of the model that reads them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Work:
     """FLOPs of a forward pass; the backward pass has twice as many of each kind."""
 
     per_token: float
-    """Of all matrices but the head, for each token that is read."""
+    """FLOPs of all matrices but the head, for each token that is read."""
     per_scored: float
-    """Of the head, for each token that is scored."""
+    """FLOPs of the head, for each token that is scored."""
     per_square: float
-    """Of causal attention: a sequence of s tokens costs s squared times this."""
+    """FLOPs of causal attention: a sequence of s tokens costs s squared times this."""
 
     def of(self, *, tokens: Numbers, scored: Numbers, squares: Numbers) -> NDArray[np.float64]:
-        """[R] FLOPs of each row, from the tokens it has, those scored, and its sequences' squared lengths."""
+        """[R] FLOPs of each row, from its numbers of tokens and scored tokens, and its squared lengths."""
         return self.per_token * tokens + self.per_scored * scored + self.per_square * squares

@@ -23,7 +23,7 @@ LOG_LINES = 25
 DEADLINES = "cluster.call_deadline_s, or cluster.start_deadline_s while processes start"
 
 ECHO_S = 5.0
-"""After a process has failed, for another one to be found dead."""
+"""Seconds after a failure in which another process may be found dead."""
 
 UNREACHED = (
     exceptions.ActorUnavailableError,
@@ -31,7 +31,7 @@ UNREACHED = (
     exceptions.ObjectFetchTimedOutError,
     exceptions.PendingCallsLimitExceeded,
 )
-"""What Ray says of a process that may live."""
+"""Messages of Ray about a process that may still be alive."""
 
 MAX_OVERLAP = 10_000
 """Calls to one asynchronous process that may be under way at once."""
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class Pending:
-    """The result of a call that is under way. Given to another actor's call, it travels there directly."""
+    """The result of a call under way. Passed to another actor's call, it travels there directly."""
 
     def __init__(self, ref: ray.ObjectRef[Any], what: str, log: Path | None = None) -> None:
         self.ref, self._what, self._log = ref, what, log
@@ -70,7 +70,7 @@ class Pending:
             raise DeadProcessError(f"{dead}{self._last_words()}") from error
 
     def _last_words(self) -> str:
-        """The end of the process's log, where the cause of what Ray only reports is likely to be."""
+        """The end of the process's log, which is likely to show the cause of what Ray only reports."""
         if self._log is None or not self._log.exists():
             return ""
         lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
@@ -84,7 +84,7 @@ class Actor:
         self._handle, self.name, self._log = handle, name, log
 
     def send(self, method: str, *args: Any) -> Pending:
-        """Start a call; pending results among ``args`` are passed on without coming here.
+        """Start a call; pending results among ``args`` are passed on without passing through this process.
 
         Raises:
             DeadProcessError: the cluster is gone; Ray would start another one.
@@ -106,8 +106,8 @@ class Actor:
 async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any]:
     """All results, or the first failure.
 
-    Where one process dies, those that compute with it fail too, and may be heard first: so whoever failed
-    is not told of before the others had ``ECHO_S`` to die.
+    If a process dies, those that compute with it fail too, perhaps first: wait ``ECHO_S`` before reporting a
+    failure, so that a dead process is blamed before its victims.
     """
     calls = [asyncio.ensure_future(one.result(deadline_s=deadline_s)) for one in pending]
     try:
@@ -126,7 +126,7 @@ async def gathered(pending: Sequence[Pending], *, deadline_s: float) -> list[Any
 
 
 async def attempted(actors: Sequence[Actor], method: str, *, deadline_s: float) -> None:
-    """The same call to all; who fails is said to in the log, and keeps neither the others nor the caller."""
+    """Call all of them; log a failure and continue."""
     calls = [one.call(method, deadline_s=deadline_s) for one in actors]
     for outcome in await asyncio.gather(*calls, return_exceptions=True):
         if isinstance(outcome, Exception):
@@ -154,12 +154,12 @@ def spawn(
     Args:
         path: ``module:Class``; a plain class whose public methods are what ``Actor.call`` can call.
         args: for its constructor.
-        name: how messages call the process.
-        group: the run's placement.
-        bundle: which bundle of it.
+        name: the process's name in messages.
+        group: the run's placement group.
+        bundle: index of the process's bundle in it.
         resources: ``CPU`` and ``GPU`` of that bundle.
         env: environment variables of the process, set before anything is imported.
-        log: where the process, and what it starts, writes its output, on its own machine.
+        log: file on its own machine for the output of the process and of what it starts.
         is_async: its methods are coroutines and overlap; otherwise calls run one after the other.
     """
     remote: Any = ray.remote(_AsyncHost if is_async else _Host)

@@ -16,18 +16,18 @@ from llmrl.errors import PlacementError
 from llmrl.recipe.schema import Cluster
 
 LOCAL_CPUS = 64
-"""What a local cluster offers its scheduler: a laptop shares its few cores among more processes than that."""
+"""CPUs that a local cluster offers its scheduler: a laptop's few cores are shared by more processes."""
 
 SHIPPED = ("NCCL_", "GLOO_", "HF_", "VLLM_", "RAY_AUTH_", "LLMRL_", "CUDA_LAUNCH_", "TORCH_")
-"""Prefixes of the driver's environment variables that reach every process on every node, but for tokens:
-whoever sees Ray's dashboard sees them, so the nodes of a cluster are given theirs."""
+"""Prefixes of the driver's environment variables that reach every process on every node, except tokens: Ray's
+dashboard shows them to every user, so the nodes of a cluster get theirs by other means."""
 
 LOOPBACK = "127.0.0.1"
 
 
 @contextmanager
 def connect(cluster: Cluster) -> Generator[None]:
-    """Be connected to Ray for as long as the block runs.
+    """Keep a connection to Ray for as long as the block runs.
 
     Raises:
         PlacementError: nothing answers at ``cluster.address``.
@@ -51,12 +51,12 @@ def connect(cluster: Cluster) -> Generator[None]:
 
 @contextmanager
 def _alone() -> Generator[dict[str, Any]]:
-    """Where Ray starts a cluster for this run alone, which no other machine can reach.
+    """Options for a cluster that Ray starts for this run alone, which no other machine can reach.
 
-    Ray takes ``LOOPBACK`` for a mistake and then listens on every interface, where whoever reaches it can run
-    code. Where it supports one machine only it does as it is told, and this is its switch for such systems.
-    Ray's logs, which all users of the machine may read, have the environment of every process, so they lie in
-    a folder that others cannot enter.
+    Ray takes ``LOOPBACK`` for a mistake and then listens on every interface, where all that reach it can run
+    code. On systems where Ray supports only one machine it obeys; this is its switch for them. Ray's
+    logs, which all users of the machine may read, have the environment of every process, so they lie in a
+    folder that others cannot enter.
     """
     constants: Any = ray_constants
     before, constants.ENABLE_RAY_CLUSTER = constants.ENABLE_RAY_CLUSTER, False
@@ -69,7 +69,7 @@ def _alone() -> Generator[dict[str, Any]]:
                 "_node_ip_address": LOOPBACK,
                 "_temp_dir": f"{private}/ray",  # which Ray opens to everybody
                 "num_cpus": LOCAL_CPUS,
-                # Ours have environments of their own: nobody would ever use what Ray starts beforehand.
+                # Ours have environments of their own: what Ray starts beforehand would never be used.
                 "_system_config": {"prestart_worker_first_driver": False},
             }
     finally:
@@ -77,7 +77,7 @@ def _alone() -> Generator[dict[str, Any]]:
 
 
 def process_environment(cluster: Cluster, *, device: str) -> dict[str, str]:
-    """Environment variables of every process: what the driver has by prefix, then what the recipe says."""
+    """Environment variables of every process: the driver's by prefix, then the recipe's."""
     env = {
         key: value
         for key, value in os.environ.items()

@@ -1,4 +1,4 @@
-"""Which process needs what, whether the cluster can hold it, and the room that is reserved for it."""
+"""What each process needs, whether the cluster can hold it, and the room that is reserved for it."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ RESERVE_DEADLINE_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """What one process needs, and beside whom."""
+    """The kind and resources of one process, and the bundle that it shares."""
 
     kind: Literal["engine", "policy", "role"]
     number: int
-    """Among those of its kind, or of its role."""
+    """Index among the processes of its kind, or of its role."""
     resources: Resources
     bundle: int
-    """Those of the same bundle run on the same node, where all of them fit at once."""
+    """Bundle number; processes of one bundle run on the same node, where all of them fit at once."""
     role: str = ""
-    """Which of ``[roles]`` it plays, if that is its kind."""
+    """Name of its role in ``[roles]``, if that is its kind."""
 
     @property
     def name(self) -> str:
-        """How messages call the process."""
+        """The process's name in messages."""
         return f"{self.role or self.kind}-{self.number}"
 
 
 def choose_device(stage: Stage) -> str:
-    """``cpu`` or ``cuda``: what the recipe says, or GPUs if there are any and torch is no build for CPU."""
+    """``cpu`` or ``cuda``: as the recipe says, or GPUs if there are any and torch is no build for CPU."""
     if stage.cluster.device != "auto":
         return stage.cluster.device
     for_cpu = "+cpu" in importlib.metadata.version("torch")
@@ -52,7 +52,7 @@ def choose_device(stage: Stage) -> str:
 
 
 def note_idle_gpus(stage: Stage) -> str:
-    """A sentence where ``auto`` leaves GPUs alone, as llmrl is installed for CPU; empty elsewhere."""
+    """A sentence where ``auto`` leaves GPUs idle, as llmrl is installed for CPU; empty elsewhere."""
     count = _count_gpus()
     if not count or stage.cluster.device != "auto" or choose_device(stage) == "cuda":
         return ""
@@ -91,7 +91,7 @@ def needs(stage: Stage, *, device: str, engines: bool) -> list[Need]:
 
 
 def bundles(listed: Sequence[Need]) -> list[Resources]:
-    """What each bundle needs in all, by its number."""
+    """The total need of each bundle, by its number."""
     found: dict[int, Resources] = {}
     for need in listed:
         held = found.setdefault(need.bundle, {})
@@ -101,14 +101,14 @@ def bundles(listed: Sequence[Need]) -> list[Resources]:
 
 
 def check_fit(listed: Sequence[Need], nodes: Mapping[str, Resources]) -> None:
-    """Refuse at once what no arrangement of the processes on the nodes can hold.
+    """Refuse at once a set of processes that no arrangement on the nodes can hold.
 
     Args:
-        listed: what is needed; each bundle must fit on one node.
-        nodes: what each node has in all.
+        listed: the needs; each bundle must fit on one node.
+        nodes: the total resources of each node.
 
     Raises:
-        PlacementError: with a table of what is there and what is missing.
+        PlacementError: they do not fit; the message has a table of what is there and what is missing.
     """
     free = {node: dict(resources) for node, resources in nodes.items()}
     wanted = sorted(enumerate(bundles(listed)), key=lambda numbered: _size(numbered[1]), reverse=True)
@@ -124,7 +124,7 @@ async def reserve(listed: Sequence[Need]) -> PlacementGroup:
     """Hold room for every process until ``release``.
 
     Raises:
-        PlacementError: another job holds the room, or it cannot be had at all.
+        PlacementError: another job holds the room, or it does not exist at all.
     """
     nodes = list_nodes()
     check_fit(listed, nodes)
@@ -145,12 +145,12 @@ async def reserve(listed: Sequence[Need]) -> PlacementGroup:
 
 
 def release(group: PlacementGroup) -> None:
-    """Give the room back; whatever still runs in it ends."""
+    """Give the room back; processes that still run in it end."""
     remove_placement_group(group)
 
 
 def list_nodes() -> dict[str, Resources]:
-    """What each node of the cluster has in all, by its address."""
+    """The total resources of each node of the cluster, by its address."""
     listed = cast("list[dict[str, Any]]", ray.nodes())
     return {
         f"{n['NodeManagerAddress']}/{n['NodeID'][:6]}": dict(n["Resources"]) for n in listed if n["Alive"]

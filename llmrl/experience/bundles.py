@@ -21,11 +21,11 @@ class Bundle:
     """Q questions with P papers; a response that is missing from all papers takes no part."""
 
     groups: NDArray[np.int64]
-    """[Q] places of the questions' groups in the step."""
+    """[Q] indices of the questions' groups in the step."""
     rollouts: NDArray[np.int64]
     """[Q, P] number of the response that each question contributes to each paper."""
     rewards: Scores
-    """[Q, P] their rewards."""
+    """[Q, P] rewards of these responses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ class BundleCredit(Credit):
     beta: float = 0.8
     """Share of papers below the upper quantile."""
     quantiles: Literal["batch", "track", "mix"] = "batch"
-    """Those of the bundle's own papers, the tracked ones as the last step left them, or the mean of both."""
+    """Quantiles to use: the bundle's own, those tracked up to the last step, or the mean of both."""
     rate: float = 0.1
     """Step size of the tracked quantiles, in units of the score."""
 
@@ -59,7 +59,7 @@ class BundleCredit(Credit):
 
     @property
     def fewest(self) -> int:
-        """A bundle's only paper is both of its quantiles, and worth nothing."""
+        """Responses needed; 2 with ``batch`` quantiles, where a single paper is both, and worth nothing."""
         return 2 if self.quantiles == "batch" else 1
 
     @abstractmethod
@@ -68,7 +68,7 @@ class BundleCredit(Credit):
 
         Args:
             rewards: [Q, P]; a paper's score is the sum over its questions.
-            low, high: quantiles of the scores.
+            low, high: lower and upper quantile of the scores.
         """
         ...
 
@@ -90,7 +90,7 @@ class BundleCredit(Credit):
         return float(low), float(high)
 
     def _tracked(self, scores: Scores, memory: Memory) -> Scores:
-        """The tracked quantiles before this step, whose scores then move them."""
+        """Return the tracked quantiles from before this step, and move them by its scores."""
         levels = np.array([self.alpha, self.beta])
         if "quantiles" not in memory:
             memory["quantiles"] = np.quantile(scores, levels).tolist()
@@ -101,14 +101,14 @@ class BundleCredit(Credit):
 
 
 def moved(values: Scores, scores: Scores, levels: Scores, *, rate: float) -> Scores:
-    """[K] quantiles at [K] levels, one step of stochastic gradient towards those of the scores."""
+    """Move [K] quantiles at [K] levels by one step of stochastic gradient towards those of the scores."""
     return values + rate * (levels - (scores < values[:, None]).mean(1))
 
 
 def bundles_of(
     groups: Sequence[RolloutGroup], judgements: Judged, *, questions: int, order: Order
 ) -> list[Bundle]:
-    """The bundles of a step, in whatever order its groups come.
+    """The bundles of a step, independent of the order of its groups.
 
     A question without a judged response is in none, and each bundle has as many papers as the question
     with the fewest judged responses allows: a paper with a question missing could not be compared.

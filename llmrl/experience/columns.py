@@ -1,4 +1,4 @@
-"""A step's experiences as a few long arrays: what travels to the policy, once, and what its ranks cut up."""
+"""A step's experiences as a few long arrays, which travel to the policy once and which its ranks divide."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ class Columns:
     names: tuple[str, ...]
     """Id of each group's prompt, for messages."""
     ordinals: NDArray[np.int64]
-    """[G] of the groups' draws."""
+    """[G] ordinals of the groups' draws."""
     first: NDArray[np.int64]
-    """[G + 1] the row at which each group begins, and R."""
+    """[G + 1] first row of each group, then R."""
     starts: NDArray[np.int64]
-    """[R + 1] the place at which the tokens of each row begin, and N."""
+    """[R + 1] index of the first token of each row, then N."""
     tokens: NDArray[np.int32]
     logp: NDArray[np.float32]
     trained: NDArray[np.bool_]
     turn: NDArray[np.int32]
     advantage: NDArray[np.float32]
     reward: NDArray[np.float32]
-    """[R] 0 where nothing judged the response."""
+    """[R] total rewards; 0 where nothing judged the response."""
     opponent: NDArray[np.bool_]
-    """[R] whether the opponent wrote it."""
+    """[R] True where the opponent wrote the response."""
     pairs: NDArray[np.int64]
     """[P, 2] rows to compare: the preferred one, then the other."""
     read: NDArray[np.int32]
-    """What segments go on from, end to end: the prompt of each group, and what rewrites put in its place."""
+    """Ids that segments go on from, end to end: the prompt of each group, and the contexts of rewrites."""
     segments: NDArray[np.int64]
-    """[S, 4] row, first of its tokens, and where in ``read`` begins and ends what it goes on from."""
+    """[S, 4] row, index of the first token, and start and end in ``read`` of what it goes on from."""
 
     @classmethod
     def of(cls, experiences: Sequence[Experience]) -> Self:
@@ -88,12 +88,12 @@ class Columns:
 
     @property
     def groups(self) -> int:
-        """G."""
+        """G, the number of groups."""
         return self.ordinals.size
 
     @property
     def rows(self) -> int:
-        """R."""
+        """R, the number of rows."""
         return self.starts.size - 1
 
     def group_of(self, row: int) -> int:
@@ -101,16 +101,16 @@ class Columns:
         return int(np.searchsorted(self.first, row, side="right")) - 1
 
     def where(self, row: int) -> str:
-        """A row, for messages."""
+        """Description of a row, for messages."""
         group = self.group_of(row)
         return f"response {row - int(self.first[group])} to prompt '{self.names[group]}'"
 
     def tokens_of(self, row: int) -> slice:
-        """The places of a row's tokens."""
+        """Slice of a row's tokens."""
         return slice(int(self.starts[row]), int(self.starts[row + 1]))
 
     def segments_of(self, row: int) -> Iterator[tuple[NDArray[np.int32], slice]]:
-        """What each segment of a row goes on from, and the places of its own tokens.
+        """The ids that each segment of a row goes on from, and the slice of its own tokens.
 
         A token was sampled given the former and the tokens of its segment before it.
         """
@@ -138,7 +138,7 @@ def _rewards(experience: Experience) -> list[float]:
 
 
 def _contexts(experiences: Sequence[Experience]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """``read`` and ``segments``; the rows of a group share the ids of their prompt."""
+    """Make ``read`` and ``segments``; the rows of a group share the ids of their prompt."""
     rollouts = [rollout for one in experiences for rollout in one.group.rollouts]
     rewritten = [(row, rewrite) for row, one in enumerate(rollouts) for rewrite in one.rewrites]
     pieces = [one.group.prompt.tokens for one in experiences] + [rewrite.context for _, rewrite in rewritten]
@@ -158,12 +158,12 @@ def _contexts(experiences: Sequence[Experience]) -> tuple[NDArray[np.int32], NDA
 
 
 def _ends(sizes: Iterable[int]) -> NDArray[np.int64]:
-    """0, and the sums of the first so many sizes."""
+    """Cumulative sums of the sizes, after a 0."""
     return np.cumsum([0, *sizes], dtype=np.int64)
 
 
 def _joined(size: int, *columns: tuple[Sequence[NDArray[Any]], type[np.generic]]) -> list[NDArray[Any]]:
-    """Each column's parts end to end, ``size`` values in all.
+    """Join each column's parts end to end, ``size`` values in all.
 
     They lie in one stretch of memory: a fresh page costs more than what is written on it, and the allocator
     keeps one large stretch for the next step, while it gives several smaller ones back to the system.

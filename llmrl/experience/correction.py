@@ -17,16 +17,16 @@ if TYPE_CHECKING:
 Anchor = Literal["old", "sampled"]
 
 Level = Literal["token", "response", "mean"]
-"""``token``: each token has its own weight. ``response``: all have the product over the response's trained
-tokens. ``mean``: all have their geometric mean."""
+"""Scope of a weight. ``token``: each token has its own; ``response``: all tokens have the product over the
+response's trained tokens; ``mean``: all have their geometric mean."""
 
 
 class Correction(Protocol):
     """A frozen dataclass whose fields are its options."""
 
     anchor: ClassVar[Anchor]
-    """What the objective's own ratio compares with: the trainer's ``old`` scores; or the engine's own on
-    what the policy wrote."""
+    """Scores that the objective's own ratio compares with: the trainer's ``old`` scores; or the engine's for
+    the policy's responses."""
 
     def __call__(self, log_ratio: Tensor, mask: Tensor, /) -> Tensor:
         """[B, T] weights from [B, T] ``old - sampled`` nats, which are 0 outside the [B, T] mask.
@@ -55,7 +55,7 @@ class NoCorrection(Correction):
 class Bypass(Correction):
     """Weight 1, and the objective's own ratio is to the engine: a further weight would count it twice.
 
-    On an opponent's responses the ratio stays the one to ``old``, as their engine sampled from the opponent.
+    For an opponent's responses the ratio stays relative to ``old``, as their engine sampled the opponent.
     """
 
     anchor: ClassVar[Anchor] = "sampled"
@@ -75,7 +75,7 @@ class Truncated(Correction):
     cap: float = 2.0
     """Largest weight."""
     level: Level = "token"
-    """What has one weight."""
+    """Scope that shares one weight."""
 
     anchor: ClassVar[Anchor] = "old"
 
@@ -92,17 +92,16 @@ class Truncated(Correction):
 class Masked(Correction):
     """The importance weight, or 0 outside [low, high] (IcePop; with ``low`` 0 the mask of decoupled PPO).
 
-    What is left out still counts where losses are averaged, so nothing else weighs more for it. Source:
-    Ling team 2025, "Every step evolves", arXiv:2510.18855; per response: Liu et al. 2025, "When speed kills
-    stability".
+    Masked tokens still count where losses are averaged, so no other token weighs more. Source: Ling team
+    2025, "Every step evolves", arXiv:2510.18855; per response: Liu et al. 2025, "When speed kills stability".
     """
 
     low: float = 0.5
-    """Below this nothing is learned."""
+    """Lower bound of the weights; tokens below it are masked."""
     high: float = 5.0
-    """Above this nothing is learned."""
+    """Upper bound of the weights; tokens above it are masked."""
     level: Level = "token"
-    """What has one weight."""
+    """Scope that shares one weight."""
 
     anchor: ClassVar[Anchor] = "old"
 
@@ -116,7 +115,7 @@ class Masked(Correction):
 
 
 def importance(log_ratio: Tensor, mask: Tensor, level: Level) -> Tensor:
-    """[B, T] weights: the token's own, or on all tokens of a response what its trained ones come to."""
+    """[B, T] importance weights: each token's own, or its response's on all of its tokens."""
     if level != "token":
         log_ratio = log_ratio.where(mask, 0.0).sum(-1, keepdim=True).expand_as(log_ratio)
     if level == "mean":

@@ -16,7 +16,7 @@ from llmrl.rewards.judgement import Judgement
 from llmrl.rollouts.rollout import RolloutGroup
 
 Memory = dict[str, Any]
-"""What a credit wants to find again at the next step: JSON values, empty at first, kept in checkpoints."""
+"""State that a credit keeps between steps: JSON values, empty at first, kept in checkpoints."""
 
 Scores = NDArray[np.float64]
 """One number per response; nan where the response takes no part."""
@@ -25,7 +25,7 @@ Judged = Sequence[Sequence[Judgement]]
 """The judgements of each group."""
 
 Advantages = list[list[NDArray[np.float32]]]
-"""[L] per rollout per group."""
+"""Advantages, [L] per rollout per group."""
 
 
 class Credit(Protocol):
@@ -38,14 +38,14 @@ class Credit(Protocol):
 
     @property
     def rewards(self) -> frozenset[str]:
-        """Names of rewards that its options say; the recipe must have them."""
+        """Names of rewards that its options mention; the recipe must have them."""
         return frozenset()
 
     def __call__(self, groups: Sequence[RolloutGroup], judgements: Judged, memory: Memory, /) -> Advantages:
         """[L] advantages per rollout per group of a whole step; exactly 0 on tokens that are not trained.
 
-        A judgement without a reward (an abstention or an error) takes no part: its rollout gets 0
-        everywhere and its group is compared without it. What the opponent wrote takes no part either.
+        A judgement without a reward (an abstention or an error) takes no part: its rollout gets 0 everywhere
+        and its group is compared without it. The opponent's responses take no part either.
         """
         ...
 
@@ -75,7 +75,7 @@ def on_tokens(group: RolloutGroup, scores: Scores) -> list[NDArray[np.float32]]:
 def by_group(
     groups: Sequence[RolloutGroup], judgements: Judged, formula: Callable[[Scores], Scores]
 ) -> Advantages:
-    """The advantages of a formula that sees the rewards of one group at a time, those that exist."""
+    """Apply a formula to the existing rewards of one group at a time."""
     return [
         on_tokens(group, _among_judged(rewards_of(group, js), formula))
         for group, js in zip(groups, judgements, strict=True)
@@ -83,7 +83,7 @@ def by_group(
 
 
 def deviation(rewards: Scores) -> float:
-    """The unbiased standard deviation of the rewards that exist; 0 if there are fewer than two."""
+    """The unbiased standard deviation of the existing rewards; 0 if there are fewer than two."""
     judged = rewards[~np.isnan(rewards)]
     return float(judged.std(ddof=1)) if judged.size > 1 else 0.0
 
@@ -101,7 +101,7 @@ class GroupCredit(Credit):
     eps: float = 1e-6
     """Added to the standard deviation."""
     lone: Literal["zero", "reward"] = "zero"
-    """What a response has that nothing can be compared with: no advantage, or as in verl the reward as it is,
+    """Advantage of a response without others to compare with: none, or as in verl the reward as it is,
     whatever the scale: as if the mean were 0 and the standard deviation 1."""
 
     def __post_init__(self) -> None:
@@ -172,7 +172,7 @@ class RewardCredit(Credit):
         ]
 
     def _discounts(self, trained: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """[L] for a reward that comes with the last trained token."""
+        """[L] discount factors for a reward that comes with the last trained token."""
         after = trained[::-1].cumsum()[::-1] - trained
         return np.power(self.discount, after).astype(np.float32)
 
@@ -200,7 +200,7 @@ class MaxRL(Credit):
         """[G] advantages of one group.
 
         Raises:
-            RewardError: a reward below 0, with which the mean measures no success.
+            RewardError: a reward is below 0, so that the mean does not measure success.
         """
         if rewards.min() < 0:
             raise RewardError(
@@ -290,7 +290,7 @@ def part_of(judgement: Judgement, part: str, *, key: str) -> float:
 
 
 def _among_judged(rewards: Scores, formula: Callable[[Scores], Scores]) -> Scores:
-    """[G] what the formula makes of the rewards that exist; nan elsewhere."""
+    """[G] results of the formula for the rewards that exist; nan elsewhere."""
     scores, judged = np.full(rewards.shape, np.nan), ~np.isnan(rewards)
     if judged.any():
         scores[judged] = formula(rewards[judged])

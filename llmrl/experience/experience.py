@@ -1,4 +1,4 @@
-"""What the policy trains on: a group of rollouts, judged, with the credit of every token."""
+"""A group of judged rollouts with the credit of every token, as the policy trains on it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class Experience:
     """One group, ready for the optimizer.
 
     Raises:
-        TrainingError: credit for another number of responses, or of another length than its response.
+        TrainingError: the credit is for another number of responses, or of another length than its response.
     """
 
     group: RolloutGroup
     judgements: tuple[Judgement, ...]
-    """One per rollout; empty for demonstrations, which nobody judges."""
+    """Judgements, one per rollout; empty for demonstrations, which are not judged."""
     advantages: tuple[NDArray[np.float32], ...]
-    """[L] per rollout; exactly 0 on tokens that are not trained."""
+    """[L] advantages per rollout; exactly 0 on tokens that are not trained."""
     lag: int
     """Versions between the policy now and the weights of the group's oldest token."""
     pairs: tuple[tuple[int, int], ...] = ()

@@ -1,4 +1,4 @@
-"""Keep: which judged groups are worth a place in the step, and for how long others are looked for."""
+"""Keep: which judged groups are worth a place in the step, and for how long others are sought."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Keep(Protocol):
     """
 
     refills: int = 10
-    """Times ``prompts.per_step`` groups that a step may refuse."""
+    """Groups that a step may refuse, as a multiple of ``prompts.per_step``."""
     when_exhausted: Exhausted = "stop"
-    """Then: end the run with the most frequent reason, or train on the groups that the step has; a step
-    without any ends the run in either case."""
+    """Action when too many are refused: end the run with the most frequent reason, or train on the groups
+    that the step has; a step without any ends the run in either case."""
 
     @property
     def rewards(self) -> frozenset[str]:
-        """Names of rewards that its options say; the recipe must have them."""
+        """Names of rewards that its options mention; the recipe must have them."""
         return frozenset()
 
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement], /) -> str | None:
-        """None to train on the group, or the reason why not, in a few words that are counted."""
+        """The reason not to train on the group, in a few words that are counted; None to train on it."""
         ...
 
 
@@ -61,9 +61,9 @@ class KeepVaried(Keep):
     """Name of the reward that must differ, or ``first`` for the recipe's first one, so that a penalty for
     length lets no group pass; by default the total must."""
     refills: int = 10
-    """Times ``prompts.per_step`` groups that a step may refuse."""
+    """Groups that a step may refuse, as a multiple of ``prompts.per_step``."""
     when_exhausted: Exhausted = "stop"
-    """Then: end the run, or train on the groups that the step has."""
+    """Action when too many are refused: end the run, or train on the groups that the step has."""
 
     def __post_init__(self) -> None:
         if self.refills < 1:

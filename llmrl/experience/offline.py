@@ -1,4 +1,4 @@
-"""Offline data becomes groups without any rollout: the dataset's responses, as if they had been sampled."""
+"""Groups of offline data, made without any rollout: the dataset's responses, as if they had been sampled."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
 
 def demonstrate(draw: Draw) -> RolloutGroup:
-    """A group of one: the response in the dataset.
+    """Make a group of one: the response in the dataset.
 
     Raises:
         DataError: the prompt's row has no response.
@@ -29,7 +29,7 @@ def demonstrate(draw: Draw) -> RolloutGroup:
 
 
 def contrast(draw: Draw) -> RolloutGroup:
-    """A group of two: the chosen response in the dataset, then the rejected one.
+    """Make a group of two: the chosen response in the dataset, then the rejected one.
 
     Raises:
         DataError: the prompt's row has no such pair.
@@ -46,9 +46,9 @@ def contrast(draw: Draw) -> RolloutGroup:
 
 
 def imitate(group: RolloutGroup) -> Experience:
-    """Credit 1 for every token of the policy in a demonstration; of two, the first is preferred.
+    """Give credit 1 to every token of the policy in a demonstration; of two, the first is preferred.
 
-    What is recorded has no age, so its lag is 0.
+    Recorded responses have no age, so the lag is 0.
     """
     advantages = tuple(r.trained.astype(np.float32) for r in group.rollouts)
     pairs = ((0, 1),) if len(group.rollouts) == 2 else ()

@@ -18,24 +18,23 @@ class Pairing(Protocol):
     """A frozen dataclass whose fields are its options; inherit from this class."""
 
     together: ClassVar[int | None] = None
-    """Most responses of a group that its pairs connect, one with the next; None where that may be all of
-    them. They share a micro-batch."""
+    """Most responses of a group that its pairs connect, one with the next, which share a micro-batch; None
+    where it may be all of them."""
     within: ClassVar[int | None] = None
-    """Responses of a group, counted off from its first, among which alone pairs are made; None where that may
-    be all of them. Branches come in multiples of it, so that both of a pair part at the same turn."""
+    """Size of the blocks, counted from a group's first response, within which pairs are made; None where that
+    may be the group. Branches come in multiples of it, so that both of a pair part at the same turn."""
 
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement], /) -> Pairs | None:
         """Pairs of rollout numbers, the preferred one first.
 
-        It is asked more than once, and equal arguments give equal pairs. Responses in no pair are not
-        trained on, and a group without any pair is dropped. None: this
-        objective does not compare, and every response that the policy wrote is trained on. A judgement
-        without a reward is never in a pair.
+        It is called more than once; equal arguments give equal pairs. Responses in no pair are not trained
+        on, and a group without any pair is dropped. None: this objective does not compare, and every response
+        of the policy is trained on. A judgement without a reward is never in a pair.
         """
         ...
 
     def paired(self, own: int, opponents: int, /) -> int:
-        """Most responses that are trained on of a group of so many, by the policy and by the opponent."""
+        """Most responses trained on in a group of ``own`` by the policy and ``opponents`` by the opponent."""
         return own + opponents
 
 
@@ -45,7 +44,7 @@ pairing: Registry[Pairing] = Registry("pairing", base=Pairing)
 @pairing("none")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoPairs(Pairing):
-    """Nothing is compared."""
+    """Makes no pairs."""
 
     together: ClassVar[int | None] = 1
     within: ClassVar[int | None] = 1
@@ -54,14 +53,14 @@ class NoPairs(Pairing):
         return None
 
     def paired(self, own: int, _opponents: int) -> int:
-        """All that the policy wrote."""
+        """All of the policy's responses."""
         return own
 
 
 @pairing("extremes")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extremes(Pairing):
-    """The response with the highest reward against the one with the lowest; equal rewards make no pair."""
+    """Pairs the response with the highest reward and the one with the lowest; equal rewards make no pair."""
 
     together: ClassVar[int | None] = 2
 
@@ -73,14 +72,14 @@ class Extremes(Pairing):
         return ((best[1], worst[1]),) if best[0] > worst[0] else ()
 
     def paired(self, own: int, opponents: int) -> int:
-        """One pair."""
+        """Two responses, those of one pair."""
         return min(2, own + opponents)
 
 
 @pairing("in_order")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InOrder(Pairing):
-    """The first response with the second, the third with the fourth, the better one first; ties included."""
+    """Pairs the first response with the second, the third with the fourth, better first; ties included."""
 
     together: ClassVar[int | None] = 2
     within: ClassVar[int | None] = 2
@@ -95,14 +94,14 @@ class InOrder(Pairing):
         )
 
     def paired(self, own: int, opponents: int) -> int:
-        """All, but for the last one of an odd number."""
+        """All but the last one of an odd number."""
         return (own + opponents) // 2 * 2
 
 
 @pairing("opponent")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AgainstOpponent(Pairing):
-    """Each response of the policy with one of the opponent's, taken in turn; equal rewards make no pair."""
+    """Pairs each response of the policy with one of the opponent's in turn; equal rewards make no pair."""
 
     def __call__(self, group: RolloutGroup, judgements: Sequence[Judgement]) -> Pairs:
         judged = [(number, j.reward) for number, j in enumerate(judgements) if j.reward is not None]

@@ -12,7 +12,7 @@ from llmrl.rollouts.rollout import RolloutGroup
 @credit("preference")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreferenceCredit(Credit):
-    """The reward, a probability of being preferred, minus one half; nothing else of the group is looked at.
+    """The reward, a probability of being preferred, minus one half; the group's other rewards do not matter.
 
     Source: Munos et al. 2023, arXiv:2312.00886, equation 13, with the baseline 1/2 of self-play.
     """

@@ -18,13 +18,13 @@ EPS = 1e-6
 """Added to every divisor, as in the released code."""
 
 LEAST_DEVIATION = 1e-3
-"""Below this nothing is divided by a standard deviation."""
+"""Least standard deviation to divide by."""
 
 
 @credit("riskpo")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Released(BundleCredit):
-    """As in the authors' code, with the options of their first script.
+    """Risk credit as in the authors' code, with the options of their first script.
 
     A paper of score R is worth clip(R, low, high) - low over (beta - alpha), the middle, averaged with weight
     ``lower_weight`` with what it lacks below ``low`` over alpha, and with ``upper_weight`` with what it
@@ -32,16 +32,16 @@ class Released(BundleCredit):
     """
 
     lower_weight: float = 1.5
-    """Of the lower tail, where the middle has weight 1; 0 leaves it out."""
+    """Weight of the lower tail, where the middle has weight 1; 0 leaves it out."""
     upper_weight: float = 0.0
-    """Of the upper tail, likewise: above 0 it seeks risk."""
+    """Weight of the upper tail, likewise: above 0 it seeks risk."""
     baseline: bool = False
-    """Subtract high - low from the middle, so that no paper is worth more than 0 for it."""
+    """Whether to subtract high - low from the middle, so that it is worth at most 0 to any paper."""
     scale: Literal["std", "none"] = "std"
-    """Divide by the standard deviation of the bundle's scores, or not."""
+    """Whether to divide by the standard deviation of the bundle's scores."""
     share: Literal["uniform", "score", "std", "sum_mean"] = "sum_mean"
-    """How a paper's worth reaches its responses. ``uniform``: each has it. ``score``: half of it after a
-    reward above 0, else 1.5 times it. ``std``: over the standard deviation of the question's rewards.
+    """Division of a paper's worth among its responses. ``uniform``: each has it. ``score``: half of it after
+    a reward above 0, else 1.5 times it. ``std``: over the standard deviation of the question's rewards.
     ``sum_mean``: in proportion to the reward's distance from the question's mean; in equal parts where these
     distances cancel."""
 
@@ -71,10 +71,10 @@ class Released(BundleCredit):
 @credit("riskpo_paper")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paper(BundleCredit):
-    """As in the paper: the gradient of its mixed value at risk; no paper is worth more than 0."""
+    """Risk credit as in the paper: the gradient of its mixed value at risk; no paper is worth more than 0."""
 
     omega: float = 0.5
-    """By how much more the lower tail weighs than the middle."""
+    """Extra weight of the lower tail over the middle."""
 
     def __post_init__(self) -> None:
         BundleCredit.__post_init__(self)
@@ -95,7 +95,7 @@ def _above(scores: Scores | float, level: Scores | float) -> Scores:
 
 
 def _divisor(rewards: Scores) -> float:
-    """The standard deviation, or 1 where there is none to divide by."""
+    """The standard deviation, or 1 where it is too small to divide by."""
     spread = deviation(rewards)
     return spread if spread >= LEAST_DEVIATION else 1.0
 

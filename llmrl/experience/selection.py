@@ -9,7 +9,7 @@ from llmrl.experience.pairing import Pairs
 
 
 def selected(experience: Experience, pairs: Pairs | None) -> Experience:
-    """Only the responses in a pair; without pairing, those of the policy that the rewards could judge."""
+    """Keep only the responses in a pair; without pairing, the policy's that the rewards could judge."""
     if pairs is None:
         both = enumerate(zip(experience.group.rollouts, experience.judgements, strict=True))
         numbers = [number for number, (one, j) in both if not one.opponent and j.reward is not None]

@@ -1,4 +1,4 @@
-"""The whole algorithm of a stage: its objective, and what the recipe leaves of the objective's bundle."""
+"""The whole algorithm of a stage: its objective, and the parts that the recipe keeps of its bundle."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmrl.recipe.schema import Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Algorithm:
-    """Every part built and its options checked."""
+    """The parts of an algorithm, built and with their options checked."""
 
     objective: Objective
     bundle: Bundle
@@ -27,7 +27,7 @@ class Algorithm:
 
     @classmethod
     def of(cls, stage: Stage) -> Algorithm:
-        """What ``stage`` describes.
+        """The algorithm that ``stage`` describes.
 
         Raises:
             RecipeError: an unknown name or option, or a value that a part refuses.
@@ -48,7 +48,7 @@ class Algorithm:
 
     @property
     def reads(self) -> frozenset[Reads]:
-        """Every optional column that some part needs."""
+        """Optional columns that some part needs."""
         return self.objective.reads.union(*(shape.reads for shape in self.shaping))
 
     @property
@@ -57,7 +57,7 @@ class Algorithm:
         return self.bundle.trains_on == "rollouts"
 
     def needs_old(self, updates: int) -> bool:
-        """Whether a step of so many updates is scored before its first one."""
+        """Whether a step of ``updates`` updates is scored before its first one."""
         compared = self.online or "old" in self.objective.reads
         return self.objective.scope == "step" or bool(self.shaping) or (updates > 1 and compared)
 
@@ -100,7 +100,7 @@ def _pairing_of(bundle: Bundle) -> Pairing:
 
 
 def bundle_of(stage: Stage) -> Bundle:
-    """What the objective of a stage brings along, with the parts that the recipe replaces.
+    """The bundle of a stage's objective, with the parts that the recipe replaces.
 
     Raises:
         RecipeError: an unknown objective, or an option that it refuses.

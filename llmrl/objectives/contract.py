@@ -19,20 +19,20 @@ if TYPE_CHECKING:
     from llmrl.batches.batch import Batch, TokenScores
 
 Unit = Literal["tokens", "responses", "budget", "pairs"]
-"""What a loss is averaged over.
+"""Unit over which a loss is averaged.
 
 ``tokens``: all trained tokens. ``responses``: responses, after a mean over the tokens of each. ``budget``:
 responses, after a sum over the tokens of each over ``rollouts.max_tokens``. ``pairs``: preference pairs.
 """
 
 MeanOver = Unit | int
-"""A unit; or a constant, which divides the sum over a response's tokens before the mean over responses."""
+"""A unit; or a constant that divides the sum over a response's tokens before the mean over responses."""
 
 Reads = Literal["entropy", "old", "reference", "noise"]
-"""Columns that cost something; nothing computes one that nobody reads."""
+"""Columns that cost something, and are computed only if read."""
 
 Scope = Literal["token", "step"]
-"""``step``: the loss of a row depends on other rows of the update, so all are looked at together."""
+"""Scope of an objective; ``step``: the loss of a row depends on others, so all rows are seen at once."""
 
 TrainsOn = Literal["rollouts", "demonstrations", "pairs"]
 """Sampled responses; or the dataset's demonstrations, or its pairs of a chosen and a rejected response."""
@@ -43,9 +43,9 @@ class Mean:
     """A metric averaged over the tokens (or rows, or pairs) of the whole step, whatever the split."""
 
     value: Tensor
-    """[B, T], [B] or [P]."""
+    """[B, T], [B] or [P] values."""
     where: Tensor
-    """Bool, same shape: what counts."""
+    """Bool of the same shape, True where a value counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -53,9 +53,9 @@ class Max:
     """A metric whose largest value over the whole step is reported."""
 
     value: Tensor
-    """[B, T], [B] or [P]."""
+    """[B, T], [B] or [P] values."""
     where: Tensor
-    """Bool, same shape: what counts."""
+    """Bool of the same shape, True where a value counts."""
 
 
 Metric = Mean | Max
@@ -63,7 +63,7 @@ Metric = Mean | Max
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Loss:
-    """What an objective returns: unreduced, so that no split of the step can change a gradient."""
+    """The result of an objective: unreduced, so that no split of the step can change a gradient."""
 
     value: Tensor
     """[B, T] per token, [B] per response (not with ``mean_over = "tokens"``), or [P] with ``"pairs"``."""
@@ -76,17 +76,17 @@ class Bundle:
 
     trains_on: TrainsOn = "rollouts"
     credit: Choice = Choice(name="group")
-    """From rewards to advantages."""
+    """Way from rewards to advantages."""
     keep: Choice = Choice(name="all")
-    """Which groups are worth a place in the step."""
+    """Choice of the groups that are worth a place in the step."""
     pairing: Choice = Choice(name="none")
-    """Which responses of a group are compared with each other."""
+    """Choice of the responses of a group that are compared."""
     shaping: tuple[Choice, ...] = ()
-    """What changes advantages once the policy's own scores of the step are known, one after the other."""
+    """Changes to advantages once the policy's own scores of the step are known, in order."""
     correction: Choice = Choice(name="truncated")
     """Weight for the difference between engine and trainer."""
     opponent: Opponent = NOBODY
-    """Whoever answers the same prompts for comparison."""
+    """The opponent that answers the same prompts for comparison."""
     branches: int = 1
     """Conversations that share all turns before one; as ``rollouts.branches``."""
     rewards: Mapping[str, Reward] = field(default_factory=dict[str, Reward])
@@ -100,15 +100,15 @@ class Objective(Protocol):
     """
 
     mean_over: MeanOver
-    """How the losses become one number, an option like any other; ``policy.reduce`` does it, with the counts
-    of the whole update."""
+    """Reduction of losses to one number, an option like any other; ``policy.reduce`` applies it with the
+    counts of the whole update."""
 
     bundle: ClassVar[Bundle] = Bundle()
     """The other parts of the algorithm."""
 
     @property
     def scope(self) -> Scope:
-        """``token`` if the loss of a row needs no other row of the update but those of its own pairs."""
+        """Scope: ``token`` if a row's loss needs no other row of the update but those of its own pairs."""
         return "token"
 
     @property
@@ -131,15 +131,15 @@ objective: Registry[Objective] = Registry("objective", base=Objective)
 
 @runtime_checkable
 class Estimates(Protocol):
-    """An objective that says what its gradient estimates, so that exact enumeration can prove it."""
+    """An objective that states what its gradient estimates, so that exact enumeration can prove it."""
 
     def worth(self, reward: Tensor, log_ratio: Tensor) -> Tensor | None:
-        """[B] worth of whole responses: the loss's gradient is that of minus its expectation, but for scale.
+        """[B] worth of whole responses: up to scale, the loss's gradient is that of minus its expectation.
 
         None if it estimates nothing known with these options.
 
         Args:
-            reward: [B], what credit made advantages from.
-            log_ratio: [B] nats of policy over reference.
+            reward: [B] rewards that credit made advantages from.
+            log_ratio: [B] log-ratio of policy to reference, in nats.
         """
         ...

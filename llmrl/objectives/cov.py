@@ -38,20 +38,20 @@ BUNDLE = Bundle(credit=Choice(name="group"), keep=Choice(name="varied"))
 
 
 def covariance_of(current: TokenScores, batch: Batch) -> Tensor:
-    """Each token's, with its credit before any correction, which says nothing of entropy."""
+    """[B, T] covariances, with credit before any correction, which does not concern entropy."""
     credit = batch.advantage if batch.credit is None else batch.credit
     return covariance(current.logp, credit, batch.mask)
 
 
 def chosen_of(mask: Tensor, fraction: float) -> int:
-    """How many tokens are chosen: a fraction of all, rounded down, and at least one."""
+    """Number of tokens to choose: a fraction of all, rounded down, and at least one."""
     return max(int(fraction * int(mask.sum())), 1)
 
 
 @objective("clip_cov")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipCov(GRPO):
-    """A random few of the tokens with a high covariance are worth nothing: neither value nor gradient.
+    """Drops a random few of the tokens with a high covariance: they have neither value nor gradient.
 
     They stay in the mean's denominator, and are never tokens that PPO clips anyway.
     """
@@ -61,11 +61,11 @@ class ClipCov(GRPO):
     clip_high: float = 1.0
     """Above ``1 + clip_high`` it stops paying for a token that should become likelier."""
     fraction: float = 2e-4
-    """Of the update's tokens that are left out; at least one token is, if any is a candidate."""
+    """Share of the update's tokens that are left out; at least one token is, if any is a candidate."""
     cov_low: float = 1.0
-    """Candidates have a covariance above this."""
+    """Lower bound of a candidate's covariance."""
     cov_high: float = 5.0
-    """Candidates have a covariance below this."""
+    """Upper bound of a candidate's covariance."""
 
     mean_over: MeanOver = "tokens"
     bundle: ClassVar[Bundle] = BUNDLE
@@ -92,7 +92,7 @@ class ClipCov(GRPO):
 
     @property
     def estimates_reward(self) -> bool:
-        """No: what is left out is left out on purpose."""
+        """False: some tokens are left out on purpose."""
         return False
 
     def _chosen(self, current: TokenScores, batch: Batch) -> Tensor:
@@ -115,9 +115,9 @@ class KLCov(Objective):
     """
 
     fraction: float = 0.002
-    """Of the update's tokens that pay; at least one does."""
+    """Share of the update's tokens that pay; at least one does."""
     weight: float = 1.0
-    """Of the penalty."""
+    """Weight of the penalty."""
 
     mean_over: MeanOver = "tokens"
     bundle: ClassVar[Bundle] = BUNDLE

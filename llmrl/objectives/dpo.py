@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from llmrl.batches.batch import Batch, TokenScores
 
 OFFLINE = Bundle(trains_on="pairs", correction=Choice(name="none"))
-"""The dataset's own pairs."""
+"""Bundle for the dataset's own pairs."""
 
 ONLINE = Bundle(pairing=Choice(name="extremes"), correction=Choice(name="none"))
-"""The policy's own responses, the best of each group against the worst."""
+"""Bundle for the policy's own responses, the best of each group against the worst."""
 
 
 @objective("dpo")
@@ -35,7 +35,7 @@ class DPO(Objective):
     beta: float = 0.1
     """Reward per nat of log-ratio: a small one lets the policy move far from the reference."""
     score: Literal["sum", "mean"] = "sum"
-    """A response's log-ratio is summed over its tokens, or averaged, as length-normalised DPO has it."""
+    """Aggregation of a response's log-ratio: summed over tokens, or averaged as in length-normalised DPO."""
 
     mean_over: MeanOver = field(default="pairs", init=False)
     bundle: ClassVar[Bundle] = OFFLINE
@@ -88,7 +88,7 @@ class IPO(DPO):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flipped(DPO):
-    """What the two losses for labels that may be wrong have in common."""
+    """The common part of the two losses for labels that may be wrong."""
 
     flipped: float = 0.1
     """Share of the pairs whose labels are believed to be swapped."""

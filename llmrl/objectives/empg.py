@@ -46,9 +46,9 @@ class EntropyModulation(Shaping):
     """
 
     k: float = 1.0
-    """How much less an uncertain turn learns."""
+    """Reduction of the learning of uncertain turns."""
     k_next: float = 1.0
-    """How much less the bonus is where the next turn is uncertain."""
+    """Reduction of the bonus before uncertain turns."""
     zeta: float = 0.1
     """Largest bonus, in units of the advantage."""
 
@@ -78,7 +78,7 @@ class EntropyModulation(Shaping):
 
 
 class _Turns:
-    """The turns of a step as [B, S]: S is the most turns that a response has."""
+    """The turns of a step as [B, S]: S is the most turns of a response."""
 
     def __init__(self, batch: Batch) -> None:
         self._mask, self._turn = batch.mask, batch.turn
@@ -86,7 +86,7 @@ class _Turns:
         # In float64, as a GPU adds in any order: in float32 the sums could then differ between ranks.
         self._tokens = self._total(batch.mask.double())
         self.exist = self._tokens > 0
-        """Bool: which turns have trained tokens."""
+        """[B, S] bool, True for turns with trained tokens."""
 
     def mean(self, values: Tensor) -> Tensor:
         """[B, S] means over the trained tokens of each turn, of values [B, T]."""

@@ -30,7 +30,7 @@ class ERC(GRPO):
     """
 
     base: Literal["dapo", "gppo"] = "dapo"
-    """Whose loss the tokens within the bounds have."""
+    """Objective whose loss the tokens within the bounds have."""
     clip_high: float = 0.28
     """Above ``1 + clip_high`` the base clips a token that should become likelier."""
     entropy_low: float = 0.95

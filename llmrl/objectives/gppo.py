@@ -47,7 +47,7 @@ class GPPO(GRPO):
 
     @property
     def scope(self) -> Scope:
-        """How many tokens are in correct responses is known only of the whole update."""
+        """``step`` with a ``positive_weight``, which needs the whole update's tokens in correct responses."""
         return "step" if self.positive_weight else "token"
 
     def policy_loss(self, current: TokenScores, batch: Batch) -> Loss:
@@ -85,9 +85,9 @@ class CEGPPO(GPPO):
     clip_high: float = 0.2
     """Above ``1 + clip_high`` a token that should become likelier has the gradient of that bound."""
     low_weight: float = 0.75
-    """Of bad tokens below the lower bound; a large one sharpens the policy."""
+    """Weight of bad tokens below the lower bound; a large one sharpens the policy."""
     high_weight: float = 1.0
-    """Of good tokens above the upper bound; a large one keeps it exploring."""
+    """Weight of good tokens above the upper bound; a large one keeps it exploring."""
 
     def __post_init__(self) -> None:
         GPPO.__post_init__(self)

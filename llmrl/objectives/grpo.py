@@ -51,14 +51,14 @@ class GRPO(Objective):
     kl_weight: float = 0.0
     """Weight of the estimated KL(policy || reference); 0 needs no reference model."""
     kl: Estimator = "k3"
-    """How that KL is estimated: k1, abs, k2, k3; k1+ and k3+ take the gradient of k2."""
+    """Estimator of that KL: k1, abs, k2, k3; k1+ and k3+ take the gradient of k2."""
     kl_corrected: bool = False
-    """Multiply the KL by the ratio, gradient included, as it is the old policy's samples that estimate it."""
+    """Whether to multiply the KL by the ratio, gradient included, as the old policy's samples estimate it."""
 
     mean_over: MeanOver = "responses"
     bundle: ClassVar[Bundle] = Bundle(credit=Choice(name="group"))
     always_reads: ClassVar[frozenset[Reads]] = frozenset({"old"})
-    """Whatever the options."""
+    """Columns read whatever the options."""
 
     def __post_init__(self) -> None:
         require(0 <= self.clip_low <= 1, "clip_low must lie in [0, 1]", self.clip_low)
@@ -83,7 +83,7 @@ class GRPO(Objective):
         )
 
     def policy_loss(self, current: TokenScores, batch: Batch) -> Loss:
-        """[B, T] loss without the KL to the reference, which every token pays whatever else it is let off."""
+        """[B, T] loss without the KL to the reference, which every token pays in any case."""
         drift = self.log_ratio(current, batch)
         ratio = ratio_of(drift)
         charged = self.surrogate(ratio, batch.advantage)
@@ -95,7 +95,7 @@ class GRPO(Objective):
         return Loss(value=loss, metrics=metrics)
 
     def log_ratio(self, current: TokenScores, batch: Batch) -> Tensor:
-        """[B, T] nats of the policy over ``old``."""
+        """[B, T] log-ratio of the policy to ``old``, in nats."""
         return log_ratio(current, batch)
 
     def surrogate(self, ratio: Tensor, advantage: Tensor) -> Tensor:
@@ -106,12 +106,12 @@ class GRPO(Objective):
     def estimates_reward(self) -> bool:
         """Whether, on the policy's own samples, the expected gradient is that of the expected reward alone.
 
-        With a KL it is of nothing known: tokens pay for their own KL, not for where they lead.
+        With a KL it is that of no known quantity: tokens pay for their own KL, not for where they lead.
         """
         return not self.kl_weight
 
     def worth(self, reward: Tensor, _log_ratio: Tensor) -> Tensor | None:
-        """The reward, or None where these options estimate nothing that is known."""
+        """The reward, or None if these options estimate no known quantity."""
         return reward if self.estimates_reward else None
 
     def _kl(self, current: TokenScores, batch: Batch) -> Tensor:

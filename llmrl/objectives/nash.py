@@ -31,9 +31,9 @@ class NashMD(Objective, Estimates):
     kl_weight: float = 0.008
     """Weight of KL(policy || reference) against the preference; the paper's tau."""
     kl: Literal["reward_to_go", "sequence", "token"] = "reward_to_go"
-    """What of the log-ratio each token is charged with: its own and all later ones, the whole response's, or
-    only its own, as in TRL. The first two give the KL's gradient on average, the first with less noise; the
-    third does not, as it forgets what a token does to later ones."""
+    """Part of the log-ratio that each token is charged with: its own and all later ones, the whole
+    response's, or only its own, as in TRL. The first two give the KL's gradient on average, the first with
+    less noise; the third does not, as it forgets a token's effect on later ones."""
 
     mean_over: MeanOver = 1
     bundle: ClassVar[Bundle] = Bundle(
@@ -57,7 +57,7 @@ class NashMD(Objective, Estimates):
         return Loss(value=(charge - batch.advantage) * current.logp, metrics=metrics)
 
     def _charged(self, drift: Tensor) -> Tensor:
-        """[B, T] log-ratio that each token answers for, from that of each token alone."""
+        """[B, T] log-ratio that each token is charged with, from that of each token alone."""
         if self.kl == "token":
             return drift
         if self.kl == "sequence":
@@ -65,7 +65,7 @@ class NashMD(Objective, Estimates):
         return drift.flip(-1).cumsum(-1).flip(-1)
 
     def worth(self, reward: Tensor, log_ratio: Tensor) -> Tensor | None:
-        """The preference less the KL's price; the token form's gradient is that of no expectation."""
+        """The preference minus the KL's price; None for the token form, with a gradient of no expectation."""
         return None if self.kl == "token" else reward - self.kl_weight * log_ratio
 
 

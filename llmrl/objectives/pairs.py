@@ -1,4 +1,4 @@
-"""Pairs: what the losses over preferred and other responses have in common."""
+"""Pairs: the common part of the losses over preferred and other responses."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def log_sigmoid(x: Tensor) -> Tensor:
 
 
 def log_ratios(current: TokenScores, base: TokenScores, mask: Tensor) -> Tensor:
-    """[B] nats of all trained tokens of a response, ``current`` over ``base``."""
+    """[B] log-ratio of ``current`` to ``base`` over all trained tokens of a response, in nats."""
     return (current.logp - base.logp).where(mask, 0.0).sum(-1)
 
 
 def margins(worth: Tensor, batch: Batch) -> Tensor:
-    """[P] by how much the [B] ``worth`` of the preferred response of each pair exceeds the other's."""
+    """[P] margins: the [B] ``worth`` of the preferred response of each pair minus the other's."""
     return worth[batch.pairs[:, 0]] - worth[batch.pairs[:, 1]]
 
 
 def pair_metrics(log_ratio: Tensor, batch: Batch) -> Mapping[str, Metric]:
-    """How far the policy has moved apart the two sides of its pairs, in nats, and how often the right way."""
+    """Mean log-ratio of either side of the pairs, in nats, and share of pairs that rank the right way."""
     preferred, other = log_ratio.detach()[batch.pairs].unbind(-1)
     everywhere = preferred.new_ones(preferred.shape).bool()
     values = {

@@ -26,7 +26,7 @@ class R2VPO(Objective):
     """
 
     price: float = 0.04
-    """Of a squared distance of 1, in units of advantage."""
+    """Price of a squared distance of 1, in units of advantage."""
 
     mean_over: MeanOver = "tokens"
     bundle: ClassVar[Bundle] = Bundle(credit=Choice(name="group"))

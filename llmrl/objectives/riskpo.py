@@ -22,20 +22,20 @@ if TYPE_CHECKING:
 @objective("riskpo")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RiskPO(GSPO):
-    """As in the authors' code: the ratio of tokens, a dual clip, the mean over tokens.
+    """RiskPO as in the authors' code: the ratio of tokens, a dual clip, the mean over tokens.
 
     As in the paper: ``ratio = "response"``, ``mean_over = "responses"``, a ``dual_clip`` out of reach, and
     the credit ``riskpo_paper``.
     """
 
     clip_low: float = 0.2
-    """Below ``1 - clip_low`` the ratio stops paying for what should become rarer."""
+    """Below ``1 - clip_low`` the ratio stops paying for a token that should become rarer."""
     clip_high: float = 0.2
-    """Above ``1 + clip_high`` it stops paying for what should become likelier."""
+    """Above ``1 + clip_high`` it stops paying for a token that should become likelier."""
     dual_clip: float | None = 3.0
     """Largest ratio that a token with negative advantage is charged for."""
     ratio: Literal["token", "response"] = "token"
-    """Of each token, or the geometric mean over the response."""
+    """Ratio of each token, or the geometric mean over the response."""
 
     mean_over: MeanOver = "tokens"
     bundle: ClassVar[Bundle] = Bundle(credit=Choice(name="riskpo"))

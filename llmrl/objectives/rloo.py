@@ -28,7 +28,7 @@ class RLOO(GRPO):
     """
 
     ratio: Literal["sequence", "token"] = "sequence"
-    """Of whole responses, which leaves the trust region soon if they are long; or of each token."""
+    """Ratio of whole responses, which leaves the trust region soon if they are long; or of each token."""
 
     mean_over: MeanOver = "responses"
     bundle: ClassVar[Bundle] = Bundle(credit=Choice(name="leave_one_out"))

@@ -1,4 +1,4 @@
-"""Shaping: what changes advantages once the policy's own scores of the whole step are known."""
+"""Shaping: changes to advantages once the policy's own scores of the whole step are known."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Whiten(Shaping):
     """
 
     eps: float = 1e-8
-    """Added to the variance."""
+    """Constant added to the variance."""
 
     def __post_init__(self) -> None:
         if not 0 < self.eps < math.inf:
@@ -96,8 +96,8 @@ def to_go(values: Tensor, mask: Tensor, discount: float) -> Tensor:
 
     Args:
         values: [B, T], 0 outside the mask.
-        mask: [B, T] bool; the result is 0 outside it, and what lies between two trained tokens discounts
-            nothing.
+        mask: [B, T] bool; the result is 0 outside it, and positions outside it between two trained tokens
+            discount nothing.
     """
     total = values.double().clone()
     factor = total.new_full(total.shape, discount).where(mask, 1.0)

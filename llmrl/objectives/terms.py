@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llmrl.batches.batch import Batch, TokenScores
 
 Estimator = Literal["k1", "abs", "k2", "k3", "k1+", "k3+"]
-"""How the KL of a token is estimated from the sampled token alone; a ``+`` takes the gradient of k2."""
+"""Estimators of a token's KL from the sampled token alone; a ``+`` takes the gradient of k2."""
 
 LARGEST = 20.0
 """Log-ratios beyond this, in nats, count as this and give no gradient, as in the public code of PPO."""
@@ -23,7 +23,7 @@ def require(allowed: bool, sentence: str, got: object) -> None:
     """Refuse an option that makes no sense.
 
     Raises:
-        ValueError: ``allowed`` is False; the message is the sentence and what was given.
+        ValueError: ``allowed`` is False; the message is the sentence and the value.
     """
     if not allowed:
         raise ValueError(f"{sentence}, got {got!r}" if isinstance(got, str) else f"{sentence}, got {got}")
@@ -33,7 +33,7 @@ def require_token_mean(mean_over: MeanOver) -> None:
     """Refuse a reduction that has no meaning for a loss of tokens.
 
     Raises:
-        ValueError: pairs, or a constant below 1.
+        ValueError: it is pairs, or a constant below 1.
     """
     units = ", ".join(unit for unit in get_args(Unit) if unit != "pairs")
     allowed = mean_over >= 1 if isinstance(mean_over, int) else mean_over != "pairs"
@@ -41,7 +41,7 @@ def require_token_mean(mean_over: MeanOver) -> None:
 
 
 def log_ratio(current: TokenScores, batch: Batch) -> Tensor:
-    """Nats of the policy over ``old``; exactly 0 outside the mask, with its gradient."""
+    """Log-ratio of the policy to ``old``, in nats; exactly 0 outside the mask, with its gradient."""
     return (current.logp - batch.old.logp).where(batch.mask, 0.0)
 
 
@@ -74,12 +74,12 @@ def gently_clipped(
 
 
 def beyond(ratio: Tensor, advantage: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:
-    """Bool: bad tokens already too rare, good tokens already too likely; those that PPO clips."""
+    """Bool masks of the tokens that PPO clips: bad ones already too rare, good ones already too likely."""
     return (ratio < 1 - low) & (advantage < 0), (ratio > 1 + high) & (advantage > 0)
 
 
 def dual_clipped(loss: Tensor, advantage: Tensor, most: float | None) -> Tensor:
-    """The loss of a bad token at most ``most`` times its advantage, however likely it became.
+    """Limit the loss of a bad token to ``most`` times its advantage, however likely it became.
 
     Source: Ye et al. 2020, "Mastering Complex Control in MOBA Games", arXiv:1912.09729.
     """
@@ -87,14 +87,14 @@ def dual_clipped(loss: Tensor, advantage: Tensor, most: float | None) -> Tensor:
 
 
 def token_kl(log_ratio: Tensor, estimator: Estimator) -> Tensor:
-    """KL(policy || reference) of each token, estimated from the sampled token alone.
+    """Estimate KL(policy || reference) of each token from the sampled token alone.
 
     The values of ``k1`` and ``k3`` are unbiased. As a loss on the policy's own samples, ``k1`` has an
     expected gradient of 0, that of ``k2`` is exactly the gradient of the token's KL, and that of ``k3`` is
     so only near the reference.
 
     Args:
-        log_ratio: nats of the policy over the reference; carries the gradient.
+        log_ratio: log-ratio of the policy to the reference, in nats; carries the gradient.
         estimator: ``abs`` is the absolute log-ratio; ``k1+`` and ``k3+`` have their own value and the
             gradient of k2.
     Source: Schulman 2020, "Approximating KL Divergence", joschu.net/blog/kl-approx.html.
@@ -144,11 +144,11 @@ def topmost(values: Tensor, mask: Tensor, noise: Tensor, count: int) -> Tensor:
 
 
 def share(flags: Tensor, mask: Tensor) -> Mean:
-    """A metric: the share of tokens that are flagged."""
+    """The share of tokens that are flagged, as a metric."""
     return Mean(value=flags.detach().float(), where=mask)
 
 
 def ratio_metrics(log_ratio: Tensor, mask: Tensor) -> Mapping[str, Metric]:
-    """How far the policy has moved from ``old``: its mean ratio, and the mean of old minus current."""
+    """Distance of the policy from ``old``: its mean ratio, and the mean of old minus current."""
     detached = log_ratio.detach()
     return {"ratio": Mean(value=ratio_of(detached), where=mask), "kl_old": Mean(value=-detached, where=mask)}

@@ -1,4 +1,4 @@
-"""What is known of the next step's first groups before its last ones are there."""
+"""Scores of the next step's first groups, made before its last groups are there."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from llmrl.errors import TrainingError
 from llmrl.policy.step import Known
 
 Scores = dict[str, Tensor]
-"""Scores of trained tokens, by what they are and whose: [N] of a step, or [n] of a group."""
+"""Scores of trained tokens by kind and weights, such as ``old.logp``: [N] of a step, or [n] of a group."""
 
 
 class Ahead:
-    """Scores of groups, by the ordinals of their draws; good for as long as the weights are."""
+    """Scores of groups, by the ordinals of their draws; valid until the weights change."""
 
     def __init__(self) -> None:
         self._scores: dict[int, Scores] = {}
 
     def keep(self, step: Step, known: Known) -> None:
-        """Remember what is known of these groups; others of the same step may come."""
+        """Remember the scores of these groups; others of the same step may follow."""
         for group, ordinal in enumerate(step.ordinals):
             here = step.trained_of(group)
             self._scores[ordinal] = {name: column[here] for name, column in _columns(known).items()}
 
     def missing(self, step: Step) -> list[int]:
-        """The groups of ``step`` that nothing is known of."""
+        """The groups of ``step`` that have no scores yet."""
         return [group for group, ordinal in enumerate(step.ordinals) if ordinal not in self._scores]
 
     def fill(self, step: Step, known: Known) -> None:
-        """Write into what is known of the others.
+        """Add the remembered scores to ``known``, which has those of the other groups.
 
         Raises:
             TrainingError: a group has other tokens now.
@@ -48,12 +48,12 @@ class Ahead:
                 column[here] = part
 
     def clear(self) -> None:
-        """The weights are others now."""
+        """Forget all scores, as the weights have changed."""
         self._scores = {}
 
 
 def _columns(known: Known) -> Scores:
-    """Those that are known: a step with too few groups for a second update, say, does not ask for ``old``."""
+    """The columns that exist: a step with too few groups for a second update, say, has no ``old``."""
     scores = {"old": known.old, "reference": known.reference}
     return {
         f"{whose}.{name}": column

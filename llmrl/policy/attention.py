@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from llmrl.policy.ulysses import Ulysses
 
 PACKED = "llmrl_packed"
-"""Value of ``attn_implementation`` in transformers."""
+"""Name of this attention in transformers' ``attn_implementation``."""
 
 LARGEST_RATIO = 1.2
-"""Of the lengths of sequences that are padded together."""
+"""Largest ratio between lengths of sequences that are padded together."""
 
 LARGEST_HEAD = 256
-"""Head dimension up to which the variable-length kernel works."""
+"""Largest head dimension that the variable-length kernel supports."""
 
 _ARGUMENTS = inspect.signature(varlen_attn).parameters.keys()
 _KERNEL_HAS_WINDOWS = {"scale", "window_size", "enable_gqa"} <= _ARGUMENTS
@@ -59,13 +59,13 @@ def packed_attention(
         key: [1, key heads, N, d].
         value: [1, key heads, N, d].
         attention_mask: must be None.
-        scaling: of the products; 1 / sqrt(d) by default.
+        scaling: factor of the products; 1 / sqrt(d) by default.
         dropout: must be 0.
-        sliding_window: a token sees so many tokens, itself included.
-        cu_seq_lens_q: [S + 1] int32 where sequences begin, and N; None means that each row is one sequence.
-        max_length_q: tokens of the longest sequence.
+        sliding_window: number of tokens that a token sees, itself included.
+        cu_seq_lens_q: [S + 1] int32 starts of the sequences, then N; None if each row is one sequence.
+        max_length_q: length of the longest sequence in tokens.
         ulysses: the ranks that share the tokens; query, key and value are then this rank's slice of them.
-        others: whatever else the model passes; what would change the result is refused.
+        others: further arguments of the model; any that would change the result is refused.
 
     Returns:
         [1, N, heads, d], and None where transformers expects the weights.
@@ -105,7 +105,7 @@ def _refuse(module: nn.Module, mask: Tensor | None, dropout: float, others: dict
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
-    """[B, heads, L, d]; a window shorter than the rows needs a mask."""
+    """[B, heads, L, d] attention; a window shorter than the rows needs a mask."""
     band = _band(query.shape[2], window, query.device)
     # On a GPU the one kernel that takes the rest and does not keep [heads, L, L] wants equal heads.
     if query.is_cuda and not _kernel_takes(query, value):
@@ -137,7 +137,7 @@ def _with_padding(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """Sequences of like lengths together, each padded behind its end, where causal attention never looks."""
+    """Attend to sequences of like lengths together, padded at the end, which causal attention ignores."""
     lengths = cu_seqlens.diff()
     order = lengths.argsort(descending=True, stable=True)
     counts = _alike(cast("list[int]", lengths[order].tolist()))
@@ -162,7 +162,7 @@ def _with_padding(
 
 
 def _alike(lengths: Sequence[int]) -> list[int]:
-    """How many of the lengths, given from the longest on, stay together: padding costs their squares."""
+    """Number of lengths, given longest first, that are padded together: padding costs their squares."""
     counts = [0]
     longest = lengths[0]
     for length in lengths:
@@ -181,7 +181,7 @@ def _padded(
     scaling: float | None,
     window: int | None,
 ) -> Tensor:
-    """[n, heads, d] attention of tokens that lie in [rows, width] where that is real."""
+    """[n, heads, d] attention of the tokens that are ``real`` in [rows, width]."""
     slots = real.flatten().nonzero()[:, 0]
 
     def unpacked(x: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
-"""Where the tensors of a rank wait while an engine has their device: they stay, only their memory goes.
+"""A place for a rank's tensors while an engine has their device: they stay, only their memory goes.
 
 Not DeepSpeed's ``offload_states``: with ZeRO 3 it refuses every optimizer but its own CUDA kernel, it refuses
 ``policy.offload``, and it knows neither ZeRO 0 nor a frozen reference. To give up the storage under a tensor
-keeps every view of it valid, so nobody has to know how the stages have cut up theirs.
+every view of it valid, so it does not matter how the stages have cut up theirs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 SLICE = 1 << 28
-"""Bytes that are pinned at once: torch rounds what it pins up to a power of two."""
+"""Bytes pinned at once: torch rounds pinned sizes up to a power of two."""
 
 
 class Attic:
@@ -22,16 +22,16 @@ class Attic:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._away: list[tuple[Tensor, list[Tensor]]] = []
-        """Blocks without memory, and the slices of what was in them; no slices for scratch."""
+        """Blocks without memory, with slices of their bytes on the host; scratch has no slices."""
 
     def put(self, tensors: Iterable[Tensor], scratch: Iterable[Tensor] = ()) -> int:
-        """Take the memory under these tensors off the device; returns how many bytes.
+        """Free the device memory under these tensors; returns the number of bytes.
 
-        Nobody may read or write them, or views of them, until ``fetch``.
+        Neither they nor views of them may be read or written until ``fetch``.
 
         Args:
-            tensors: get their bytes back.
-            scratch: come back with any bytes.
+            tensors: blocks whose bytes are restored.
+            scratch: blocks that come back with arbitrary bytes.
         """
         assert not self._away, "fetch() comes first: promised by run.devices"
         self._settle()
@@ -45,7 +45,7 @@ class Attic:
         return sum(block.numel() for block, _ in self._away)
 
     def fetch(self) -> None:
-        """Give every tensor its memory again, and all but scratch the bytes that they had."""
+        """Give every tensor its memory again, and all but scratch their bytes."""
         for block, slices in self._away:
             block.untyped_storage().resize_(block.numel())
             for part, kept in zip(_slices(block), slices, strict=False):
@@ -54,7 +54,7 @@ class Attic:
         self._away = []
 
     def _blocks(self, tensors: Iterable[Tensor]) -> Iterator[Tensor]:
-        """[bytes] of each storage once. What lies elsewhere, or is a file's or numpy's, is left alone."""
+        """[bytes] of each storage once. Storage elsewhere, of a file or of numpy is left alone."""
         seen = set[int]()
         for tensor in tensors:
             if tensor.device != self._device or not (storage := tensor.untyped_storage()).resizable():

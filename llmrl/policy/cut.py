@@ -1,4 +1,4 @@
-"""How a step is cut up: into updates, and each update into the micro-batches that this rank computes."""
+"""The division of a step: into updates, and of each update into this rank's micro-batches."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from llmrl.recipe.schema import Optimizer, Policy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """The cuts of one rank."""
+    """The division of steps for one rank."""
 
     policy: Policy
     optimizer: Optimizer
     rank: int
     seed: int
-    """Of the run."""
+    """The run's seed."""
     work: Work
-    """What rows cost the model."""
+    """The model's cost of rows."""
     device: torch.device
 
     def parts(self, groups: int, *, step: int) -> list[list[int]]:
-        """The groups of each update: every one once an epoch, in parts drawn from (run, step, epoch)."""
+        """The groups of each update: each group once an epoch, in parts drawn from (run, step, epoch)."""
         table = self.optimizer
         count = min(table.minibatches, max(1, groups))
         if count == 1:
@@ -41,7 +41,7 @@ class Cut:
         return parts
 
     def share(self, step: Step, groups: Sequence[int]) -> list[Collated]:
-        """This rank's micro-batches of some groups, as many as every other rank's."""
+        """This rank's micro-batches of some groups; all ranks have equally many."""
         made = step.microbatches(
             groups,
             ranks=self.policy.ranks // self.policy.sequence_parallel,
@@ -52,5 +52,5 @@ class Cut:
         return [rows.to(self.device) for rows in made]
 
     def whole(self, step: Step, groups: Sequence[int]) -> Collated:
-        """All rows of some groups, those of other ranks too."""
+        """All rows of some groups, including those of other ranks."""
         return step.collate(step.rows(groups)).to(self.device)

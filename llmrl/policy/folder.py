@@ -20,19 +20,19 @@ from llmrl.weights.header import INDEX
 from llmrl.weights.proof import stored_tensors
 
 BAD_CONFIG = (ValueError, TypeError, KeyError, AttributeError, OSError, ArithmeticError, StrictDataclassError)
-"""What transformers raises for a config that makes no model."""
+"""Errors that transformers raises for a config that describes no model."""
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Keys of a config, one of which every mixture of experts has."""
+"""Config keys, one of which every mixture of experts has."""
 
 
 def find_folder(model: Model) -> Path:
     """The folder of ``model.path``; a model of the hub is downloaded first.
 
     Raises:
-        ModelError: neither a folder, nor a model of the hub that can be reached.
+        ModelError: it is neither a folder nor a model of the hub that can be reached.
     """
     path = model.folder
     if path.is_dir():
@@ -81,7 +81,7 @@ def load_config(path: Path, model: Model) -> PreTrainedConfig:
         return cast("PreTrainedConfig", AutoConfig.from_pretrained(path, trust_remote_code=trusted))
     except BAD_CONFIG as error:
         raise ModelError(
-            f"model.path: {shown(str(path))} has a config.json without sense: {one_line(error)}"
+            f"model.path: {shown(str(path))} has an invalid config.json: {one_line(error)}"
         ) from error
 
 
@@ -89,7 +89,7 @@ def check_length(path: Path, config: PreTrainedConfig, tokens: int, *, key: str)
     """Refuse texts that are longer than the model has positions for.
 
     Raises:
-        ModelError: ``key``, which asks for so many ``tokens``, and how many there are.
+        ModelError: ``key`` asks for more ``tokens`` than the model has positions; the message has both.
     """
     longest = getattr(config, "max_position_embeddings", None)
     if isinstance(longest, int) and tokens > longest:
@@ -99,15 +99,15 @@ def check_length(path: Path, config: PreTrainedConfig, tokens: int, *, key: str)
 
 
 def check_heads(model: Model, path: Path, *, sharers: Iterable[int]) -> None:
-    """Refuse attention heads that cannot be dealt to the ranks that share a sequence.
+    """Refuse attention heads that cannot be divided among the ranks that share a sequence.
 
     Args:
-        model: the recipe's first table, which may describe a model that nobody has built yet.
-        path: where the model is, or will be.
+        model: the recipe's first table, which may describe a model that is not built yet.
+        path: the model's folder, present or future.
         sharers: ``policy.sequence_parallel`` of every stage.
 
     Raises:
-        ModelError: how many heads there are, and what would fit.
+        ModelError: they cannot; the message has the number of heads, and what would fit.
     """
     for ranks in {*sharers} - {1}:
         config = load_config(path, model) if model.config is None else _described(model.config)
@@ -130,7 +130,7 @@ def _described(given: Mapping[str, Any]) -> PreTrainedConfig:
 
 
 def one_line(error: Exception) -> str:
-    """Somebody else's message, as part of one sentence of ours."""
+    """A foreign error message as part of one sentence."""
     return shown(" ".join(str(error).split()), limit=200) + "."
 
 
@@ -143,7 +143,7 @@ def _read_config(path: Path) -> dict[str, Any]:
             f"model.path: {shown(str(path))} holds adapters, not a model; merge them into their base first."
         )
     if not file.exists():
-        raise ModelError(f"model.path: {shown(str(path))} has no config.json, so it is no model folder.")
+        raise ModelError(f"model.path: {shown(str(path))} has no config.json, so it is not a model folder.")
     return _read(file)
 
 
@@ -214,9 +214,9 @@ def _check_lengths(path: Path, config: PreTrainedConfig, model: Model) -> None:
 
 
 def _lengths_of_long_rope(rope: Mapping[str, Any]) -> Iterator[int]:
-    """Up to where it turns as it always did: for the whole model, or for a kind of layer.
+    """Lengths up to which the rotation stays the same: for the whole model, or for a kind of layer.
 
-    ``dynamic`` looks at the longest sequence too, but changes nothing within ``max_position_embeddings``.
+    ``dynamic`` depends on the longest sequence too, but changes nothing within ``max_position_embeddings``.
     """
     if rope.get("rope_type") == "longrope":
         yield int(rope["original_max_position_embeddings"])

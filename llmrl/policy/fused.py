@@ -12,14 +12,14 @@ from llmrl.policy.kernels import pull, score
 from llmrl.policy.softmax import chunk_of
 
 ROW_BLOCK, PULL_BLOCK = 4096, 1024
-"""Logits that a program holds at once: of a whole row forward, of all backward."""
+"""Logits that a program holds at once: one of its row's blocks forward, its only block backward."""
 
 SCORE, PULL = cast("Any", score), cast("Any", pull)
-"""The kernels; a launch has no types. Triton warns where nobody says whether to fuse multiply and add."""
+"""The kernels, whose launches have no types. Triton warns unless told whether to fuse multiply and add."""
 
 
 class FusedSoftmax:
-    """What :class:`llmrl.policy.softmax.Softmax` does, with the same methods; counts in float32."""
+    """The counterpart of :class:`llmrl.policy.softmax.Softmax` for kernels; computes in float32."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, *, temperature: float, entropy: bool, size: int
@@ -87,7 +87,7 @@ class FusedSoftmax:
         return made
 
     def _products(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        """[m, v] hidden @ weight.T, not rounded: that is worth 0.06 nats at a logit of 20."""
+        """[m, v] hidden @ weight.T, not rounded: rounding would cost 0.06 nats at a logit of 20."""
         out = chunk_of(self._space, hidden, weight)
         if hidden.dtype == out.dtype:
             return torch.mm(hidden, weight.t(), out=out)

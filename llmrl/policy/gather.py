@@ -1,4 +1,4 @@
-"""The policy's tensors made whole bucket by bucket, so that no rank ever holds all of a sharded model."""
+"""The policy's tensors gathered bucket by bucket, so that no rank ever holds a whole sharded model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MIB = 2**20
 
 
 def gathered(zero: Zero, pieces: Sequence[Piece], *, bucket_mib: int) -> Iterator[Tensors]:
-    """All pieces in order, a bucket at a time; all ranks go through it together.
+    """Gather all pieces in order, a bucket at a time; all ranks iterate together.
 
     A bucket's tensors are complete until the next one is asked for.
     """
@@ -26,7 +26,7 @@ def gathered(zero: Zero, pieces: Sequence[Piece], *, bucket_mib: int) -> Iterato
 def buckets(
     pieces: Sequence[Piece], *, limit: int, size: Callable[[Tensor], int]
 ) -> Iterator[Sequence[Piece]]:
-    """Neighbours together while what they are made of takes at most ``limit`` bytes; a larger one alone."""
+    """Group neighbours whose sources take at most ``limit`` bytes together; a larger one stays alone."""
     bucket: list[Piece] = []
     filled = 0
     for piece in pieces:

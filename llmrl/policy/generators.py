@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 Access = tuple[Callable[[], Tensor], Callable[[Tensor], None]]
-"""How to read and how to write a state."""
+"""Functions that read and write a generator's state."""
 
 
 def save_generators(file: Path, device: str) -> None:
@@ -20,7 +20,7 @@ def save_generators(file: Path, device: str) -> None:
 
 
 def restore_generators(file: Path, device: str) -> None:
-    """Go on from the states in ``file``: those of a GPU are not there where it was saved on a CPU."""
+    """Restore the states in ``file``; one saved on a CPU has none for a GPU."""
     with np.load(file, allow_pickle=False) as states:
         for name, (_, put) in _generators(device).items():
             if name in states:

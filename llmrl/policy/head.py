@@ -1,4 +1,4 @@
-"""The last layer of a language model, as logprob and entropy of chosen tokens, never as a matrix of logits.
+"""The last layer of a language model as logprob and entropy of chosen tokens, never as a matrix of logits.
 
 Forward keeps two numbers per token and throws each chunk of logits away; backward makes them again. A
 float32 ``[M, V]`` never exists, which for 16k tokens of a 152k vocabulary saves 10 GB five times over.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from llmrl.policy.fused import FusedSoftmax
 
 ALIGNED = 128
-"""Columns that rows of a block of the vocabulary are a multiple of."""
+"""Multiple of columns to which blocks of the vocabulary are rounded."""
 
 
 def score_tokens(
@@ -40,8 +40,8 @@ def score_tokens(
         hidden: [M, H] states that predict the targets; M may be 0.
         weight: [V, H], same dtype as ``hidden``.
         targets: [M] int64 token ids.
-        temperature: of the softmax, as in sampling.
-        entropy: also return it; costs a third buffer and a little time.
+        temperature: temperature of the softmax, as in sampling.
+        entropy: whether to return it too; costs a third buffer and a little time.
         bias: [V] or None.
         chunk: tokens whose logits are in memory at once; never changes a result beyond rounding.
 
@@ -49,7 +49,7 @@ def score_tokens(
         [M] nats each, float32 (float64 for float64 input), with gradients to hidden, weight and bias.
 
     Raises:
-        ValueError: shapes that do not belong together; gathering would silently cut the longer one.
+        ValueError: the shapes do not match; gathering would silently cut the longer one.
     """
     if targets.shape != hidden.shape[:1] or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
@@ -65,9 +65,9 @@ def score_tokens(
 
 
 class TokenHead(nn.Module):
-    """A language model's head that scores tokens; it shares the very Parameters of the head it is made from.
+    """A language model's head that scores tokens; it shares the Parameters of the head it is made from.
 
-    A module of its own, so that ZeRO-3 gathers the weight around its forward and its backward.
+    It is a module, so that ZeRO-3 gathers the weight around its forward and its backward.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -88,7 +88,7 @@ class TokenHead(nn.Module):
 
 
 class _ScoreTokens(torch.autograd.Function):
-    """Chunks of rows forward (a softmax needs whole rows), blocks of the vocabulary backward.
+    """Scores rows in chunks forward (a softmax needs whole rows), in blocks of the vocabulary backward.
 
     With log-normalizers kept from forward, backward needs no whole rows; a block of the vocabulary then
     gives its rows of the weight's gradient in one matrix product, rounded once, with no float32 copy of it.
@@ -149,7 +149,7 @@ class _ScoreTokens(torch.autograd.Function):
 
 
 def _softmax_for(hidden: Tensor) -> type[Softmax] | type[FusedSoftmax]:
-    """Fused on a GPU, and wherever Triton interprets its kernels; those do not count in float64."""
+    """The fused softmax on a GPU and under Triton's interpreter, except in float64; else the plain one."""
     fused = hidden.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
     if not fused or hidden.dtype == torch.float64:
         return Softmax
@@ -159,7 +159,7 @@ def _softmax_for(hidden: Tensor) -> type[Softmax] | type[FusedSoftmax]:
 
 
 def _aligned(columns: int) -> int:
-    """A little fewer, where that makes every row of a block begin where tensor cores like it."""
+    """Round columns down, if that aligns the rows of a block for tensor cores."""
     return columns - columns % ALIGNED if columns > ALIGNED else columns
 
 

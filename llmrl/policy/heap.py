@@ -1,21 +1,21 @@
-"""The heap of a process that trains on a CPU: what a step frees stays here for the next one."""
+"""The heap of a process that trains on a CPU: memory freed by one step stays for the next."""
 
 from __future__ import annotations
 
 import ctypes
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4
-"""Parameters of glibc's ``mallopt``: what may lie free at the end of the heap, and how many blocks may have
-pages of their own, which go when they are freed."""
+"""Parameters of glibc's ``mallopt``: how much may lie free at the end of the heap, and how many blocks may
+have pages of their own, which are returned when freed."""
 
 NEVER_TRIM, NONE = -1, 0
 
 
 def keep_freed_memory() -> None:
-    """Have malloc hand out again what was freed, instead of giving it back to the system.
+    """Have malloc reuse freed memory instead of returning it to the system.
 
-    Every large tensor is new in every step, and the system clears each page before it is written for the
-    first time. Other C libraries are left as they are.
+    Every large tensor is new in every step, and the system clears each page before its first write. Other C
+    libraries are left as they are.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:

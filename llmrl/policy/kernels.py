@@ -23,7 +23,7 @@ def score(
     entropy: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
-    """One row: the online softmax, lane by lane, rescaled whenever a block has a new peak."""
+    """Score one row: the online softmax, lane by lane, rescaled whenever a block has a new peak."""
     row = tl.program_id(0).to(tl.int64)
     start_of_row = products + row * vocabulary
     lanes = tl.arange(0, block)
@@ -73,7 +73,7 @@ def pull(
     has_spread: tl.constexpr,
     block: tl.constexpr,
 ) -> None:
-    """A piece of one row: gain * (1 at the target - p) - spread * p * (logp + entropy)."""
+    """Write a piece of one row: gain * (1 at the target - p) - spread * p * (logp + entropy)."""
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * block + tl.arange(0, block)
     inside = column < columns

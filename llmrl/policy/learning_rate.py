@@ -8,7 +8,7 @@ from llmrl.recipe.schema import Optimizer
 
 
 def learning_rate(optimizer: Optimizer, step: int) -> float:
-    """Rate of the update that follows ``step`` updates."""
+    """Learning rate of the update that follows ``step`` updates."""
     if step < optimizer.warmup_steps:
         return optimizer.lr * (step + 1) / optimizer.warmup_steps
     if optimizer.schedule == "constant":

@@ -19,18 +19,18 @@ from llmrl.weights.adapter import merged
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Adapter:
-    """One adapted weight."""
+    """A weight with its low-rank factors."""
 
     name: str
-    """Of the weight in the Hugging Face state dict."""
+    """Name of the weight in the Hugging Face state dict."""
     base: Tensor
-    """[outputs, inputs]; frozen."""
+    """[outputs, inputs] frozen weight."""
     down: Tensor
-    """[rank, inputs]."""
+    """[rank, inputs] factor."""
     up: Tensor
-    """[outputs, rank]."""
+    """[outputs, rank] factor."""
     scale: Tensor
-    """A number: alpha / rank."""
+    """Scalar factor, alpha / rank."""
 
     def merged(self) -> Tensor:
         """A copy of the weight with its adapter added; the model itself never changes."""
@@ -41,7 +41,7 @@ def adapt(model: nn.Module, settings: Lora) -> None:
     """Put adapters into ``model`` in place and freeze everything else; at first they change nothing.
 
     Raises:
-        ModelError: a target that does not exist or is not a linear layer.
+        ModelError: a target does not exist or is not a linear layer.
     """
     whole = settings.targets == ("all-linear",)
     if not whole:
@@ -57,14 +57,14 @@ def adapt(model: nn.Module, settings: Lora) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         with warnings.catch_warnings():
-            # Of experts' names and of matrices that are stored transposed, which are refused below.
+            # PEFT warns of experts' names and of transposed matrices, which are refused below.
             warnings.simplefilter("ignore", RuntimeWarning)
             warnings.filterwarnings("ignore", "fan_in_fan_out")
             inject_adapter_in_model(adapters, model)
     for name, layer in _modules(model):
         if isinstance(layer, LoraLayer) and not isinstance(layer.get_base_layer(), nn.Linear):
             raise ModelError(
-                f"model.lora.targets: PEFT would adapt {name}, which is no linear layer; "
+                f"model.lora.targets: PEFT would adapt {name}, which is not a linear layer; "
                 'name layers that are, such as ["q_proj", "v_proj"].'
             )
 
@@ -82,7 +82,7 @@ def _check_target(model: nn.Module, target: str) -> None:
 
 
 def adapters(model: nn.Module) -> Iterator[Adapter]:
-    """Every adapter in ``model``, by the name that the weight under it had before."""
+    """Every adapter in ``model``, by the name that its weight had before."""
     for name, layer in _modules(model):
         if isinstance(layer, Linear):
             yield _adapter(name, layer)

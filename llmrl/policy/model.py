@@ -42,7 +42,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
 )
-"""What transformers may write for a tokenizer; copied as they are, so that an export tokenizes alike."""
+"""Files that transformers may write for a tokenizer; copied as is, so that an export tokenizes alike."""
 
 GENERATION_FILE = "generation_config.json"
 
@@ -53,9 +53,9 @@ def prepare_model(model: Model, *, folder: Path, seed: int) -> Path:
     """The folder of the recipe's model; a model of ``model.config`` is built into ``folder`` first.
 
     Args:
-        model: the recipe's table.
-        folder: where a new model goes; if it is there already, it is taken as it is.
-        seed: of the new model's weights; the same on every machine.
+        model: the recipe's model table.
+        folder: folder of a new model; one that exists is used as it is.
+        seed: seed of the new model's weights; the same on every machine.
 
     Raises:
         ModelError: a config that describes no model, or a path that is neither a folder nor a hub name.
@@ -95,7 +95,7 @@ def save_model(
     model: PreTrainedModel, tensors: Mapping[str, Tensor], *, tokenizer_folder: Path, folder: Path
 ) -> None:
     """Write a Hugging Face folder: config, ``tensors`` as safetensors, and the other files as they were."""
-    # A temperature without do_sample is something that transformers reads there but refuses to write.
+    # A temperature without do_sample is a thing that transformers reads but refuses to write.
     model.generation_config = GenerationConfig.from_model_config(model.config)
     model.save_pretrained(folder, state_dict=dict(tensors))
     for name in (*TOKENIZER_FILES, GENERATION_FILE):
@@ -156,14 +156,14 @@ def _load(path: Path, model: Model) -> PreTrainedModel:
 
 
 def _without_dropout(config: PreTrainedConfig) -> None:
-    """A logprob that changes from pass to pass is no ratio's denominator."""
+    """Remove all dropout: a logprob that changes from pass to pass cannot be a ratio's denominator."""
     for key, value in config.to_dict().items():
         if key.endswith(("dropout", "pdrop")) and isinstance(value, float):
             setattr(config, key, 0.0)
 
 
 def _refuse_differences(path: Path, info: Mapping[str, Any]) -> None:
-    """Refuse what transformers would only warn about: tensors it made up, left out or resized."""
+    """Refuse what transformers would only warn about: tensors that it made up, left out or resized."""
     told = {
         "missing_keys": "lacks {}",
         "unexpected_keys": "has {}, which its config knows nothing of",

@@ -23,13 +23,13 @@ def reduce_loss(value: Tensor, mask: Tensor, totals: Totals, mean_over: MeanOver
         value: [B, T] per token, [B] per response, or [P] per pair with ``mean_over = "pairs"``; ignored
             outside the mask, and where a response has no trained token.
         mask: [B, T] bool.
-        totals: of the whole update over all ranks.
+        totals: sizes of the whole update over all ranks.
         mean_over: ``tokens``: each trained token weighs the same; ``responses``: each response does,
             after a mean over its own tokens; ``budget`` or a number: each response does, after a sum over
             its tokens that is divided by ``totals.budget`` or the number; ``pairs``: each pair does.
 
     Raises:
-        ValueError: a loss of another shape than the unit asks for; broadcasting would weigh it wrongly.
+        ValueError: the loss has another shape than its unit requires; broadcasting would misweigh it.
     """
     if mean_over == "pairs":
         if value.ndim != 1:
@@ -67,7 +67,7 @@ class Ranks(Protocol):
 
 
 class Tally:
-    """The metrics of a step as numerators, denominators and maxima: what micro-batches and ranks add to.
+    """The metrics of a step as numerators, denominators and maxima, which all micro-batches and ranks add to.
 
     Kept as tensors where they were made, so that counting never waits for a GPU. All ranks count the
     same names, as they run the same objective the same number of times.
@@ -79,11 +79,11 @@ class Tally:
         self._peaks: dict[str, Tensor] = {}
 
     def add(self, name: str, share: Tensor) -> None:
-        """A share of a number that all shares add up to, such as the loss."""
+        """Add a share of a number that is the sum of all shares, such as the loss."""
         _accumulate(self._sums, name, share.detach())
 
     def mean(self, name: str, value: Tensor, where: Tensor) -> None:
-        """Values to average over the whole step; only those under ``where`` count, and are looked at.
+        """Add values to average over the whole step; only those under ``where`` count, and are read.
 
         Raises:
             ValueError: the shapes differ.
@@ -93,7 +93,7 @@ class Tally:
         _accumulate(self._weights, name, where.sum())
 
     def largest(self, name: str, value: Tensor, where: Tensor) -> None:
-        """Values whose largest over the whole step counts; only those under ``where`` are looked at.
+        """Add values whose maximum over the whole step counts; only those under ``where`` are read.
 
         Raises:
             ValueError: the shapes differ.
@@ -124,7 +124,7 @@ def _accumulate(totals: dict[str, Tensor], name: str, value: Tensor) -> None:
 
 
 def _reduced(values: dict[str, Tensor], over: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """One collective for all names, in an order that is the same on every rank."""
+    """Reduce all names in one collective, in an order that is the same on every rank."""
     names = sorted(values)
     if not names:
         return {}

@@ -1,4 +1,4 @@
-"""The policy as a module: packed tokens in, logprob and entropy of the chosen ones out."""
+"""The policy as a module: packed tokens in, logprobs and entropies of the chosen tokens out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class TokenScorer(nn.Module):
         """Wrap ``model`` without changing it; Parameters and their names stay its own.
 
         Args:
-            model: of transformers.
+            model: a model of transformers.
             ulysses: the ranks that share the tokens of every input; all of them score the same ones.
 
         Raises:
@@ -47,12 +47,12 @@ class TokenScorer(nn.Module):
 
     @property
     def vocabulary(self) -> int:
-        """Rows of the head: every token id is smaller."""
+        """Rows of the head; every token id is smaller."""
         return int(self.head.weight.shape[0])
 
     @property
     def work(self) -> Work:
-        """What rows cost, from the sizes of the matrices; only true while no parameter is sharded.
+        """The cost of rows, from the sizes of the matrices; only valid while no parameter is sharded.
 
         Of fused experts, [E, ., .], a token meets the config's ``num_experts_per_tok``. Every layer counts as
         one that attends to the whole past.
@@ -93,7 +93,7 @@ class TokenScorer(nn.Module):
 
 
 def _hidden(model: PreTrainedModel, inputs: Inputs, **others: Ulysses) -> Tensor:
-    """[N, H] last hidden states of a packed row; what else is given reaches attention."""
+    """[N, H] last hidden states of a packed row; ``others`` are passed on to attention."""
     return model.base_model(**_arguments(inputs), **others).last_hidden_state[0]
 
 
@@ -122,7 +122,7 @@ def _head_of(model: PreTrainedModel) -> nn.Linear:
 
 
 def _refuse_layers(model: PreTrainedModel) -> None:
-    """Layers whose kind shows only on sequences longer than the proof's."""
+    """Refuse layers whose kind shows only on sequences longer than the proof's."""
     kinds = cast("list[str] | None", model.config.to_dict().get("layer_types")) or []
     if other := sorted(set(kinds) - PLAIN_LAYERS):
         _refuse(model, f"its layers use {other[0]}", "use one whose layers are all plain attention")
@@ -135,7 +135,7 @@ def _refuse_layers(model: PreTrainedModel) -> None:
 
 
 def _prove(model: PreTrainedModel, head: nn.Linear) -> None:
-    """Show on two tiny sequences that scoring them apart from the model's own logits is right.
+    """Check on two tiny sequences that scoring them apart from the model's own logits is right.
 
     The head's output is replaced by known numbers, so that whatever changes logits after it (caps,
     scales, offsets) is seen, however small it would be for this model's weights.
@@ -166,7 +166,7 @@ def _prove(model: PreTrainedModel, head: nn.Linear) -> None:
 
 
 def _two_sequences(first: int, device: torch.device) -> Inputs:
-    """Three times the token ``first``, then three other tokens, packed."""
+    """Pack two sequences: three times the token ``first``, then three other tokens."""
     none = torch.zeros(0, dtype=torch.int64)
     return Inputs(
         tokens=torch.tensor([[first, first, first, 0, 1, 0]]),

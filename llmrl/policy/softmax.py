@@ -1,4 +1,4 @@
-"""The softmax of chunks of logits, in buffers that it keeps: what the head does between matrix products."""
+"""The softmax of chunks of logits, in buffers that it keeps: the head's work between matrix products."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Softmax:
-    """For one pass over a head; ``llmrl.policy.fused`` has the same for GPUs."""
+    """The softmax of one pass over a head; ``llmrl.policy.fused`` has the same for GPUs."""
 
     def __init__(
         self, weight: Tensor, bias: Tensor | None, *, temperature: float, entropy: bool, size: int
@@ -15,9 +15,9 @@ class Softmax:
         """Make the buffers.
 
         Args:
-            weight: [V, H] of the head.
+            weight: [V, H] weight of the head.
             bias: [V] or None.
-            temperature: of the softmax.
+            temperature: temperature of the softmax.
             entropy: whether it is wanted, or has a gradient; costs a buffer.
             size: logits of the largest chunk.
         """
@@ -55,12 +55,12 @@ class Softmax:
 
         Args:
             hidden: [T, H].
-            block: of the vocabulary.
+            block: slice of the vocabulary.
             targets: [T].
             normalizer: [T] as ``score`` wrote it.
             entropy: [T] as ``score`` wrote it; not read without ``spread``.
             gain: [T] gradients of the logprobs over the temperature.
-            spread: [T] those of the entropies; None where they have none.
+            spread: [T] the same of the entropies; None where they have none.
         """
         offset = -normalizer[:, None]
         if self._bias is not None:
@@ -81,7 +81,7 @@ class Softmax:
 
 
 def chunk_of(space: Tensor, hidden: Tensor, weight: Tensor) -> Tensor:
-    """The [m, v] of a buffer in which their product has room."""
+    """The part of a buffer with shape [m, v] that holds the product of ``hidden`` and ``weight``."""
     return space[: hidden.shape[0] * weight.shape[0]].view(hidden.shape[0], weight.shape[0])
 
 
@@ -91,7 +91,7 @@ def _row_dot(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _pull(logp: Tensor, gain: Tensor, spread: Tensor | None, entropy: Tensor, space: Tensor) -> Tensor:
-    """All of it but the targets' own term, in ``space``; overwrites ``logp``, [T, v] logprobs.
+    """Write all but the targets' own term into ``space``; overwrites ``logp``, [T, v] logprobs.
 
     Per token, with p = exp(logp) and entropy e: ``- gain * p - spread * p * (logp + e)``.
     """

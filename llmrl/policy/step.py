@@ -24,12 +24,12 @@ from llmrl.policy.reduce import Tally, reduce_loss
 from llmrl.policy.zero import Zero
 
 Forward = Callable[[Collated], TokenScores]
-"""[M] scores of a micro-batch's targets."""
+"""Computes the [M] scores of a micro-batch's targets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Update:
-    """What one optimizer update trains on."""
+    """The rows that one optimizer update trains on."""
 
     microbatches: Sequence[Collated]
     """This rank's share; every rank has equally many."""
@@ -40,28 +40,28 @@ class Update:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Known:
-    """What is known of the step before its first update: flat columns, [N] over its trained tokens."""
+    """Results known before the step's first update: flat columns, [N] over its trained tokens."""
 
     old: TokenScores | None = None
-    """None where a single update makes ``old`` the current scores without their gradient."""
+    """The ``old`` scores; None where they are those of a single update, without their gradient."""
     reference: TokenScores | None = None
     advantage: Tensor | None = None
-    """What shaping made of the step's credit."""
+    """The step's credit after all shapings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Learner:
-    """The policy, and what it is trained by."""
+    """The policy, and all that trains it."""
 
     zero: Zero
     algorithm: Algorithm
     scope: Scope
-    """The objective's own; ``step`` is right for every objective, and costs a forward pass."""
+    """The objective's scope; ``step`` is right for every objective, and costs a forward pass."""
     forward: Forward
     reference: Forward | None
     """The frozen model; None where nothing reads it."""
     sharers: int = 1
-    """Ranks that share each micro-batch: all of them know all of its scores, and its loss."""
+    """Ranks that share each micro-batch; all of them have all of its scores, and its loss."""
 
     def needs_old(self, updates: int) -> bool:
         """Whether the step is scored before its first update."""
@@ -79,7 +79,7 @@ class Learner:
         return Known(old=self._scan(self.forward, microbatches, tokens) if old else None, reference=reference)
 
     def shaped(self, everything: Collated, known: Known) -> Known:
-        """With the advantages of all rows after every shaping, the same on every rank."""
+        """Add the advantages of all rows after every shaping, the same on every rank."""
         assert known.old is not None  # promised by needs_old
         reference = None if known.reference is None else everything.taken(known.reference)
         batch = everything.batch(old=everything.taken(known.old), reference=reference)
@@ -90,10 +90,10 @@ class Learner:
         return replace(known, advantage=flat)
 
     def step(self, updates: Sequence[Update], known: Known, *, tokens: int, lr: float) -> dict[str, float]:
-        """All updates of a step.
+        """Make all updates of a step.
 
         Every rank calls this alike. Each micro-batch's share of the loss has the denominators of the whole
-        update, so the shares of all micro-batches on all ranks add up. Where the loss or a gradient is not
+        update, so the shares of all micro-batches on all ranks add up. If the loss or a gradient is not
         finite, weights and optimizer states stay as they are.
 
         Returns:
@@ -127,7 +127,7 @@ class Learner:
         return finite
 
     def _two_passes(self, update: Update, current: TokenScores, known: Known, tally: Tally) -> bool:
-        assert update.whole is not None  # promised by whoever made the update
+        assert update.whole is not None  # promised by the maker of the update
         flat = [current.logp.detach().requires_grad_()]
         if current.entropy is not None:
             flat.append(current.entropy.detach().requires_grad_())
@@ -144,7 +144,7 @@ class Learner:
     def _share(
         self, rows: Collated, current: TokenScores, totals: Totals, known: Known, tally: Tally
     ) -> Tensor:
-        """The share of some rows in the loss of the update; everything worth knowing about it is counted."""
+        """The share of some rows in the update's loss; their metrics are added to ``tally``."""
         compared = self._compared(rows, current, known)
         batch = compared.batch
         loss = self.algorithm.objective(current, batch)
@@ -155,7 +155,7 @@ class Learner:
         return reduce_loss(loss.value, batch.mask, totals, self.algorithm.objective.mean_over)
 
     def _compared(self, rows: Collated, current: TokenScores, known: Known) -> Corrected:
-        """What the objective sees, with the difference of engine and trainer in its advantages."""
+        """The batch as the objective sees it, with the difference of engine and trainer in its advantages."""
         old = _detached(current) if known.old is None else rows.taken(known.old)
         reference = None if known.reference is None else rows.taken(known.reference)
         batch = rows.batch(old=old, reference=reference)
@@ -177,7 +177,7 @@ class Learner:
 
 
 def _pulled(rows: Collated, columns: Sequence[Tensor | None], pulls: Sequence[Tensor | None]) -> Tensor:
-    """A number whose gradient is that of the loss: each score times the loss's derivative by it."""
+    """A scalar with the gradient of the loss: each score times the derivative of the loss by it."""
     terms = [
         (pull[rows.at] * column).sum()
         for column, pull in zip(columns, pulls, strict=False)
@@ -206,7 +206,7 @@ def _count(tally: Tally, loss: Loss, current: TokenScores, own: Tensor) -> None:
 
 
 def _compare(tally: Tally, own: Tensor, *, log_ratio: Tensor, weight: Tensor) -> None:
-    """How far the engine that sampled is from the policy that trains, on what the policy wrote."""
+    """Measure how far the engine that sampled is from the policy that trains, on the policy's own tokens."""
     tally.mean("policy/kl_sampled", -log_ratio, own)
     tally.mean("correction/mean", weight, own)
     tally.largest("correction/largest", weight, own)

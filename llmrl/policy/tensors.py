@@ -14,15 +14,15 @@ if TYPE_CHECKING:
     from llmrl.policy.lora import Adapter
 
 ADAPTER = ".lora_"
-"""Part of the names that PEFT gives to the tensors of adapters."""
+"""Mark in the names that PEFT gives to the tensors of adapters."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Piece:
-    """A tensor that can be made as soon as all that it is made of is complete."""
+    """A tensor that can be made once all of its sources are complete."""
 
     name: str
-    """In the Hugging Face state dict."""
+    """Name in the Hugging Face state dict."""
     sources: tuple[Tensor, ...]
     """Parameters and buffers, which may be sharded now."""
     make: Callable[[], Tensor]
@@ -30,7 +30,7 @@ class Piece:
 
 
 def pieces(model: nn.Module) -> list[Piece]:
-    """Every tensor that belongs on disk, adapters merged."""
+    """Every tensor that belongs on disk, with adapters merged."""
     merged = _merged(model)
     return [
         merged.get(name) or Piece(name=name, sources=(tensor,), make=tensor.detach)
@@ -46,12 +46,12 @@ def adapter_pieces(model: nn.Module) -> list[Piece]:
 
 
 def named(model: nn.Module) -> dict[str, Tensor]:
-    """Every tensor but the adapters', by its first name as it was before there were adapters."""
+    """Every tensor but the adapters', by its first name from before there were adapters."""
     return {name: tensor for tensor, (name, *_) in _names(model)}
 
 
 def _names(model: nn.Module) -> list[tuple[Tensor, list[str]]]:
-    """Every tensor but the adapters', with all its names as they were before there were adapters."""
+    """Every tensor but the adapters', with all its names from before there were adapters."""
     names: dict[int, tuple[Tensor, list[str]]] = {}
     for name, tensor in cast("dict[str, Tensor]", model.state_dict(keep_vars=True)).items():
         if ADAPTER not in name:

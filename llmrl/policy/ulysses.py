@@ -20,14 +20,14 @@ from torch.nn.functional import pad
 from llmrl.batches.collate import Inputs
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Query, key and value [1, heads, N, d] to [1, N, heads, d]."""
+"""A function from query, key and value [1, heads, N, d] to [1, N, heads, d]."""
 
 
 class Ulysses:
     """One rank among those that share its micro-batches; all call the same methods in the same order."""
 
     def __init__(self, size: int) -> None:
-        """Deal the ranks of the default process group into neighbours of ``size``; every rank calls it."""
+        """Group the ranks of the default process group into neighbours of ``size``; every rank calls it."""
         rank, ranks = dist.get_rank(), dist.get_world_size()
         groups = [dist.new_group(list(range(first, first + size))) for first in range(0, ranks, size)]
         self._size, self._place, self._group = size, rank % size, groups[rank // size]
@@ -35,10 +35,10 @@ class Ulysses:
         self._exchange = cast("Any", DistributedAttention)(_attend, self._group, scatter_idx=2, gather_idx=1)
 
     def share(self, inputs: Inputs) -> tuple[Inputs, Tensor]:
-        """This rank's slice of a micro-batch, and which of the targets are its own, [m].
+        """This rank's slice of a micro-batch, and [m] which of the targets are its own.
 
-        The sequences that it belongs to stay those of all tokens. Where the tokens do not divide, a sequence
-        of padding follows, from which nothing is predicted.
+        The boundaries stay those of whole sequences. If the ranks do not divide the tokens, a sequence of
+        padding follows, from which nothing is predicted.
         """
         tokens = inputs.tokens.shape[1]
         each = -(-tokens // self._size)
@@ -56,10 +56,10 @@ class Ulysses:
         return part, mine
 
     def attend(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention over all tokens, of which each rank has a slice and wants that slice's result.
+        """Attend over all tokens; each rank has a slice of them and gets that slice's result.
 
         Args:
-            attention: over whole sequences, for some of the heads.
+            attention: attention over whole sequences, for some of the heads.
             query: [1, heads, n, d]; the heads divide by the ranks.
             key: [1, key heads, n, d]; repeated where there are fewer heads than ranks.
             value: as ``key``.
@@ -70,12 +70,12 @@ class Ulysses:
         return self._exchange(*here, 0, attention=attention)
 
     def join(self, scores: Tensor, mine: Tensor, targets: int) -> Tensor:
-        """[M] the scores of all targets on every rank; a gradient goes back to where its score was made."""
+        """[M] scores of all targets on every rank; each gradient returns to the rank that made the score."""
         return cast("Tensor", _Join.apply(scores, mine, targets, self._group))
 
 
 class _Join(torch.autograd.Function):
-    """Every rank computes the same loss from the joined scores; each takes its part of the one gradient."""
+    """Joins scores: every rank computes the same loss from them, and takes its part of the one gradient."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, mine: Tensor, targets: int, group: dist.ProcessGroup) -> Tensor:
@@ -92,5 +92,5 @@ class _Join(torch.autograd.Function):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, attention: Attention) -> Tensor:
-    """[1, N, heads, d] each, as DeepSpeed exchanges them."""
+    """Exchange heads for tokens as DeepSpeed does; query, key, value and result are [1, N, heads, d]."""
     return attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))

@@ -50,7 +50,7 @@ from llmrl.weights.store import MemoryStore, Store
 
 
 class PolicyWorker:
-    """Every method but ``open_meeting`` and ``prepare`` is called on all ranks alike, in the same order."""
+    """One rank; all methods but ``open_meeting`` and ``prepare`` are called on all ranks in one order."""
 
     def __init__(
         self, stage: Stage, device: str, rank: int, seed: int = 0, plugins: Sequence[str] = ()
@@ -61,7 +61,7 @@ class PolicyWorker:
         self._seat: Seat | None = None
 
     def open_meeting(self, head: str) -> str:
-        """Rank 0 listens where the other ranks can reach it; ``head`` is an address that all can reach."""
+        """Listen, on rank 0, where the others can reach it; ``head`` is an address that all can reach."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
             route.connect((head, 9))
             host = route.getsockname()[0]
@@ -88,7 +88,7 @@ class PolicyWorker:
         self.load()
 
     def load(self) -> None:
-        """The model at ``model.path``, sharded over the ranks that have met."""
+        """Load the model at ``model.path``, sharded over the ranks that have met."""
         stage = self._stage
         self._algorithm = Algorithm.of(stage)
         sharers = stage.policy.sequence_parallel
@@ -131,7 +131,7 @@ class PolicyWorker:
         self._ahead.keep(some, self._learner.scan(share, tokens=some.tokens, old=old))
 
     def update(self, columns: Columns, step: int) -> dict[str, float]:
-        """One step; returns its metrics, reduced over all ranks, and this rank's own tokens."""
+        """Take one step; returns its metrics, reduced over all ranks, and this rank's own tokens."""
         self._zero.train(True)
         numbered = Step(
             columns,
@@ -152,7 +152,7 @@ class PolicyWorker:
         return metrics | own | {"policy/tokens": float(numbered.tokens)} | self._memory()
 
     def score(self, columns: Columns, temperature: float) -> list[NDArray[np.float32]]:
-        """[L] nats of each row's trained tokens under the present weights; each rank scores them all."""
+        """[L] nats of each row's trained tokens under the present weights; each rank scores all rows."""
         self._zero.train(False)
         forward, step = self._forward(temperature), Step(columns)
         with torch.no_grad():
@@ -163,7 +163,7 @@ class PolicyWorker:
         return [rows.spread(scores.logp)[0].float().cpu().numpy() for rows, scores in listed]
 
     def weights(self, version: int) -> WeightBundle | None:
-        """A copy of all weights; ranks other than 0 only help to gather them."""
+        """Copy all weights; ranks other than 0 only help to gather them."""
         probe = probe_experience(self._vocabulary, context_tokens=self._stage.model.context_tokens)
         (logp,) = self.score(Columns.of([probe]), 1.0)
         tokens = np.concatenate([probe.group.prompt.tokens, probe.group.rollouts[0].tokens])
@@ -177,12 +177,12 @@ class PolicyWorker:
         return self._outbox.send(tensors, version=version, probe=proof, base=base)
 
     def leave(self) -> None:
-        """Give up what memory of the device lasts between steps; nothing is computed until ``come_back``."""
+        """Give up the device memory that is kept between steps; nothing is computed until ``come_back``."""
         frozen = self._frozen.parameters() if self._frozen else ()
         self._attic.put([*self._zero.held(), *frozen], self._zero.scratch())
 
     def come_back(self) -> None:
-        """Take the memory of the device again."""
+        """Take the device memory again."""
         self._attic.fetch()
 
     def devices(self) -> str:
@@ -190,11 +190,11 @@ class PolicyWorker:
         return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
     def open_outbox(self, deltas: bool, seat: Seat | None = None) -> None:
-        """Rank 0 only: from here on weights go to engines that hold none yet.
+        """Send weights, from here on, to engines that hold none yet; rank 0 only.
 
         Args:
-            deltas: send all weights once, then what changed.
-            seat: in the group that weights are broadcast in, at the address that ``open_meeting`` gave.
+            deltas: whether to send all weights once, then only changes.
+            seat: the seat in the group that weights are broadcast in, at the address from ``open_meeting``.
         """
         self._seat = seat
         self._outbox = Outbox(self._store(seat), deltas=deltas, left_out=frozenset(self._left_out))
@@ -210,11 +210,11 @@ class PolicyWorker:
         return FolderStore(folder) if folder else MemoryStore()
 
     def copy_of(self, bundle: WeightBundle) -> NDArray[np.uint8]:
-        """Rank 0 only: the bytes of weights in its memory, for engines on other machines."""
+        """The bytes of weights in rank 0's memory, for engines on other machines."""
         return bundle.copied()
 
     def release(self, version: int) -> None:
-        """Rank 0 only: all engines serve these weights."""
+        """Free weights that all engines serve; rank 0 only."""
         self._outbox.release(version)
 
     def hang_up(self, reason: str) -> None:
@@ -223,11 +223,11 @@ class PolicyWorker:
             hang_up(self._seat.address, reason)
 
     def machine(self) -> str:
-        """Where this process runs: equal for those that can open each other's memory."""
+        """An identifier equal for processes that can open each other's memory."""
         return machine()
 
     def find(self, path: Path) -> None:
-        """See a file or folder that another machine has written.
+        """Check for a file or folder that another machine has written.
 
         Raises:
             PlacementError: it is not here.
@@ -240,7 +240,7 @@ class PolicyWorker:
             )
 
     def save(self, folder: Path) -> None:
-        """This rank's share of a checkpoint: ZeRO shards, and the state of its random generators."""
+        """Write this rank's share of a checkpoint: ZeRO shards, and the state of its random generators."""
         self._zero.save(folder)
         save_generators(folder / f"rng-{self._rank}.npz", self._device)
 
@@ -264,7 +264,7 @@ class PolicyWorker:
         )
 
     def _memory(self) -> dict[str, float]:
-        """The largest footprint of any rank so far, in MiB."""
+        """The largest memory footprint of any rank so far, in MiB."""
         resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         peaks = {"memory/policy_rss": resident}
         if self._device == "cuda":
@@ -276,11 +276,11 @@ class PolicyWorker:
         return pieces(self._zero.module.model)
 
     def _sent(self) -> list[Piece]:
-        """Adapters alone where there are some: the engines have all that is under them."""
+        """The tensors to send: adapters alone where there are some, as the engines have all under them."""
         return adapter_pieces(self._zero.module.model) if self._stage.model.lora else self._pieces()
 
     def _known(self, step: Step, share: list[Collated], *, old: bool) -> Known:
-        """The scores of all groups, of which some may have been scored ahead."""
+        """The scores of all groups, some of which may have been scored ahead."""
         missing = self._ahead.missing(step)
         rows = share if len(missing) == step.groups else self._cut.share(step, missing)
         known = self._learner.scan(rows, tokens=step.tokens, old=old)

@@ -25,14 +25,14 @@ from llmrl.recipe.schema import Optimizer, Stage
 
 
 class Meeting:
-    """A listening socket for the ranks to meet at: bound to one address, on a port the system chose."""
+    """A listening socket for the ranks to meet at: bound to one address, on a port that the system chose."""
 
     def __init__(self, host: str) -> None:
         self._socket = socket.create_server((host, 0))
         self.address = f"{host}:{self._socket.getsockname()[1]}"
 
     def detach(self) -> int:
-        """Hand the file descriptor over to whoever serves the meeting."""
+        """Hand the file descriptor over to the server of the meeting."""
         return self._socket.detach()
 
 
@@ -43,15 +43,15 @@ def join_group(
 
     Args:
         address: host:port of rank 0's meeting.
-        rank: this process.
-        ranks: how many there are.
+        rank: this process's rank.
+        ranks: number of ranks.
         device: ``cpu`` talks gloo, ``cuda`` NCCL.
         meeting: rank 0's own socket; None elsewhere.
         timeout_s: how long one rank may wait for another, which may be writing a large checkpoint.
     """
     host, port = address.rsplit(":", 1)
     timeout = timedelta(seconds=timeout_s)
-    # DeepSpeed and Ulysses make groups of their own, whose timeouts nobody but torch is asked for.
+    # DeepSpeed and Ulysses make groups of their own, whose timeouts only torch's default can set.
     c10d.default_pg_timeout = timeout
     c10d.default_pg_nccl_timeout = timeout  # pyright: ignore[reportPrivateImportUsage]
     store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]  torch documents it under this name
@@ -72,17 +72,17 @@ def join_group(
 
 
 class ClientAdamW(torch.optim.AdamW):
-    """AdamW that can leave weights and states alone, and clips where DeepSpeed would not say the norm."""
+    """AdamW that can skip an update, and that clips where DeepSpeed would not report the norm."""
 
     skip = True
-    """Whether no update is made, as for a loss that is not finite. True until the first step: DeepSpeed at
-    stage 0 in bfloat16 makes one with no gradient while it is built, from which Adam would count on."""
+    """Whether no update is made, as for a loss that is not finite. True until the first step: when built,
+    DeepSpeed at stage 0 in bfloat16 makes one without a gradient, from which Adam would count on."""
     max_grad_norm: float | None = None
-    """Set where DeepSpeed hands over whole gradients (stage 0 in float32) and reports no norm."""
+    """Norm to clip to where DeepSpeed hands over whole gradients (stage 0 in float32) and reports no norm."""
     grad_norm = 0.0
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """One update, or none."""
+        """Make one update, or none."""
         if self.max_grad_norm is not None:
             parameters = [p for group in self.param_groups for p in group["params"]]
             self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.max_grad_norm))
@@ -123,16 +123,16 @@ class Zero:
 
     @property
     def ranks(self) -> int:
-        """How many ranks share the work."""
+        """Number of ranks that share the work."""
         return dist.get_world_size()
 
     @property
     def device(self) -> torch.device:
-        """Where inputs belong."""
+        """The device that inputs belong on."""
         return self._device
 
     def __call__(self, *inputs: object, **options: object) -> Any:
-        """The policy's forward pass."""
+        """Run the policy's forward pass."""
         return self._engine(*inputs, **options)
 
     def train(self, mode: bool) -> None:
@@ -147,7 +147,7 @@ class Zero:
     def step(self, *, lr: float, skip: bool) -> float:
         """Reduce, clip and update; returns the global gradient norm before clipping.
 
-        Where that is not finite, no update is made: DeepSpeed sees to it, or ``ClientAdamW`` does.
+        If that is not finite, no update is made: DeepSpeed sees to it, or ``ClientAdamW`` does.
         """
         self._optimizer.skip = skip
         for group in self._engine.optimizer.param_groups:
@@ -193,19 +193,19 @@ class Zero:
             yield from _tensors_in(vars(kept))
 
     def scratch(self) -> list[Tensor]:
-        """What only means something within a step: the buckets that ZeRO 3 keeps to reduce gradients in."""
+        """Tensors that only matter within a step: the buckets in which ZeRO 3 reduces gradients."""
         buckets = self._engine.optimizer.ipg_buckets.values() if self._level == 3 else ()
         return [bucket.buffer for bucket in buckets if bucket.buffer is not None]
 
     def full_size(self, tensor: Tensor) -> int:
-        """Bytes of a parameter or buffer, wherever its shards are."""
+        """Bytes of the whole parameter or buffer, wherever its shards are."""
         sharded = self._level == 3 and isinstance(tensor, nn.Parameter)
         elements = cast("Any", tensor).ds_numel if sharded else tensor.numel()
         return elements * tensor.element_size()
 
     @contextmanager
     def whole(self, tensors: Iterable[Tensor]) -> Generator[None]:
-        """These parameters are complete on every rank; all enter and leave together."""
+        """Complete these parameters on every rank within the block; all enter and leave together."""
         sharded = [t for t in tensors if isinstance(t, nn.Parameter)] if self._level == 3 else []
         with deepspeed.zero.GatheredParameters(sharded, enabled=bool(sharded)):
             yield
@@ -229,7 +229,7 @@ def _decayed(module: nn.Module, optimizer: Optimizer) -> list[dict[str, Any]]:
 
 
 def _tensors_in(value: object) -> Iterator[Tensor]:
-    """However DeepSpeed's stages nest them in what they keep."""
+    """All tensors in a value, however DeepSpeed's stages nest them."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -241,7 +241,7 @@ def _tensors_in(value: object) -> Iterator[Tensor]:
 
 
 def _free_memory(*_: Any) -> int:
-    """Bytes of this process's GPU."""
+    """Free bytes of this process's GPU."""
     return torch.cuda.mem_get_info()[0]
 
 

@@ -1,4 +1,4 @@
-"""What the policy is asked: datasets and tasks, tokenized, in an endless reproducible order."""
+"""The policy's prompts: datasets and tasks, tokenized, in an endless reproducible order."""
 
 from llmrl.prompts import dialogues as _dialogues  # registers the tasks of several turns
 from llmrl.prompts import pair_tasks as _pair_tasks  # registers the tasks with a wrong working

@@ -30,9 +30,9 @@ class Collection:
 
     source: str
     prompts: tuple[Prompt, ...]
-    """Never empty."""
+    """Prompts of the source; never empty."""
     left_out: int
-    """Rows that are too long, or whose pass rate is not asked for."""
+    """Number of rows that are too long, or have an excluded pass rate."""
     ordered: bool = False
     """Whether every epoch has them in this order, whatever ``prompts.shuffle`` says."""
 
@@ -51,17 +51,17 @@ def collect(
     """Read, render and tokenize every source.
 
     Args:
-        key: where the recipe has the sources, e.g. ``prompts.sources``.
+        key: the sources' key in the recipe, such as ``prompts.sources``.
         max_tokens: longer prompts are left out, counted and logged.
-        seed: the run's; tasks order their problems by it, and a source its rows of equal pass rates.
-        max_response_tokens: where responses of the dataset are trained on, rows with a longer one are left
-            out too.
-        max_read_tokens: likewise rows of which a model reads more: each segment of a response whose past is
-            rewritten is a sequence of its own, and both of a pair are read together.
-        reads: what of a dataset's rows is wanted.
+        seed: the run's seed; orders the problems of tasks, and a source's rows of equal pass rates.
+        max_response_tokens: most tokens of a dataset's response, if these are trained on; rows with a longer
+            one are left out.
+        max_read_tokens: likewise for all that a model reads of a row: each segment of a response whose past
+            is rewritten is a sequence of its own, and both of a pair are read together.
+        reads: what the stage reads of a dataset's rows.
     Raises:
         RecipeError: a source is contradictory, or two have the same name.
-        DataError: a source cannot be read, or nothing of it remains.
+        DataError: a source cannot be read, or none of its rows remains.
     """
     names = [source_name(source) for source in sources]
     for number, name in enumerate(names):
@@ -118,15 +118,15 @@ def _bytes(ids: NDArray[np.int32] | None) -> bytes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Limit:
-    """How long the prompts or responses of a source may be."""
+    """A limit on the length of a source's prompts or responses."""
 
     what: str
     most: int
     option: str
-    """The key of the recipe that says so."""
+    """Key of the recipe that sets it."""
 
     def keep(self, prompts: Sequence[Prompt], *, lengths: Sequence[int], key: str) -> Sequence[Prompt]:
-        """The prompts whose length is within the limit."""
+        """Keep the prompts whose length is within the limit."""
         kept = [prompt for prompt, length in zip(prompts, lengths, strict=True) if length <= self.most]
         if not kept:
             raise DataError(

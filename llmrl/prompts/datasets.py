@@ -1,4 +1,4 @@
-"""Datasets: whatever ``dataset = ...`` of a recipe names, read as examples.
+"""Datasets: files, folders or hub names in a recipe's ``dataset = ...``, read as examples.
 
 The one file that imports ``datasets``, and only for what needs it: parquet, saved folders and the hub.
 """
@@ -20,7 +20,7 @@ from llmrl.prompts.reads import EVERYTHING, Reads
 from llmrl.recipe.schema import Source
 
 HUB_NAME = re.compile(r"(?P<path>[A-Za-z0-9][\w.-]*(/[\w.-]+)?)(:(?P<config>[\w.-]+))?")
-"""``name`` or ``owner/name``, and ``:config`` where the dataset has several."""
+"""Form of a hub name: ``name`` or ``owner/name``, and ``:config`` where the dataset has several."""
 
 KNOWN_ENDINGS = (*TEXT_FORMATS, *(f"{ending}.gz" for ending in TEXT_FORMATS), ".parquet")
 
@@ -29,8 +29,8 @@ def read_source(source: Source, *, key: str, reads: Reads = EVERYTHING) -> list[
     """The rows of a dataset that the source takes, in the dataset's order.
 
     Args:
-        key: where the recipe has this source, e.g. ``prompts.sources.0``.
-        reads: what of a row is wanted.
+        key: the source's key in the recipe, such as ``prompts.sources.0``.
+        reads: what the stage reads of a row.
     Raises:
         RecipeError: the source names no dataset, or its template or field map is wrong.
         DataError: the dataset cannot be read; the message names file, row and field.
@@ -153,12 +153,12 @@ def _hub(name: re.Match[str], source: Source, *, key: str) -> Iterator[Record]:
     import datasets as hf  # noqa: PLC0415  heavy, and most recipes read JSONL
 
     opened = partial(hf.load_dataset, name["path"], name["config"], split=source.split)
-    failure = f"{key}.dataset: {shown(name.string)} is no file here and cannot be loaded from the hub"
+    failure = f"{key}.dataset: {shown(name.string)} is not a file here and cannot be loaded from the hub"
     return _rows(opened, f"{name.string}, split {source.split}", failure=failure)
 
 
 def _rows(opened: Callable[[], object], place: str, *, failure: str) -> Iterator[Record]:
-    """Rows of what ``datasets`` opens, its many kinds of failure told in one sentence."""
+    """The rows of an object that ``datasets`` opens; its many kinds of failure become one error."""
     from datasets.exceptions import DatasetsError  # noqa: PLC0415  heavy
 
     try:

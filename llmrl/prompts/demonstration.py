@@ -1,4 +1,4 @@
-"""A demonstrated conversation as token ids, and which of them are the policy's to imitate."""
+"""A demonstrated conversation as token ids, with those that the policy is to imitate."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from llmrl.prompts.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Demonstration:
-    """Everything that follows the prompt. Both arrays have the same length L."""
+    """The tokens that follow the prompt. Both arrays have the same length L."""
 
     tokens: NDArray[np.int32]
     """[L] ids; every turn of the policy ends with the first of the tokenizer's ``stop_ids``."""
     turn: NDArray[np.int32] | None
-    """[L] the policy's turn that a token belongs to, -1 in a reply; None where there is but one turn."""
+    """[L] index of the policy's turn that a token belongs to, -1 in a reply; None for a single turn."""
     rewrites: tuple[Rewrite, ...]
-    """Where the chat template rewrites the past, in order."""
+    """Places where the chat template rewrites the past, in order."""
 
 
 def encode_demonstration(
     tokenizer: Tokenizer, prompt: str | Sequence[Message], turns: Sequence[str]
 ) -> Demonstration:
-    """The ids that an engine and an environment would have made of the same words.
+    """The ids that an engine and an environment would have made of the same text.
 
     Args:
         turns: a response, the reply to it, the response to that, and so on; the last one is a response.

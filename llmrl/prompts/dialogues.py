@@ -1,7 +1,7 @@
-"""Tasks of several turns: how such a conversation begins, and how a teacher takes its part in one.
+"""Tasks of several turns: the beginnings of such conversations, and a teacher's part in them.
 
-What the other speaker says while the policy is trained is decided by the environment of the same name; the
-lines that stand in the demonstrations are some that it could have said.
+The other speaker's words in training are decided by the environment of the same name; those in the
+demonstrations are some that it could have used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class RunningSum:
     slips: float = 0.0
     """Share of the answers that are wrong, for demonstrations of an imperfect teacher.
 
-    What follows builds on them. The answer that a verifier reads, that of the first turn, is always right.
+    Later answers build on them. The verifier's answer, that of the first turn, is always right.
     """
 
     def __post_init__(self) -> None:
@@ -95,7 +95,7 @@ class GuessNumber:
         return Problem(prompt=f"{span}=", answer=span, response=response, then=tuple(then))
 
     def _guesses(self, number: int, low: int, high: int) -> list[str]:
-        """A guess, the reply to it, the next guess, up to the right one or the last."""
+        """The guesses and the replies to them, in turn, up to the right guess or the last."""
         secret, spoken = low + derive_seed("secret", number) % (high - low + 1), list[str]()
         for turn in range(self.turns):
             guess = low + derive_seed("guess", number, turn) % (high - low + 1)

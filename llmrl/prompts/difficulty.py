@@ -1,4 +1,4 @@
-"""Difficulty: which rows of a source are used, and in which order, by how often they were solved before."""
+"""Difficulty: the choice and order of a source's rows by how often they were solved before."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difficulty:
-    """What a source says about the pass rates of its rows."""
+    """The pass rates of a source's rows, and the limits that it sets on them."""
 
     source: Source
     rates: Mapping[str, float]
-    """By prompt id."""
+    """Pass rates by prompt id."""
     key: str
-    """Where the recipe has the source, e.g. ``prompts.sources.0``."""
+    """Key of the source in the recipe, such as ``prompts.sources.0``."""
 
     def select(self, prompts: Sequence[Prompt], *, seed: int) -> Sequence[Prompt]:
-        """Those whose rate is asked for, in the order that is asked for; what is left out is logged.
+        """Select the rows with a wanted rate, in the wanted order; what is left out is logged.
 
         Args:
-            prompts: never empty.
-            seed: the run's; orders rows of equal rates.
+            prompts: the source's prompts; never empty.
+            seed: the run's seed; orders rows of equal rates.
         Raises:
-            DataError: no row has a rate, which means that the rates are of other data; or nothing remains.
+            DataError: no row has a rate, which means that the rates are of other data; or no row remains.
         """
         rated = [self.rates[prompt.id] for prompt in prompts if prompt.id in self.rates]
         if not rated:
@@ -66,14 +66,14 @@ class Difficulty:
         )
 
     def _easy_first(self, prompts: Sequence[Prompt], seed: int) -> Sequence[Prompt]:
-        """From the highest rate to the lowest, then those without one."""
+        """Sort from the highest rate to the lowest, then those without a rate."""
         return sorted(
             prompts, key=lambda p: (-self.rates.get(p.id, -1.0), derive_seed("easy_first", seed, p.id))
         )
 
 
 def difficulty_of(source: Source, *, key: str) -> Difficulty | None:
-    """What the source says, with its rates read; None where it says nothing.
+    """The difficulty of a source, with its rates read; None if it sets none.
 
     Raises:
         RecipeError, DataError: as :func:`llmrl.prompts.pass_rates.read_pass_rates`.

@@ -28,10 +28,10 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Example:
-    """What a prompt is made from."""
+    """The text that a prompt is made from."""
 
     id: str
-    """``source/row``; the row counts from 0 and includes those that ``skip`` leaves out."""
+    """Identifier ``source/row``; the row counts from 0 and includes those that ``skip`` leaves out."""
     prompt: str | tuple[Message, ...]
     """Plain text, or a conversation that ends with the user's turn."""
     answer: str | None
@@ -43,11 +43,11 @@ class Example:
     rejected: str | None = None
     """A worse response than ``response``, or None."""
     then: tuple[str, ...] = ()
-    """How the conversation goes on after ``response``: a reply, a response, and so on."""
+    """Continuation of the conversation after ``response``: a reply, a response, and so on."""
 
 
 def source_name(source: Source) -> str:
-    """What the source is called in ids and metrics: its name, or that of its task, file or hub dataset."""
+    """The source's name in ids and metrics: its own, or that of its task, file or hub dataset."""
     if source.name is not None:
         return source.name
     if source.dataset is None:

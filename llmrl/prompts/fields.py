@@ -21,7 +21,7 @@ DEFAULTS: Mapping[str, tuple[str, ...]] = {
 """Columns that are looked for, in this order, where the recipe names none."""
 
 WHOLE_ROW = "*"
-"""As the column of the answer: all of them, as one JSON object."""
+"""Name of a column, for the answer, that stands for all columns, as one JSON object."""
 
 ROLES: tuple[str, ...] = get_args(Role)
 
@@ -70,8 +70,8 @@ def has_prompt(record: Record, fields: Mapping[str, str], *, key: str) -> bool:
 def answer_of(record: Record, fields: Mapping[str, str], *, key: str) -> str | None:
     """The gold answer of a row, a number as its JSON text; None where the row has none.
 
-    With ``fields.answer = "*"`` it is the whole row as the text of a JSON object, which is how rows of tests
-    for code are read.
+    With ``fields.answer = "*"`` it is the whole row as the text of a JSON object, as for rows with tests for
+    code.
 
     Raises:
         DataError: the column that the recipe names is missing, the value is neither text nor a number, or
@@ -103,8 +103,8 @@ def _whole(record: Record) -> str:
         return json.dumps(dict(record.fields), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DataError(
-            f"{record.place}: the row is no JSON object ({error}), which an answer of all columns must be; "
-            f"leave the column out, or map one column to the answer."
+            f"{record.place}: the row is not a JSON object ({error}), which an answer of all columns must "
+            f"be; leave the column out, or map one column to the answer."
         ) from error
 
 
@@ -138,7 +138,7 @@ def _prompt_column(record: Record, fields: Mapping[str, str], *, key: str) -> st
 
 
 def column_of(record: Record, fields: Mapping[str, str], role: str, *, key: str) -> str | None:
-    """The column that has ``role``: the one that the recipe names, or the first default that the row has.
+    """The column with ``role``: the one that the recipe names, or the first default that the row has.
 
     Raises:
         DataError: the column that the recipe names is missing.
@@ -170,7 +170,7 @@ def text_of(value: object, place: str, *, blank: bool = False) -> str:
     """``value`` if it is text that can be encoded; ``blank`` allows white space only.
 
     Raises:
-        DataError: it is not, or has a character that no tokenizer can encode.
+        DataError: it is not text, or has a character that no tokenizer can encode.
     """
     if not isinstance(value, str):
         got = "null" if value is None else f"{type(value).__name__} {shown(value)}"
@@ -186,10 +186,10 @@ def text_of(value: object, place: str, *, blank: bool = False) -> str:
 
 
 def messages_of(turns: list[object], place: str, *, last: Role) -> tuple[Message, ...]:
-    """The messages of a conversation, which should end with one of ``last``; the caller looks at that.
+    """The messages of a conversation, which should end with one of ``last``; the caller checks that.
 
     Raises:
-        DataError: there is none, one of them is malformed, or the system speaks late.
+        DataError: there is none, one of them is malformed, or a system message is not the first.
     """
     if not turns:
         raise DataError(f"{place}: the conversation is empty; it must end with a message from '{last}'.")

@@ -14,7 +14,7 @@ from typing import IO, cast
 from llmrl.errors import DataError, shown
 
 MAX_LINE_BYTES = 64 * 1024 * 1024
-"""A longer line is no row of text but a damaged file or a decompression bomb."""
+"""Longest line; a longer one is no row of text but a damaged file or a decompression bomb."""
 
 UTF8_MARK = b"\xef\xbb\xbf"
 OTHER_MARKS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
@@ -25,12 +25,12 @@ class Record:
     """One row as it was found."""
 
     place: str
-    """File and line, for messages."""
+    """File and line of the row, for messages."""
     fields: Mapping[str, object]
 
 
 def read_jsonl(path: Path) -> Iterator[Record]:
-    """One JSON object per line; blank lines are passed over."""
+    """Read one JSON object per line; blank lines are skipped."""
     for number, line in _lines(path):
         if line.strip():
             place = f"{path}, line {number}"
@@ -38,7 +38,7 @@ def read_jsonl(path: Path) -> Iterator[Record]:
 
 
 def read_json(path: Path) -> Iterator[Record]:
-    """One JSON array of objects."""
+    """Read one JSON array of objects."""
     text = "".join(line for _, line in _lines(path))
     if not text.strip():
         return
@@ -54,7 +54,7 @@ def read_json(path: Path) -> Iterator[Record]:
 
 
 def read_csv(path: Path) -> Iterator[Record]:
-    """Comma-separated cells under one line of column names; an empty cell is null."""
+    """Read comma-separated cells under one line of column names; an empty cell is null."""
     reader = csv.reader((line for _, line in _lines(path)), strict=True)
     try:
         header = next(reader, list[str]())
@@ -84,13 +84,13 @@ TEXT_FORMATS: Mapping[str, Callable[[Path], Iterator[Record]]] = {
     ".json": read_json,
     ".csv": read_csv,
 }
-"""Reader of each ending, which ``.gz`` may follow."""
+"""Reader for each file ending, which ``.gz`` may follow."""
 
 JSONL_HINT = "Each line must be one JSON object."
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Each line with its number from 1, decoded; byte offsets in messages are those of the unzipped text."""
+    """Each line, decoded, with its number from 1; byte offsets in messages are those of the unzipped text."""
     offset = number = 0
     try:
         with _open(path) as stream:

@@ -18,7 +18,7 @@ class DigitSumPairs:
     digits_max: int = 4
     """Most digits of a number."""
     flipped: float = 0.0
-    """Share of the pairs whose labels are swapped: what is chosen there is wrong."""
+    """Share of the pairs whose labels are swapped, so that the chosen response is wrong."""
 
     def __post_init__(self) -> None:
         if self.digits_min < 2:

@@ -1,4 +1,4 @@
-"""Pass rates: how often each row of a dataset was solved, as one run writes it down and another reads it.
+"""Pass rates: how often each row of a dataset was solved, as one run writes it and another reads it.
 
 ``pass_rates.jsonl`` has a line for each group of responses, so that a run only ever appends to it; a row's
 rate is the share over all of its lines. Groups that a resumed run answers anew are there twice.
@@ -17,18 +17,18 @@ from llmrl.errors import DataError, RecipeError, shown
 FILE = "pass_rates.jsonl"
 
 BEGINNING = b'{"id": "'
-"""Of every line."""
+"""First bytes of every line."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassRate:
-    """How many of the responses to one prompt were right."""
+    """The number of right responses to one prompt."""
 
     id: str
-    """The prompt's, ``source/row``."""
+    """Id of the prompt, ``source/row``."""
     solved: int
     judged: int
-    """Responses of the policy that were scored, right or wrong; never fewer than ``solved``."""
+    """Number of the policy's responses that were scored, right or wrong; never fewer than ``solved``."""
 
     def __post_init__(self) -> None:
         numbers = type(self.solved), type(self.judged)
@@ -37,19 +37,19 @@ class PassRate:
 
 
 def append_pass_rates(path: Path, rates: Iterable[PassRate]) -> None:
-    """Add a line for each of them; without any, nothing is touched."""
+    """Append a line for each rate; without any, the file is not touched."""
     lines = "".join(f"{json.dumps(asdict(rate))}\n" for rate in rates)
     if lines:
         with path.open("a", encoding="ascii") as file:
-            # What was killed while it wrote has left half a line.
+            # A run that was killed while writing has left half a line.
             file.write(lines if _ends_whole(path) else f"\n{lines}")
 
 
 def read_pass_rates(path: Path, *, key: str) -> Mapping[str, float]:
-    """The share of solved responses by prompt id; without those that nobody judged.
+    """The share of solved responses by prompt id, without prompts that were never judged.
 
     Args:
-        key: where the recipe names the file, e.g. ``prompts.sources.0.pass_rates``.
+        key: the file's key in the recipe, such as ``prompts.sources.0.pass_rates``.
     Raises:
         RecipeError: the file cannot be opened.
         DataError: a line is not what :func:`append_pass_rates` writes.

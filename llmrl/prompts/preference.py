@@ -13,7 +13,7 @@ from llmrl.prompts.fields import column_of, has_prompt, messages_of, prompt_of, 
 from llmrl.prompts.files import Record
 
 ASSISTANT = "\n\nAssistant:"
-"""How dialogues in one text, such as those of Anthropic's HH, begin a turn of the assistant."""
+"""Beginning of an assistant's turn in dialogues of one text, such as those of Anthropic's HH."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Preference:
 
 
 def preference_of(record: Record, fields: Mapping[str, str], *, key: str) -> Preference | None:
-    """The pair in a row; None where nothing is rejected.
+    """The pair in a row; None if it has no rejected response.
 
     Both responses are texts next to a prompt; or lists of messages, the last of which is the response and
     the others the prompt unless it has a column of its own; or whole dialogues that share their beginning

@@ -1,4 +1,4 @@
-"""What a stage reads of a row besides its prompt."""
+"""The columns of a row that a stage reads besides its prompt."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reads:
-    """Columns that are found by their names alone are no fault of the row where nobody reads them."""
+    """The columns to read: one that is found only by its default name is not checked if it is not read."""
 
     answer: bool = True
-    """Whether a value that is no answer is refused; it counts as none otherwise."""
+    """Whether an invalid answer is refused; otherwise it counts as none."""
     response: bool = True
-    """Whether the responses of the dataset are trained on; they are not looked at otherwise."""
+    """Whether the dataset's responses are trained on; otherwise they are ignored."""
 
 
 EVERYTHING = Reads()

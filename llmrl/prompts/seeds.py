@@ -1,4 +1,4 @@
-"""Where randomness comes from: seeds and orders derived from names and numbers, equal on every machine.
+"""Sources of randomness: seeds and orders derived from names and numbers, equal on every machine.
 
 Nothing here keeps a state, so no generator has to be saved, restored or shared between processes.
 """
@@ -12,7 +12,7 @@ ROUNDS = 8
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed of 63 bits for whatever ``parts`` name, e.g. ``derive_seed(run_seed, ordinal, sample)``.
+    """Derive a seed of 63 bits from ``parts``, such as ``derive_seed(run_seed, ordinal, sample)``.
 
     Pure and stable across processes, machines and versions; 1 and "1" are different parts.
     """
@@ -23,7 +23,7 @@ def derive_seed(*parts: int | str) -> int:
 
 
 def shuffled(index: int, *, size: int, seed: int) -> int:
-    """Where ``seed`` puts ``index`` in an order of ``range(size)``; each place is taken exactly once.
+    """The place of ``index`` in an order of ``range(size)`` by ``seed``; each place is taken exactly once.
 
     A Feistel network on the smallest rectangle that holds the range, walked until it lands inside: no list
     is made, so ``size`` may exceed memory.
@@ -42,7 +42,7 @@ def shuffled(index: int, *, size: int, seed: int) -> int:
 
 
 def _permuted(index: int, wide: int, high: int, seed: int) -> int:
-    """Where ``index`` goes in ``range(wide * high)``; each round can be undone, so no two places meet."""
+    """The place of ``index`` in ``range(wide * high)``; each round can be undone, so no two places meet."""
     left, right = divmod(index, high)
     for number in range(0, ROUNDS, 2):
         left = (left + derive_seed(seed, number, right)) % wide

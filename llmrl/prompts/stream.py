@@ -1,4 +1,4 @@
-"""The endless stream of prompts: which one is at which place, computed from the place alone.
+"""The endless stream of prompts: the prompt at each place, computed from the place alone.
 
 There is no cursor to lose. ``at(ordinal)`` is a pure function of the rows, the seed and the ordinal, so
 a resumed run, another process and another order of calls all see the same stream.
@@ -22,7 +22,7 @@ from llmrl.prompts.tokenizer import Tokenizer
 from llmrl.recipe.schema import Evaluation, Prompts
 
 LONGEST_ORDERED = 100_000
-"""Prompts of a block in which the places of one source are counted."""
+"""Most prompts of a block in which the places of one source are counted."""
 
 
 class PromptStream:
@@ -45,11 +45,11 @@ class PromptStream:
         """Read every source of the table.
 
         Args:
-            seed: the run's.
-            max_response_tokens: where responses of the dataset are trained on, rows with a longer one are
-                left out too.
-            max_read_tokens: likewise rows of which a model reads more, as in ``collect``.
-            reads: what of a dataset's rows is wanted.
+            seed: the run's seed.
+            max_response_tokens: most tokens of a dataset's response, where these are trained on; rows with a
+                longer one are left out.
+            max_read_tokens: likewise for all that a model reads of a row, as in ``collect``.
+            reads: what the stage reads of a dataset's rows.
         Raises:
             RecipeError: a source is contradictory, or two have the same name.
             DataError: a source cannot be read, or all its prompts are too long.
@@ -73,10 +73,10 @@ class PromptStream:
         self.rows: tuple[Prompt, ...] = tuple(p for part in self._collections for p in part.prompts)
         """Every prompt once, source by source."""
         self.left_out: int = sum(part.left_out for part in self._collections)
-        """Rows that are too long, or whose pass rate is not asked for."""
+        """Number of rows that are too long, or have an excluded pass rate."""
 
     def __len__(self) -> int:
-        """Rows of all sources together."""
+        """Number of rows of all sources together."""
         return len(self.rows)
 
     def at(self, ordinal: int) -> Draw:
@@ -100,7 +100,7 @@ class PromptStream:
         return self._ordered(place, self._ends[-1], "block", number)
 
     def _turns_of(self, number: int, source: int) -> list[int]:
-        """The places of a block at which a source is drawn from."""
+        """The places of a block that draw from a source."""
         places = range(self._ends[-1])
         return [place for place in places if bisect_right(self._ends, self._slot(number, place)) == source]
 
@@ -132,12 +132,12 @@ def held_out(
     seed: int,
     reads: Reads = EVERYTHING,
 ) -> tuple[Prompt, ...]:
-    """The held-out prompts of a stage in the order of their sources; empty where it has none.
+    """The held-out prompts of a stage in the order of their sources; empty if it has none.
 
     Args:
         max_tokens: longer prompts are left out, as in training.
-        seed: the run's, so that ``skip`` keeps a task's held-out rows apart from the trained ones.
-        reads: what of a dataset's rows is wanted.
+        seed: the run's seed, so that ``skip`` keeps a task's held-out rows apart from the trained ones.
+        reads: what the stage reads of a dataset's rows.
     Raises:
         RecipeError, DataError: as :class:`PromptStream`.
     """

@@ -27,15 +27,15 @@ class Problem:
     prompt: str
     answer: str
     response: str
-    """The working, then ``#`` and the answer."""
+    """Working, then ``#`` and the answer."""
     rejected: str | None = None
-    """A working that is worse than ``response``, or None."""
+    """Worse working than ``response``, or None."""
     then: tuple[str, ...] = ()
-    """How the conversation goes on after ``response``: a reply, a response, and so on."""
+    """Continuation of the conversation after ``response``: a reply, a response, and so on."""
 
 
 class Task(Protocol):
-    """What a registered task promises; its options are its fields."""
+    """The interface of a registered task; its options are its fields."""
 
     @property
     def characters(self) -> str:
@@ -44,11 +44,11 @@ class Task(Protocol):
 
     @property
     def size(self) -> int:
-        """How many distinct problems there are."""
+        """Number of distinct problems."""
         ...
 
     def make(self, number: int) -> Problem:
-        """Problem ``number`` of ``range(size)``: pure, and different numbers have different prompts."""
+        """Make problem ``number`` of ``range(size)``: pure, and different numbers have different prompts."""
         ...
 
 
@@ -75,8 +75,8 @@ def read_task(source: Source, *, key: str, seed: int) -> list[Example]:
     """The rows that a source of the recipe takes from its task.
 
     Args:
-        key: where the recipe has this source, e.g. ``prompts.sources.0``.
-        seed: the run's; the same for training and held-out rows, or they may meet.
+        key: the source's key in the recipe, such as ``prompts.sources.0``.
+        seed: the run's seed; the same for training and held-out rows, or they may meet.
     Raises:
         RecipeError: no such task or option, or no number of rows.
         DataError: the task has fewer distinct problems.
@@ -103,13 +103,13 @@ def _example(problem: Problem, source: str, row: int) -> Example:
 
 
 def slip(share: float, number: int, place: int) -> int:
-    """By how much one step of a problem is wrong: 1 or 2 in ``share`` of all cases, else 0."""
+    """Error of one step of a problem: 1 or 2 in ``share`` of all cases, else 0."""
     chance, size = divmod(derive_seed("slip", number, place), 2)
     return size + 1 if chance % 1_000_000 < share * 1_000_000 else 0
 
 
 def digit_sum(text: str, slips: Sequence[int]) -> str:
-    """The working for the digits of ``text``, each step wrong by as much as ``slips`` says."""
+    """The working for the digits of ``text``, each step wrong by its number in ``slips``."""
     total, steps = int(text[0]), list[str]()
     for digit, wrong in zip(text[1:], slips, strict=True):
         result = total + int(digit) + wrong
@@ -130,7 +130,7 @@ class DigitSum:
     slips: float = 0.0
     """Share of the steps in a response whose result is wrong, for demonstrations of an imperfect teacher.
 
-    What follows builds on it. The answer that a verifier reads is always right.
+    Later steps build on it. The verifier's answer is always right.
     """
 
     def __post_init__(self) -> None:
@@ -198,9 +198,9 @@ class Chain:
     largest: int = 9
     """Largest number; the smallest is 0."""
     operators: str = "+-"
-    """Which of ``+``, ``-`` and ``*`` occur; none binds stronger than another."""
+    """Operators that occur, among ``+``, ``-`` and ``*``; none binds stronger than another."""
     modulo: int = 0
-    """Each result is taken modulo this, so that it stays in ``range(modulo)``; 0 leaves it as it is."""
+    """Modulus of each result, which keeps it in ``range(modulo)``; 0 leaves it as it is."""
 
     def __post_init__(self) -> None:
         if not 2 <= self.terms <= MAX_DIGITS:
@@ -226,7 +226,7 @@ class Chain:
 
     @property
     def _choices(self) -> list[int]:
-        """How many values each place of a chain can have: a number, an operator, a number ..."""
+        """Numbers of values at each place of a chain: a number, an operator, a number ..."""
         return [self.largest + 1, *[len(self.operators), self.largest + 1] * (self.terms - 1)]
 
     def make(self, number: int) -> Problem:
@@ -256,10 +256,10 @@ def _check_digits(fewest: int, most: int) -> None:
 
 
 def _first(digits: int) -> int:
-    """The smallest number of so many digits."""
+    """The smallest number with ``digits`` digits."""
     return 10 ** (digits - 1)
 
 
 def _count(fewest: int, most: int) -> int:
-    """How many numbers have between ``fewest`` and ``most`` digits; 0 is not among them."""
+    """Number of integers with ``fewest`` to ``most`` digits; 0 is not among them."""
     return 10**most - _first(fewest)

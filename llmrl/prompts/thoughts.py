@@ -1,12 +1,12 @@
-"""Thoughts: what a model writes between ``<think>`` and ``</think>`` before it speaks."""
+"""Thoughts: the text that a model writes between ``<think>`` and ``</think>`` before its answer."""
 
 from __future__ import annotations
 
 THOUGHT = "<think>"
-"""Begins a thought; many chat templates write it themselves, so that a response only ends its thoughts."""
+"""Mark that begins a thought; many chat templates write it, so that a response only ends its thoughts."""
 
 
 def without_thoughts(text: str) -> str:
-    """What follows the last thought, without the empty lines between; nothing of one that never ends."""
+    """The text after the last thought, without the empty lines between; empty if that never ends."""
     _, ended, rest = text.rpartition("</think>")
     return (rest.lstrip("\n") if ended else rest).partition(THOUGHT)[0]

@@ -29,19 +29,19 @@ MARK_CHARACTER = "\uf8ff"
 MARK = re.compile(f"{MARK_CHARACTER}([0-9]+){MARK_CHARACTER}")
 
 TODAY = datetime(2024, 7, 26, tzinfo=UTC)
-"""For templates that print the date: the one that Llama's names where it knows none."""
+"""Date for templates that print one: the date that Llama's uses by default."""
 ANCHOR = "x"
-"""Plain text is decoded behind it, since the decoders of SentencePiece drop the first space of a text."""
+"""Text put before plain text when decoding, since SentencePiece's decoders drop a text's first space."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Heard:
-    """What the model reads between a turn of the policy and its next one."""
+    """The tokens that the model reads between a turn of the policy and its next one."""
 
     tokens: NDArray[np.int32]
-    """[K] ids of the reply, and of what the chat template puts around it."""
+    """[K] ids of the reply, and of the chat template around it."""
     past: NDArray[np.int32] | None = None
-    """[M] ids that stand before them in place of the prompt and all that was said; None where that stays."""
+    """[M] ids that replace the prompt and all turns before them; None where those stay."""
 
 
 class Tokenizer:
@@ -57,7 +57,7 @@ class Tokenizer:
         """Wrap ``backend``; ``stop_ids`` end a response besides its end of sequence and of a turn.
 
         Raises:
-            ModelError: it has no end-of-sequence token, or ``chat`` is asked of one without a template.
+            ModelError: it has no end-of-sequence token, or no template although ``chat`` is set.
         """
         self._backend, self._chat, self._name = backend, chat, name
         eos = _eos_id(backend, name)
@@ -72,16 +72,16 @@ class Tokenizer:
         """Ids that end a response; the first is the one that demonstrations end with."""
         pad = cast("int | None", backend.pad_token_id)
         self.pad_id: int = eos if pad is None else pad
-        """Fills rows up; masked wherever it does."""
+        """Id that fills rows up; always masked."""
         self.vocabulary: int = max(backend.get_vocab().values()) + 1
-        """Every id is smaller; a model's embedding has at least so many rows."""
+        """Number of ids; all are smaller, and a model's embedding has at least as many rows."""
         self._bos = _bos_ids(backend)
         self._anchor = [] if chat or not _drops_first_space(backend) else self._anchor_ids()
         self._before = self._decoded(self._anchor)
 
     @staticmethod
     def conversation(prompt: str | Sequence[Message]) -> tuple[Message, ...]:
-        """The messages of a prompt; plain text is one of the user."""
+        """The messages of a prompt; plain text is one message of the user."""
         return (Message(role="user", content=prompt),) if isinstance(prompt, str) else tuple(prompt)
 
     def render(self, prompt: str | Sequence[Message]) -> str:
@@ -121,16 +121,16 @@ class Tokenizer:
         return np.array([*self._encode_text(text), self.stop_ids[0]], dtype=np.int32)
 
     def encode_reply(self, said: Sequence[Message], reply: str, *, after: int) -> Heard:
-        """What is read after a turn of the policy; what was said keeps its tokens if the template keeps it.
+        """The tokens read after a turn of the policy; earlier tokens stay if the template keeps them.
 
         Plain text has the ids of ``reply`` alone. In a conversation they are all that the template puts from
         the end of the policy's turn, around and including ``reply``, to where its next turn begins. A
-        template that renders the past otherwise once the conversation goes on (many drop the thoughts of
-        earlier turns) gives another past, in which the ids that were sampled need not occur.
+        template that renders the past differently once the conversation goes on (many drop the thoughts of
+        earlier turns) gives another past, in which the sampled ids need not occur.
 
         Args:
             said: the conversation so far; the policy's turn is its last message. Not read for plain text.
-            after: last id of that turn; an end of the turn that the policy wrote itself is not repeated.
+            after: last id of that turn; an end of turn that the policy wrote itself is not repeated.
         Raises:
             DataError: the template refuses the conversation, or a character has no token.
         """
@@ -150,13 +150,13 @@ class Tokenizer:
         return self._decoded([*self._anchor, *(int(token) for token in ids)]).removeprefix(self._before)
 
     def save(self, folder: Path) -> None:
-        """Write it as transformers reads it."""
+        """Write the tokenizer as transformers reads it."""
         self._backend.save_pretrained(folder)
 
     def _turn_end(self, *, otherwise: int) -> int:
         """The special token that the template puts after the assistant's turn; ``otherwise`` if none.
 
-        Base models have templates whose turns end otherwise than their sequences, and would speak on.
+        Base models have templates whose turns end otherwise than their sequences, and would not stop.
         """
         asked, said = Message(role="user", content="?"), Message(role="assistant", content=MARK_CHARACTER)
         try:
@@ -228,8 +228,8 @@ class Tokenizer:
         return marked, texts
 
     def _past_and_rest(self, marked: Sequence[Message], free: int) -> tuple[str | None, str]:
-        """What the template makes of the last but one of ``marked``, the policy's turn, and all before it,
-        or None if it is what was said; and what it puts after that turn.
+        """The template's form of ``marked`` up to the policy's turn, its last but one, or None if that is
+        what was sampled; and its text after that turn.
 
         Args:
             free: number of a mark that ``marked`` does not have.
@@ -262,7 +262,7 @@ def load_tokenizer(model: Model) -> Tokenizer:
     """The tokenizer of the recipe's model: its own, or one built from ``model.characters``.
 
     Raises:
-        ModelError: there is none, it is slow or broken, it has no end of sequence, or no template for chat.
+        ModelError: there is none, it is slow or broken, or it lacks an end of sequence or a needed template.
     """
     if model.path is None:
         if not model.characters:
@@ -360,7 +360,7 @@ def _bos_ids(backend: PreTrainedTokenizerFast) -> list[int]:
 
 
 def _drops_first_space(backend: PreTrainedTokenizerFast) -> bool:
-    """Whether its decoder takes a space off the beginning of a text, as those of SentencePiece do."""
+    """Whether its decoder drops a space at the beginning of a text, as SentencePiece's do."""
     parts = str(cast("object", backend.backend_tokenizer.decoder))
     return "Strip(" in parts or "Metaspace(" in parts
 

@@ -1,4 +1,4 @@
-"""Tasks for tools: what a small model cannot work out by itself, and how a teacher has it worked out."""
+"""Tasks for tools: problems too hard for a small model alone, and a teacher's calls that solve them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Products:
     digits: int = 2
     """Digits of each number."""
     guesses: float = 0.0
-    """Share of the demonstrations that answer at once instead, and are wrong."""
+    """Share of the demonstrations that answer directly without a call, and are wrong."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.digits <= MAX_DIGITS:
@@ -44,5 +44,5 @@ class Products:
 
     @property
     def _numbers(self) -> int:
-        """How many numbers have so many digits."""
+        """Number of integers with ``digits`` digits."""
         return 9 * 10 ** (self.digits - 1)

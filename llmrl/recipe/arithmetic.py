@@ -1,4 +1,4 @@
-"""The arithmetic of a stage: what its numbers multiply to, as numbers and in words."""
+"""The arithmetic of a stage: the products of its numbers, as numbers and in words."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from llmrl.recipe.schema import Recipe, Source, Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arithmetic:
-    """What one stage amounts to. Tokens are upper bounds: every prompt and response at full length."""
+    """The numbers of one stage. Tokens are upper bounds: every prompt and response at full length."""
 
     trains_on: TrainsOn
-    """For demonstrations and pairs nothing is sampled, and a response is the dataset's."""
+    """Kind of training data; demonstrations and pairs are the dataset's responses, and nothing is sampled."""
     steps: int
     prompts: int
     """Prompts of the stage."""
     responses_per_step: int
     response_tokens_per_step: int
     tokens_per_step: int
-    """Prompts included, once for each response."""
+    """Tokens of a step, prompts included, once for each response."""
     responses_per_microbatch: int
     """Responses of full length, with their prompts, that one micro-batch holds; those of a pair share one."""
     microbatches_per_rank: int
-    """Of one step with all its updates, if every response has full length."""
+    """Micro-batches of one step with all its updates, if every response has full length."""
     prompts_in_flight: int
     """Most prompts between their draw and the weights that they made, spare ones included."""
     responses_in_flight: int
     """Responses to them, an opponent's included."""
     rows: int | None
-    """Rows to draw from, if the recipe says so."""
+    """Rows to draw from, if the recipe gives their number."""
     evaluations: int
 
     @property
@@ -51,7 +51,7 @@ def stage_arithmetic(stage: Stage, *, rows: int | None = None) -> Arithmetic:
     """Multiply the numbers of a stage; its plugins must have been imported.
 
     Args:
-        rows: rows to draw from, once the data has been read; by default what the recipe says.
+        rows: rows to draw from, once the data has been read; by default the recipe's number.
 
     Raises:
         RecipeError: an unknown objective, or an option that it refuses.
@@ -112,7 +112,7 @@ def _known_rows(sources: tuple[Source, ...]) -> int | None:
 
 
 def _evaluations(stage: Stage) -> int:
-    """Before, after, and every so many steps in between."""
+    """Evaluations of a stage: before, after, and every few steps in between."""
     if not stage.evaluation.sources:
         return 0
     every, steps = stage.evaluation.every_steps, stage.optimizer.steps
@@ -179,7 +179,7 @@ def _pace(stage: Stage, numbers: Arithmetic) -> Iterator[str]:
 
 
 def _ratio(stage: Stage) -> str:
-    """What to expect of the objective's ratio where a step makes one update."""
+    """Expectation of the objective's ratio where a step makes one update."""
     if "old" not in objective_of(stage).reads:
         return ""
     chosen = bundle_of(stage).correction

@@ -1,4 +1,4 @@
-"""What the keys of a recipe say about each other: every check that needs no model, no data and no cluster."""
+"""Contradictions between the keys of a recipe: every check that needs no model, no data and no cluster."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ Sentences = Iterator[str]
 ADDRESS = re.compile(r"local|auto|[^\s:/]+:[0-9]{1,5}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 VLLM_TEMPERATURES = 0.01, 2.0
-"""It takes the least one for any below, and says so in its log alone; what is above the other it refuses."""
+"""Range of vLLM, which raises lower temperatures to it, noted only in its log, and refuses higher ones."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-"""``owner/name`` on the hub."""
+"""Form of ``owner/name`` on the hub."""
 
 
 def check_recipe(loaded: Loaded) -> None:
-    """Refuse what contradicts itself; the plugins of the recipe are imported, nothing heavy is.
+    """Refuse a recipe that contradicts itself; imports the recipe's plugins, and nothing heavy.
 
     Raises:
         RecipeError: every contradiction, one finished sentence per line, at most 20.
@@ -45,7 +45,7 @@ def check_recipe(loaded: Loaded) -> None:
 
 
 def _with_stage(loaded: Loaded, problems: Sequence[Sequence[str]]) -> Sentences:
-    """Each stage's problems with its name; those of all stages, once and without."""
+    """Prefix each stage's problems with its name; those of all stages appear once and without."""
     for index, own in enumerate(problems):
         for problem in own:
             if all(problem in other for other in problems):
@@ -55,7 +55,7 @@ def _with_stage(loaded: Loaded, problems: Sequence[Sequence[str]]) -> Sentences:
 
 
 def _for_one_stage(loaded: Loaded, problem: str) -> str:
-    """What to do if an override of all stages is a problem of some."""
+    """The next move if an override of all stages is a problem in some."""
     key = problem.partition(":")[0]
     origins = {loaded.origins.get(f"stages.{stage.name}.{key}") for stage in loaded.recipe.stages}
     return for_one_stage(key.split(".")) if origins == {"override"} else ""
@@ -138,7 +138,7 @@ def _model(stage: Stage) -> Sentences:
     if model.trust_remote_code not in (None, model.path):
         yield (
             f"model.trust_remote_code: expected model.path {shown(model.path)} once more, "
-            f"so that nobody runs other code by accident, got {shown(model.trust_remote_code)}."
+            f"so that no other code is run by accident, got {shown(model.trust_remote_code)}."
         )
     longest = (model.config or {}).get("max_position_embeddings")
     if isinstance(longest, int) and longest < model.context_tokens:
@@ -173,7 +173,7 @@ def _lengths(stage: Stage) -> Sentences:
         yield (
             f"policy.tokens_per_microbatch: expected at least model.context_tokens = {context}, "
             f"so that the longest response fits, got {stage.policy.tokens_per_microbatch}; "
-            "policy.sequence_parallel shares so many tokens over several ranks."
+            "policy.sequence_parallel shares that many tokens among several ranks."
         )
 
 
@@ -244,7 +244,7 @@ def _engines(stage: Stage) -> Sentences:
 
 
 def _temperatures(stage: Stage) -> Sentences:
-    """What vLLM would raise without a word, or refuse at the first prompt."""
+    """Problems of temperatures that vLLM would raise silently, or refuse at the first prompt."""
     least, most = VLLM_TEMPERATURES
     sampled, evaluated = stage.rollouts.temperature, stage.evaluation.temperature
     if not least <= sampled <= most:
@@ -325,4 +325,4 @@ def _cluster(stage: Stage) -> Sentences:
         yield from _shared(stage)
     for name in stage.cluster.environment:
         if not VARIABLE.fullmatch(name):
-            yield f"cluster.environment: {shown(name)} is no name for an environment variable."
+            yield f"cluster.environment: {shown(name)} is not a name for an environment variable."

@@ -1,4 +1,4 @@
-"""A recipe before validation: shared tables under each stage's own, overrides on top, and who said what."""
+"""A recipe before validation: shared tables under each stage's own, overrides on top, and their origins."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STAGE_TABLES = tuple(name for name in Stage.model_fields if name != "name")
 """Tables that stages share when they stand at the top of the file."""
 
 PURPOSES = ("held-out", "parity")
-"""What the evaluation and the parity gate ask engines for; training asks for the stage's name."""
+"""Names under which the evaluation and the parity gate ask engines; training uses the stage's name."""
 
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 SAFE_NAME_TEXT = "at most 64 letters, digits, dots, dashes and underscores that begin with a letter or digit"
@@ -31,17 +31,17 @@ class Draft:
 
     data: Tree
     own: Mapping[str, Tree]
-    """What each stage says itself."""
+    """Tables that each stage sets itself."""
     origins: Mapping[str, Origin]
-    """By address, such as ``stages.train.optimizer.lr``; what is not here is a default."""
+    """Origins by address, such as ``stages.train.optimizer.lr``; values without one are defaults."""
 
     @property
     def stages(self) -> Tree:
-        """Each stage by name, with the shared tables in it."""
+        """The tables of each stage by name, with the shared tables merged in."""
         return cast("Tree", self.data["stages"])
 
     def address(self, keys: Keys) -> str:
-        """Resolved keys, which count stages, as the dotted address, which names them."""
+        """The dotted address, which names stages, for resolved keys, which count them."""
         if keys[0] != "stages" or len(keys) == 1:
             return ".".join(keys)
         return ".".join(("stages", list(self.stages)[int(keys[1])], *keys[2:]))
@@ -51,7 +51,7 @@ def read_draft(path: Path, overrides: Sequence[str]) -> Draft:
     """The draft of a recipe file.
 
     Raises:
-        RecipeError: the file is no TOML, its stages have no proper names, or an override fits nowhere.
+        RecipeError: the file is not TOML, its stages lack proper names, or an override fits nowhere.
     """
     draft = _from_file(read_toml(path))
     # The whole before its parts: another objective drops the options of the file, not those of an override.
@@ -99,14 +99,14 @@ def _name_problems(names: Sequence[Value | None]) -> Iterator[str]:
 
 
 def _rank(text: str) -> tuple[int, bool]:
-    """How many keys an override has, but for the stage's name, since with or without one the later wins;
-    and of equally many, those that say what a table is of come before its options."""
+    """Sort key: shorter paths first, not counting the stage's name (with or without one, the later override
+    wins); among equals, what a table is of before its ``options``."""
     keys, _ = _parsed(text)
     return len(keys) - 2 if keys[0] == "stages" else len(keys), keys[-1] == "options"
 
 
 def _overridden(draft: Draft, text: str) -> Draft:
-    """The draft with one ``a.b.c=value``: without a stage's name it holds for every stage."""
+    """The draft with one ``a.b.c=value``; without a stage's name it applies to every stage."""
     keys, value = _parsed(text)
     places = [("stages", name, *keys) for name in draft.stages] if keys[0] in STAGE_TABLES else [keys]
     if keys[0] == "stages":
@@ -120,7 +120,7 @@ def _overridden(draft: Draft, text: str) -> Draft:
             stage, one = (f"stage '{place[1]}': ", for_one_stage(keys)) if shared else ("", "")
             raise RecipeError(f"override {shown(text)}: {stage}{error}{one}") from None
         origins.update((".".join((*place, *inner)), "override") for inner, _ in leaves(value))
-    # An array that was replaced takes the keys of its old elements with it.
+    # A replaced array takes the keys of its old elements with it.
     present = {".".join(keys) for keys, _ in leaves(data)}
     kept: dict[str, Origin] = {at: origin for at, origin in origins.items() if at in present}
     return Draft(data=data, own=draft.own, origins=kept)
@@ -133,7 +133,7 @@ def _check_stage(draft: Draft, keys: Keys, text: str) -> None:
         quotes = f" Quote a name with dots: 'stages.\"{dotted}\".<key>=value'." if dotted else ""
         raise RecipeError(f"override {shown(text)}: expected stages.<name>.<key>=value.{hint}{quotes}")
     if keys[2] == "name":
-        # All that is said of a stage is found by its name, and so is its folder.
+        # A stage's values are found by its name, and so is its folder.
         raise RecipeError(f"override {shown(text)}: a stage gets its name in the recipe; change it there.")
 
 
@@ -153,9 +153,9 @@ def _parsed(text: str) -> tuple[Keys, Value]:
 
 
 def _as_keys(text: str) -> Keys:
-    """A dotted key as TOML has it, where quotes hold a name with dots together; nothing if it is none."""
+    """Parse a dotted TOML key, where quotes hold a name with dots together; empty if it is invalid."""
     keys = list[str]()
-    if "\n" in text or text.lstrip()[:1] in ("#", "["):  # of TOML, but no key
+    if "\n" in text or text.lstrip()[:1] in ("#", "["):  # TOML, but not a key
         return ()
     try:
         inner: object = tomllib.loads(f"{text} = 0")
@@ -168,7 +168,7 @@ def _as_keys(text: str) -> Keys:
 
 
 def _as_value(text: str) -> Value:
-    """The text as a TOML value, or else as the string that it is."""
+    """The text as a TOML value, or else as a string."""
     try:
         table = tomllib.loads(f"value = {text}")
     except (ValueError, RecursionError):

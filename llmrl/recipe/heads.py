@@ -1,4 +1,4 @@
-"""Attention heads of a model that a recipe describes, and what transformers takes where it says nothing."""
+"""Attention heads of a model that a recipe describes, and the numbers that transformers takes by default."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ HEADS: Mapping[str, tuple[int, int | None]] = {
     "mixtral": (32, 8),
     "qwen3_moe": (32, 4),
 }
-"""By model type: attention heads and key heads that transformers takes; None: as many as attention heads."""
+"""Default attention heads and key heads of transformers by model type; None: as many as attention heads."""
 
 
 def head_shares(heads: int, keys: int) -> tuple[int, ...]:
-    """Numbers of devices that can share so many attention heads; fewer key heads are copied, never cut."""
+    """Numbers of devices that can share ``heads`` attention heads; fewer key heads are copied, never cut."""
     counts = (n for n in range(1, heads + 1) if heads % n == 0)
     return tuple(n for n in counts if keys % n == 0 or n % keys == 0)
 
 
 def head_problems(config: Mapping[str, Any]) -> Iterator[str]:
-    """Key heads that do not divide the attention heads: transformers builds it, and nothing runs it."""
+    """Report key heads that do not divide the attention heads: transformers builds them, but none can run."""
     kind = str(config.get("model_type"))
     default_heads, default_keys = HEADS.get(kind, (None, None))
     heads = config.get("num_attention_heads", default_heads)

@@ -25,7 +25,7 @@ class Loaded:
 
     recipe: Recipe
     origins: Mapping[str, Origin]
-    """By address: ``run.seed``, ``stages.<name>.optimizer.lr``, ``stages.<name>.prompts.sources.0.rows``."""
+    """Origins by address, such as ``run.seed`` and ``stages.<name>.prompts.sources.0.rows``."""
     path: Path
 
 
@@ -38,7 +38,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
             same key wins.
 
     Raises:
-        RecipeError: every problem of the file and the overrides, one finished sentence per line, at most 20.
+        RecipeError: lists every problem of the file and the overrides, one sentence per line, at most 20.
     """
     path = Path(path)
     try:
@@ -53,7 +53,7 @@ def load_recipe(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
 
 
 def where_in(recipe: Recipe, index: int) -> str:
-    """What stands before a key of one stage in a message; nothing if the recipe has only that stage."""
+    """Prefix of a key of one stage in a message; empty if the recipe has only that stage."""
     return f"stages[{index}] '{recipe.stages[index].name}': " if len(recipe.stages) > 1 else ""
 
 
@@ -84,7 +84,7 @@ def _validated(draft: Draft, path: Path) -> Recipe:
 
 
 def _after_schema(data: Tree, recipe: Recipe) -> Iterator[Problem]:
-    """What the schema lets through: a boolean for a number, a name that no folder can have."""
+    """Problems that the schema lets through: a boolean for a number, a name that no folder can have."""
     values = dict(leaves(recipe.model_dump()))
     for keys, value in leaves(data):
         if isinstance(value, bool) and not isinstance(values.get(keys), bool):
@@ -110,14 +110,14 @@ def _worded(problem: Problem, draft: Draft) -> str:
 
 
 def _overriding(problem: Problem, key: str) -> str:
-    """The sentence of a problem, and what to type where a shell takes the quotes of a text away."""
+    """A problem's sentence, with the quoting to type where a shell removes the quotes of a text."""
     if not problem.unquoted:
         return problem.sentence
     return f"{problem.sentence.rstrip('.')}; write '{key}=\"{problem.unquoted}\"'."
 
 
 def _stage_prefix(problem: Problem, draft: Draft) -> str:
-    """Which stage says it, unless it is the only one or the tables shared by all do."""
+    """The stage that contains the problem, unless it is the only one or all share the table."""
     if problem.keys[0] != "stages" or len(draft.stages) == 1:
         return ""
     name = list(draft.stages)[int(problem.keys[1])]
@@ -131,7 +131,7 @@ def _is_override(address: str, draft: Draft) -> bool:
 
 
 def _holds(table: Tree, keys: Keys) -> bool:
-    """Whether a stage says this itself, rather than the tables that it shares."""
+    """Whether a stage sets this itself, rather than the tables that it shares."""
     held: Value = table
     for key in keys:
         if isinstance(held, list):
@@ -143,7 +143,7 @@ def _holds(table: Tree, keys: Keys) -> bool:
 
 
 def _completed(stage: Stage, first: Stage) -> Stage:
-    """The stage with what follows from its other keys, and from the first stage's model."""
+    """The stage with all that follows from its other keys, and from the first stage's model."""
     nothing = stage.model.path is None and stage.model.config is None
     model = {key: first.model.model_dump()[key] for key in ("path", "config", "characters") if nothing}
     tables = {
@@ -155,7 +155,7 @@ def _completed(stage: Stage, first: Stage) -> Stage:
 
 
 def _engines(stage: Stage) -> Engines:
-    """Who sleeps while the policy trains is never behind it."""
+    """The engines table; on shared devices lag is 0, as engines sleep while the policy trains."""
     follows = stage.cluster.placement == "shared" and "max_lag" not in stage.engines.model_fields_set
     return stage.engines.model_copy(update={"max_lag": 0}) if follows else stage.engines
 

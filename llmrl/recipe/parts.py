@@ -1,4 +1,4 @@
-"""The plugins that a stage names: each is built once, so that its name and options are known to be right."""
+"""The plugins that a stage names: each is built once, to check its name and options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BUNDLED: Mapping[str, Registry[Any]] = {
     "shaping": shaping,
     "correction": correction,
 }
-"""Plugins that an objective chooses unless the recipe does, by their table."""
+"""Registries, by table, of the plugins that the objective's bundle chooses unless the recipe does."""
 
 
 def parts_of(bundle: Bundle) -> dict[Keys, Choice]:
@@ -78,7 +78,7 @@ def plugins_of(stage: Stage) -> dict[Keys, Any]:
 
 
 def part_problems(stage: Stage) -> list[str]:
-    """What is wrong with the plugins of a stage, those of its sources apart."""
+    """Problems with the plugins of a stage, except those of its sources."""
     problems: list[str] = []
     bundle, asked = Bundle(), dict[str, int]()
     with _noted(problems):
@@ -109,7 +109,7 @@ def part_problems(stage: Stage) -> list[str]:
 
 @contextmanager
 def _noted(problems: list[str]) -> Generator[None]:
-    """What is refused inside the block is written down, and the rest of the recipe is looked at."""
+    """Record an error inside the block, and go on with the rest of the recipe."""
     try:
         yield
     except RecipeError as error:
@@ -208,13 +208,13 @@ def _opponents_of_no_use(stage: Stage, bundle: Bundle) -> Iterator[str]:
         yield from _more_than_one_of_each(stage, bundle, comparing)
     elif not comparing:
         yield (
-            f"opponent.kind: nobody compares the policy with '{bundle.opponent.kind}'; add a reward that "
+            f"opponent.kind: no reward compares the policy with '{bundle.opponent.kind}'; add a reward that "
             "compares, such as kind = 'versus', or set opponent.kind = 'none'."
         )
 
 
 def _more_than_one_of_each(stage: Stage, bundle: Bundle, comparing: list[str]) -> Iterator[str]:
-    # The policy's response has the preference over one opponent, the opponent's that over all of them.
+    # The policy's response is preferred over one opponent, the opponent's over all of the policy's.
     own, theirs = stage.rollouts.per_prompt, bundle.opponent.per_prompt
     for name in comparing if own + theirs > 2 else ():
         yield (
@@ -235,7 +235,7 @@ def _is_agent(name: str) -> bool:
 
 
 def _asked_of_a_prompt(stage: Stage, bundle: Bundle) -> dict[str, int]:
-    """How many responses, by the keys that say so."""
+    """Numbers of responses to a prompt, by the keys that set them."""
     asked: dict[str, int] = {}
     if bundle.trains_on == "rollouts":
         asked["rollouts.per_prompt"] = stage.rollouts.per_prompt + bundle.opponent.responses
@@ -245,11 +245,11 @@ def _asked_of_a_prompt(stage: Stage, bundle: Bundle) -> dict[str, int]:
 
 
 def _runs_that_take_too_long(stage: Stage, made: object, asked: Mapping[str, int]) -> Iterator[str]:
-    """An engine that gives no group within the deadline of a call ends the run."""
+    """Report agents that could keep an engine from giving a group within a call's deadline."""
     if not isinstance(made, Agent):
         return
     places, waited = made.at_once or stage.engines.max_sequences, stage.cluster.call_deadline_s
-    given_up = int(stage.rollouts.oversample > 0)  # whose runs may have to end first
+    given_up = int(stage.rollouts.oversample > 0)  # abandoned runs may have to end first
     for key, responses in asked.items():
         rounds = math.ceil(responses / places) + given_up
         if rounds * made.deadline_s >= waited:

@@ -1,4 +1,4 @@
-"""What is wrong with the values of a recipe, in sentences: pydantic's errors in the words of this project."""
+"""Problems with the values of a recipe, in sentences: pydantic's errors in the words of this project."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from llmrl.recipe.tables import MAX_DEPTH, Keys, Tree, leaves
 from llmrl.wording import Loc, as_toml, inside, joint_refusal
 
 TOP_KEYS = (*Recipe.model_fields, *(name for name in Stage.model_fields if name != "name"))
-"""What may stand at the top of a recipe file."""
+"""Keys allowed at the top of a recipe file."""
 
 LARGEST = 2**63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong, and the resolved keys that lead to it."""
+    """One problem, and the resolved keys that lead to it."""
 
     keys: Keys
     sentence: str
     missing: bool = False
-    """True: about a key that nobody wrote."""
+    """Whether the problem is that a key is absent."""
     unquoted: str = ""
-    """What would do if it stood in quotes."""
+    """Value that would be valid in quotes."""
 
 
 def value_problems(data: Tree) -> list[Problem]:
-    """Values that no key of a recipe can have."""
+    """Problems with values that no key of a recipe can have."""
     return [
         Problem(keys=keys, sentence=sentence)
         for keys, value in leaves(data)
@@ -69,7 +69,7 @@ def schema_problems(error: ValidationError, data: Tree) -> Iterator[Problem]:
 
 
 def _place(detail: ErrorDetails, data: Tree) -> Loc:
-    """The keys that lead to what is wrong, without which branch of a union says so."""
+    """The keys that lead to an error, without the branch of a union."""
     return detail["loc"] if detail["type"] == "missing" else inside(data, detail["loc"])
 
 
@@ -82,7 +82,7 @@ def _sentence(refused: Sequence[ErrorDetails], keys: Keys) -> str:
 
 
 def table_at(keys: Iterable[str]) -> type[Table] | None:
-    """The table of the schema that resolved keys such as ``stages 0 model lora`` lead to, or None."""
+    """The table of the schema at resolved keys such as ``stages 0 model lora``, or None."""
     found: Any = Recipe
     for key in keys:
         found = _below(_table(found), found, key)
@@ -96,14 +96,14 @@ def _below(table: type[Table] | None, annotation: Any, key: str) -> Any:
 
 
 def _table(annotation: Any) -> type[Table] | None:
-    """The annotation itself, or what its Optional holds, if that is a table."""
+    """The annotation itself, or the content of its Optional, if that is a table."""
     inner = get_args(annotation)
     options: list[Any] = [annotation, *(inner if NoneType in inner else ())]
     return next((kind for kind in options if isinstance(kind, type) and issubclass(kind, Table)), None)
 
 
 def known_keys(keys: Keys) -> tuple[str, ...]:
-    """Names of the keys that the table at ``keys`` has."""
+    """Names of the keys of the table at ``keys``."""
     table = table_at(keys)
     if table is Recipe:
         return TOP_KEYS
@@ -111,7 +111,7 @@ def known_keys(keys: Keys) -> tuple[str, ...]:
 
 
 def _text(keys: Keys) -> str:
-    """What the schema says about a key."""
+    """The schema's description of a key."""
     table = table_at(keys[:-1])
     if table is None or keys[-1] not in table.model_fields:
         return ""

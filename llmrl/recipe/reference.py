@@ -34,11 +34,11 @@ Spec = dict[str, Any]
 """One node of the schema's JSON form."""
 
 HELD = ("items", "additionalProperties")
-"""Where an array or a table of tables says what it holds."""
+"""Keys under which an array or a table of tables describes its content."""
 
 
 def render_reference() -> str:
-    """The whole page, in Markdown."""
+    """Render the whole page in Markdown."""
     schema = Recipe.model_json_schema()
     run: Spec = schema["$defs"]["Run"]
     run["required"].remove("name")  # the loader takes the file's
@@ -57,18 +57,18 @@ def render_reference() -> str:
 
 
 class _Page:
-    """The blocks so far; a table that several keys share is described under the first of them."""
+    """The page so far; a table that several keys share is described under the first of them."""
 
     def __init__(self, tables: dict[str, Spec]) -> None:
         self.blocks: list[str] = []
         self._tables, self._described = tables, dict[str, str]()
 
     def add(self, *blocks: str) -> None:
-        """Paragraphs, each with an empty line before it."""
+        """Add paragraphs, each with an empty line before it."""
         self.blocks += blocks
 
     def section(self, heading: str, spec: Spec) -> None:
-        """One table, and the tables inside it."""
+        """Add one table, and the tables inside it."""
         name = _table_name(spec)
         self.add(f"## `{heading}`", spec.get("description") or self._tables[name]["description"])
         if name in self._described:
@@ -82,7 +82,7 @@ class _Page:
 
 
 def _heading(key: str, spec: Spec) -> str:
-    """How a recipe file begins this table; an array has several."""
+    """Header of this table in a recipe file; an array has several."""
     if "additionalProperties" in spec:
         return f"[{key}.<name>]"
     either: list[Spec] = [spec, *spec.get("anyOf", [])]
@@ -98,7 +98,7 @@ def _table_name(spec: Spec) -> str:
 
 
 def _keys(table: Spec) -> str:
-    """The keys of one table, as a table."""
+    """The keys of one table, as a Markdown table."""
     required = table.get("required", [])
     rows = [
         f"| `{key}` | {_type(spec)} | {'required' if key in required else _default(spec.get('default'))} | "

@@ -1,4 +1,4 @@
-"""The roles of a recipe: who asks whom, and what is wrong with it."""
+"""The roles of a recipe: the plugins that ask them, and the problems between the two."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from llmrl.roles.kinds import role
 from llmrl.rollouts.environments import environment
 
 FROM_STAGE = "stage:"
-"""Begins a path that means the model of an earlier stage."""
+"""Prefix of a path that means the model of an earlier stage."""
 TAKEN = ("engine", "policy")
-"""What other processes are called."""
+"""Names of other processes."""
 
 Sentences = Iterator[str]
 
@@ -47,7 +47,7 @@ def asked_roles(stage: Stage) -> dict[str, Role]:
 
 
 def stage_named(recipe: Recipe, path: str) -> int | None:
-    """Place of the stage that a role's path means; None if it means a folder or a hub name.
+    """Index of the stage that a role's path means; None if it means a folder or a hub name.
 
     Raises:
         RecipeError: there is no such stage.
@@ -62,7 +62,7 @@ def stage_named(recipe: Recipe, path: str) -> int | None:
 
 
 def unread_problems(recipe: Recipe) -> Sentences:
-    """Roles that no stage asks; where one is asked by a wrong name, that is said instead."""
+    """Report roles that no stage asks; where one is asked by a wrong name, that is reported instead."""
     named = {name for stage in recipe.stages for name in stage.roles}
     asked = {name for stage in recipe.stages for name in _asked(stage)}
     for name in sorted(named - asked) if asked <= named else ():
@@ -73,7 +73,7 @@ def unread_problems(recipe: Recipe) -> Sentences:
 
 
 def role_problems(recipe: Recipe, index: int, stage: Stage) -> Sentences:
-    """What is wrong with the roles of a stage and with those who ask them."""
+    """Problems with the roles of a stage and with the plugins that ask them."""
     for name, table in stage.roles.items():
         if not SAFE_NAME.fullmatch(name) or name in TAKEN:
             yield f"roles: expected names of {SAFE_NAME_TEXT}, but not engine or policy, got {shown(name)}."
@@ -85,7 +85,7 @@ def role_problems(recipe: Recipe, index: int, stage: Stage) -> Sentences:
 
 
 def _buildable(stage: Stage) -> bool:
-    """Whether the plugins can be built; those that cannot are reported as such."""
+    """Whether the plugins can be built; those that cannot are reported elsewhere."""
     try:
         askers_of(stage)
     except RecipeError:

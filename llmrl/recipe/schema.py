@@ -20,12 +20,12 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 def _names_alone(variables: dict[str, Any]) -> dict[str, str]:
-    """A value may be a token, and what is written down is published: model cards, trackers, reports."""
+    """Keep only the names: a value may be a token, and model cards, trackers and reports are published."""
     return dict.fromkeys(variables, "...")
 
 
 def without_secrets(options: dict[str, Any]) -> dict[str, Any]:
-    """Options of a plugin as they may be shown: of environment variables the names alone."""
+    """Options of a plugin as they may be shown: environment variables by name only."""
     variables: dict[str, Any] | None = options.get("variables")
     return options | {"variables": _names_alone(variables)} if isinstance(variables, dict) else options
 
@@ -55,7 +55,7 @@ class Lora(Table):
 
 
 class Model(Table):
-    """Which model is trained: a folder or hub name, or a small one built from a config."""
+    """The model to train: a folder or hub name, or a small one built from a config."""
 
     path: str | None = None
     """Model folder or hub name. Exactly one of ``path`` and ``config`` is given."""
@@ -78,13 +78,13 @@ class Model(Table):
 
     @property
     def folder(self) -> Path:
-        """``path`` where it is a folder: of a planned stage it always is one."""
+        """``path`` as a folder, which it always is in a planned stage."""
         assert self.path is not None, "exactly one of path and config: promised by recipe.checks"
         return Path(self.path).expanduser()
 
     @property
     def trusts_code(self) -> bool:
-        """Whether Python code that lies with it may run."""
+        """Whether the model's own Python code may run."""
         return self.path is not None and self.trust_remote_code == self.path
 
 
@@ -102,11 +102,11 @@ class Source(Table):
     options: dict[str, Any] = {}
     """Options of the task generator."""
     rows: Positive | None = None
-    """Use only so many rows, counted after ``skip``; how many rows a generator makes."""
+    """Number of rows to use, counted after ``skip``; for a task, the number of rows to make."""
     skip: Count = 0
-    """Leave out the first so many rows; with ``rows`` this separates training rows from held-out ones."""
+    """Number of rows to skip at the start; with ``rows`` this separates training rows from held-out ones."""
     fields: dict[str, str] = {}
-    """Maps prompt, answer, response, rejected or messages to the dataset's own column names;
+    """Map from prompt, answer, response, rejected or messages to the dataset's own column names;
     ``answer = "*"`` is the whole row as JSON."""
     template: str = "{prompt}"
     """Text around the prompt field."""
@@ -115,14 +115,14 @@ class Source(Table):
     pass_rates: Path | None = None
     """A dataset's ``pass_rates.jsonl``, which an earlier run wrote into its stage folder."""
     min_pass_rate: Fraction = 0.0
-    """With ``pass_rates``: leave out rows that were solved in a smaller share of the responses."""
+    """Least pass rate (share of solved responses) of the rows to use, with ``pass_rates``."""
     max_pass_rate: Fraction = 1.0
-    """With ``pass_rates``: leave out rows that were solved in a larger share of the responses."""
+    """Largest pass rate (share of solved responses) of the rows to use, with ``pass_rates``."""
     unrated: Literal["keep", "drop"] = "keep"
-    """With ``pass_rates``: whether rows that it does not have are used."""
+    """Whether to use rows without a pass rate, with ``pass_rates``."""
     order: Literal["shuffled", "easy_first"] = "shuffled"
-    """``easy_first``: every epoch from the rows solved most often to those solved least often, then the
-    unrated ones; rows of equal rates in an order from ``run.seed``."""
+    """Order of rows in an epoch. ``easy_first``: from the rows solved most often to those solved least often,
+    then the unrated ones; rows of equal rates in an order from ``run.seed``."""
 
 
 class Prompts(Table):
@@ -133,9 +133,9 @@ class Prompts(Table):
     per_step: Positive = 64
     """Prompts that one optimizer step trains on (groups, not responses)."""
     max_tokens: Positive = 512
-    """Longer prompts are left out; the log has their number."""
+    """Most tokens of a prompt; longer prompts are left out, and the log has their number."""
     shuffle: bool = True
-    """A new order each epoch, from ``run.seed``."""
+    """Whether each epoch has a new order, from ``run.seed``."""
 
 
 class Rollouts(Table):
@@ -147,40 +147,40 @@ class Rollouts(Table):
     """Budget of a response in tokens; a longer one ends with stop = length."""
     oversample: Annotated[float, Field(ge=0)] = 0.0
     """Groups under way beyond those that can be trained in time, as a share of ``prompts.per_step``: steps
-    take whichever are done first, and what would come too late is stopped and drawn again. This favours
-    short responses; 0 gives up none."""
+    take the groups that are done first, and one that would come too late is stopped and drawn again. This
+    favours short responses; 0 gives up none."""
     temperature: AboveZero = 1.0
     """Softmax temperature of sampling; the trainer scores with the same one."""
     stop: tuple[str, ...] = ()
     """Texts that end a response, besides the end-of-sequence token."""
     branches: Positive | None = None
-    """Responses that share a conversation up to a turn drawn at random, and that alone train; 1: none do.
-    By default what the objective's bundle says."""
+    """Responses that share a conversation up to a random turn, which alone is trained; 1 shares none. By
+    default as the objective's bundle says."""
 
 
 class Engines(Table):
     """The processes that generate."""
 
     kind: str = "vllm"
-    """``vllm``, or ``torch`` for small models on machines without vLLM; plugins may add others."""
+    """``vllm``, or ``torch`` for small models on machines without vLLM; plugins may add other kinds."""
     count: Positive = 1
-    """Independent engines; prompts go to the least loaded."""
+    """Number of independent engines; prompts go to the least loaded."""
     tensor_parallel: Positive = 1
     """GPUs that share one engine's weights."""
     max_lag: Count = 1
     """Versions by which a trained token may be behind the policy; 0 is synchronous training."""
     update: Literal["keep", "drain", "abort"] = "keep"
-    """What becomes of a response when new weights come: it goes on with its KV cache, is finished first, or
-    goes on as a new request that the new weights read from its beginning."""
+    """Fate of a response when new weights come: it goes on with its KV cache, is finished first, or goes on
+    as a new request that the new weights read from its beginning."""
     max_sequences: Positive = 256
     """Responses that one engine generates at once."""
     kv_cache_mib: Positive | None = None
-    """KV cache in MiB, on each GPU of an engine and whatever ``gpu_memory_utilization`` says; by default 256
-    on CPU, and on a GPU what vLLM finds free of its share."""
+    """KV cache in MiB on each GPU of an engine, regardless of ``gpu_memory_utilization``; by default 256 on
+    CPU, and on a GPU what is free of vLLM's share."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Share of a GPU that vLLM may use."""
     eager: bool | None = None
-    """No CUDA graphs or compilation; by default True on CPU, False on GPU."""
+    """Whether to do without CUDA graphs and compilation; by default True on CPU, False on GPU."""
 
 
 class Role(Table):
@@ -189,25 +189,25 @@ class Role(Table):
     path: str
     """Folder or hub name; ``stage:<name>`` is the model that an earlier stage of this run leaves."""
     kind: str
-    """``generate``: it speaks; ``classify``: it scores a response; ``steps``: it scores each step of one."""
+    """``generate`` writes text; ``classify`` scores a response; ``steps`` scores each step of a response."""
     options: dict[str, Any] = {}
     """Options of the kind."""
     count: Positive = 1
-    """Processes; a question goes to the one with the fewest."""
+    """Number of processes; a question goes to the one with the fewest."""
     tensor_parallel: Positive = 1
     """GPUs that share one process's weights; more than 1 needs vLLM."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Dtype that it runs in."""
+    """Dtype of the model."""
     context_tokens: Positive = 1024
-    """Longest question plus answer, in tokens; what is longer is an error of its response."""
+    """Longest question plus answer, in tokens; a longer one is an error of its response."""
     chat: bool = False
-    """Render what it reads with its tokenizer's chat template; False takes it as plain text."""
+    """Render its input with its tokenizer's chat template; False takes it as plain text."""
     trust_remote_code: str | None = None
     """Run the Python code that ships with the model: only if this repeats ``path``."""
 
     @property
     def trusts_code(self) -> bool:
-        """Whether Python code that lies with it may run."""
+        """Whether the model's own Python code may run."""
         return self.trust_remote_code == self.path
 
 
@@ -226,17 +226,17 @@ class Scoring(Table):
     """How rewards are run: in processes that can be killed."""
 
     processes: Positive = 1
-    """Scorer processes."""
+    """Number of scorer processes."""
     deadline_s: AboveZero = 10.0
     """Longest time for one response; then its scorer is killed and the judgement is an error."""
     concurrency: Positive = 16
     """Responses that rewards with an ``async`` call judge at once in a process; others take one at a time."""
     cache: Count = 0
-    """Verdicts kept, to be given again to equal samples; for rewards whose score depends on nothing else."""
+    """Number of verdicts kept for equal samples; for rewards whose score depends on nothing else."""
     memory_mib: Positive | None = None
     """MiB that rewards may allocate in a process once it is ready; more is an error. By default no limit."""
     max_error_rate: Fraction = 0.1
-    """The run ends when a larger share of a step's judgements are errors."""
+    """Largest share of a step's judgements that may be errors; beyond it the run ends."""
     check_answers: bool = True
     """Score each gold answer against itself before the run starts, which is refused if one is not worth 1."""
 
@@ -245,7 +245,7 @@ class Choice(Table):
     """A plugin by name, with its options."""
 
     name: str
-    """Registered name."""
+    """Registered name of the plugin."""
     options: dict[str, Any] = {}
     """Options of the plugin; unknown ones are errors."""
 
@@ -255,21 +255,22 @@ class Choice(Table):
 
 
 class Opponent(Table):
-    """Whoever answers the same prompts as the policy, for objectives that compare the two."""
+    """An opponent that answers the same prompts as the policy, for objectives that compare the two."""
 
     kind: Literal["none", "reference", "mixture", "average"]
-    """``reference``: the frozen model; ``mixture``: policy and reference token by token, geometrically;
-    ``average``: the moving average of the policy's weights; ``none``: nobody, whatever the objective says."""
+    """Kind of opponent. ``reference``: the frozen model; ``mixture``: policy and reference token by token,
+    geometrically; ``average``: the moving average of the policy's weights; ``none``: no opponent, whatever
+    the objective says."""
     per_prompt: Positive = 1
     """Responses of the opponent to each prompt, besides the policy's ``rollouts.per_prompt``."""
     mixture: Fraction = 0.25
     """Weight of the reference in a ``mixture``."""
     decay: Decay = 0.999
-    """Of the moving ``average``: the share of it that each weight version leaves in place."""
+    """Share of the moving ``average`` that each weight version leaves in place."""
 
     @property
     def responses(self) -> int:
-        """To each prompt."""
+        """Responses of the opponent to each prompt."""
         return 0 if self.kind == "none" else self.per_prompt
 
 
@@ -282,17 +283,17 @@ class Optimizer(Table):
     steps: Positive
     """Steps of this stage; each trains on ``prompts.per_step`` groups and makes one weight version."""
     minibatches: Positive = 1
-    """A step's groups in so many parts, with an update for each; ``old`` is the policy before the first."""
+    """Parts of a step's groups, with an update for each; ``old`` is the policy before the first."""
     epochs: Positive = 1
-    """Times that a step's groups are gone through, in parts drawn anew each time."""
+    """Passes over a step's groups, in parts drawn anew each time."""
     lr: AboveZero = 1e-6
     """Peak learning rate."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Shape after warm-up; linear and cosine end at ``lr * final_lr_fraction``."""
     warmup_steps: Count = 0
-    """Linear warm-up from 0."""
+    """Steps of linear warm-up from 0."""
     final_lr_fraction: Fraction = 0.0
-    """Where linear and cosine end."""
+    """Final learning rate of linear and cosine, as a share of ``lr``."""
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     """Adam's decay rates."""
     eps: AboveZero = 1e-8
@@ -300,10 +301,9 @@ class Optimizer(Table):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Decoupled weight decay on matrices; never on norms and biases."""
     max_grad_norm: AboveZero = 1.0
-    """Gradients are scaled down to this global L2 norm."""
+    """Largest global L2 norm of gradients, to which larger ones are scaled down."""
     max_bad_steps: Positive = 3
-    """The run ends after so many steps in a row of which an update was skipped, as its loss or gradient is
-    not finite."""
+    """End the run after this many consecutive steps with a skipped update (loss or gradient not finite)."""
 
 
 class Policy(Table):
@@ -315,24 +315,24 @@ class Policy(Table):
     """What DeepSpeed shards: 0 nothing, 1 optimizer states, 2 and gradients, 3 and parameters. With 2 and 3
     gradients of micro-batches add up in float32, with 0 and 1 in ``model.dtype``."""
     tokens_per_microbatch: Positive = 8192
-    """Most tokens (prompts included) in one forward pass of one rank; never changes a gradient, its rounding
-    apart. All segments of a response whose past is rewritten have to fit, so a conversation ends before they
-    exceed it, and a dataset's rows that do are left out."""
+    """Most tokens (prompts included) in one forward pass of one rank; never changes a gradient beyond
+    rounding. All segments of a response whose past is rewritten must fit, so a conversation ends before they
+    exceed it, and a dataset's rows that exceed it are left out."""
     sequence_parallel: Positive = 1
     """Ranks that share the tokens of each forward pass, for sequences longer than one GPU can train on; never
     changes a gradient. It divides ``ranks`` and the model's attention heads."""
     offload: Literal["none", "cpu", "nvme"] = "none"
-    """Where optimizer states live (ZeRO 1-3); with ZeRO 3 parameters are in the host's memory then."""
+    """Where optimizer states live (ZeRO 1-3); unless ``none``, ZeRO 3 keeps parameters on the host."""
     nvme_folder: Path | None = None
-    """Folder on an NVMe disk; needed with ``offload = "nvme"``. What a stage keeps there lies under the
-    path of its own folder, and stays when the run is over. Such a stage has no checkpoints, as DeepSpeed
-    cannot restore them: it runs in one go."""
+    """Folder on an NVMe disk; needed with ``offload = "nvme"``. A stage's files there lie under the path of
+    its own folder, and stay when the run is over. Such a stage has no checkpoints, as DeepSpeed cannot
+    restore them: it runs in one go."""
 
     @property
     def restorable(self) -> bool:
-        """Whether DeepSpeed 0.19 gives back what a checkpoint has.
+        """Whether DeepSpeed 0.19 can restore a checkpoint.
 
-        Of states on a disk it restores no moments, and overwrites the model with what is too small for one.
+        With states on a disk it restores no moments, and overwrites the model with what is too small for one.
         """
         return self.offload != "nvme"
 
@@ -344,7 +344,7 @@ class Weights(Table):
     """``memory``: shared by the engines of a machine, and sent once to each elsewhere; ``folder``: through
     files in ``folder``; ``broadcast``: to all workers of all engines at once, between GPUs by NCCL, on CPU by
     gloo. ``auto`` is ``folder`` if there is one, else ``memory``; on one GPU that one engine and one rank
-    share the weights stay there instead."""
+    share, the weights stay there instead."""
     folder: Path | None = None
     """With ``folder``: a folder that all machines share; each run needs its own."""
     delta: bool | Literal["auto"] = "auto"
@@ -363,53 +363,53 @@ class Evaluation(Table):
     """Held-out prompts, scored before, during and after the stage."""
 
     sources: tuple[Source, ...] = ()
-    """Where held-out prompts come from; empty means no evaluation."""
+    """Sources of held-out prompts; empty means no evaluation."""
     prompts: Positive | None = None
-    """Evaluate on the first so many; by default on all."""
+    """Number of prompts to evaluate on, from the first on; by default all."""
     every_steps: Count = 0
-    """Also evaluate every so many steps; 0 only before and after."""
+    """Steps between evaluations; 0 evaluates only before and after."""
     per_prompt: Positive = 1
     """Responses to each held-out prompt."""
     k: tuple[Positive, ...] = (1,)
-    """Report unbiased pass@k for each; none may exceed ``per_prompt``."""
+    """Values of k for which unbiased pass@k is reported; none may exceed ``per_prompt``."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0 takes the likeliest token."""
+    """Softmax temperature of sampling; 0 takes the likeliest token."""
     reward: str | None = None
     """Name of the reward that decides what is correct (score > 0.5); by default the first."""
 
 
 class Checkpoints(Table):
-    """What is kept on disk to go on from."""
+    """The checkpoints that are kept on disk."""
 
     every_steps: Count = 0
-    """Save every so many steps and at the end; 0 only at the end."""
+    """Steps between checkpoints, besides the one at the end; 0 saves only at the end."""
     keep: Positive = 2
-    """Newest checkpoints that are kept."""
+    """Number of newest checkpoints that are kept."""
 
 
 class Cluster(Table):
     """Where the processes run."""
 
     address: str = "local"
-    """``local`` starts Ray here for this run; ``auto`` or an address joins a running cluster."""
+    """Cluster of Ray: ``local`` starts one here for this run; ``auto`` or an address joins a running one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """``auto`` takes GPUs if the cluster has any and llmrl is installed for them."""
+    """Device to compute on; ``auto`` takes GPUs if the cluster has any and llmrl is installed for them."""
     placement: Literal["split", "shared"] = "split"
     """``split``: engines and ranks each have devices of their own; ``shared``: the same ones in turn, so that
     one GPU is enough. Roles always have their own."""
     cpus_per_process: AboveZero = 0.5
     """CPUs that Ray reserves for each engine, each rank and each process of a role."""
     threads_per_process: Positive = 1
-    """OpenMP threads of each process: on CPU what it computes with, on a GPU what updates weights that
+    """OpenMP threads of each process: on CPU for all it computes, on a GPU for updating weights that
     ``policy.offload`` keeps on the host; more than the free cores makes everything slower."""
     start_deadline_s: AboveZero = 600.0
-    """Longest time for every process to come up."""
+    """Longest time for all processes to start."""
     call_deadline_s: AboveZero = 1800.0
-    """Longest time for one step, sync or save, and in which an engine gives no group, before the run ends and
-    names who did not answer."""
+    """Longest time for one step, sync or save, and for an engine to give no group, before the run ends and
+    names the process that did not answer."""
     environment: dict[str, str] = {}
-    """Environment variables of every process, on every node. A run's files have their names alone, Ray's own
-    logs on the nodes the values too."""
+    """Environment variables of every process, on every node. A run's files have only their names; Ray's own
+    logs on the nodes have the values too."""
 
     @field_serializer("environment", when_used="json")
     def _without_secrets(self, variables: dict[str, str]) -> dict[str, str]:
@@ -417,14 +417,14 @@ class Cluster(Table):
 
 
 class Report(Table):
-    """What is written down besides metrics.jsonl and report.html."""
+    """The files that are written besides metrics.jsonl and report.html."""
 
     timeline_steps: Count = 20
-    """Steps after a start that ``timeline.json`` shows: who did what when, and who waited for whom."""
+    """Steps after a start that ``timeline.json`` shows: what each process did when and what it waited for."""
     trackers: tuple[str, ...] = ("tensorboard",)
     """Trackers of accelerate by name (tensorboard, wandb, mlflow, trackio, ...)."""
     samples_every_steps: Count = 10
-    """Write the sampled responses of every so many steps; 0 never."""
+    """Interval, in steps, at which sampled responses are written; 0 writes none."""
 
 
 class Stage(Table):
@@ -437,23 +437,23 @@ class Stage(Table):
     """What the policy is asked: where prompts come from, and how many make a step."""
     rollouts: Rollouts = Rollouts()
     environment: Choice | None = None
-    """Whoever answers the policy, so that a response has several turns; by default nobody does."""
+    """Environment that answers the policy, so that a response has several turns; by default none."""
     engines: Engines = Engines()
     rewards: dict[str, Reward] = {}
     scoring: Scoring = Scoring()
     roles: dict[str, Role] = {}
     credit: Choice | None = None
-    """From rewards to advantages; by default what the objective's bundle says."""
+    """Credit, the way from rewards to advantages; by default as the objective's bundle says."""
     keep: Choice | None = None
-    """Which groups are trained on; by default what the objective's bundle says."""
+    """Choice of the groups to train on; by default as the objective's bundle says."""
     pairing: Choice | None = None
-    """Which responses of a group are compared; by default what the objective's bundle says."""
+    """Choice of the responses of a group to compare; by default as the objective's bundle says."""
     shaping: tuple[Choice, ...] | None = None
-    """What changes advantages once the policy has scored the step; by default what the bundle says."""
+    """Changes to advantages once the policy has scored the step; by default as the bundle says."""
     opponent: Opponent | None = None
-    """Whoever answers the same prompts for comparison; by default what the objective's bundle says."""
+    """Opponent that answers the same prompts for comparison; by default as the objective's bundle says."""
     correction: Choice | None = None
-    """Weight for the difference between engine and trainer; by default what the objective's bundle says."""
+    """Weight for the difference between engine and trainer; by default as the objective's bundle says."""
     objective: Choice
     """What is optimized: a method by name, with its options and the credit, keep and correction it brings."""
     optimizer: Optimizer
@@ -467,7 +467,7 @@ class Stage(Table):
 
     @property
     def spare(self) -> int:
-        """Groups that are begun beyond those that a step takes."""
+        """Groups begun beyond those that a step takes."""
         return math.ceil(self.rollouts.oversample * self.prompts.per_step)
 
     @property
@@ -499,7 +499,7 @@ class Recipe(Table):
 
     @property
     def folder(self) -> Path:
-        """The run's folder, by a path that means the same to processes that start elsewhere."""
+        """The run's folder as an absolute path, the same for processes that start elsewhere."""
         return self.run.folder.expanduser().absolute() / self.run.name
 
     def stage_folder(self, index: int) -> Path:

@@ -29,16 +29,16 @@ class Line:
     """One value of the resolved recipe."""
 
     key: str
-    """Inside its stage, as an override would name it."""
+    """Key inside its stage, as an override would name it."""
     value: str
     origin: str
-    """default, file, override or derived."""
+    """Origin of the value: default, file, override or derived."""
     note: str = ""
-    """Where a derived value is from."""
+    """Source of a derived value."""
 
 
 def show(loaded: Loaded) -> RenderableType:
-    """The whole recipe: what holds for the run, then stage by stage its values and its arithmetic."""
+    """Render the whole recipe: the run's values, then stage by stage the values and the arithmetic."""
     parts: list[RenderableType] = [_table(str(loaded.path), run_lines(loaded))]
     for stage in loaded.recipe.stages:
         parts += [Text(), _table(f"stage {stage.name}", stage_lines(loaded, stage)), Text()]
@@ -47,7 +47,7 @@ def show(loaded: Loaded) -> RenderableType:
 
 
 def show_difference(one: Loaded, other: Loaded) -> RenderableType:
-    """Only the keys whose values differ, in both recipes."""
+    """Render only the keys whose values differ, in both recipes."""
     table = Table("key", str(one.path), str(other.path), title="differences", title_justify="left", box=None)
     for key, mine, theirs in differences(one, other):
         table.add_row(Text(key), Text(mine, style="red"), Text(theirs, style="green"))
@@ -67,14 +67,14 @@ def show_json(loaded: Loaded) -> str:
 
 
 def run_lines(loaded: Loaded) -> list[Line]:
-    """What holds for all stages."""
+    """The values that apply to all stages."""
     table = loaded.recipe.model_dump(exclude={"stages"})
     flat = {".".join(keys): value for keys, value in leaves(table)}
     return [Line(key=key, value=_toml(value), origin=loaded.origins[key]) for key, value in flat.items()]
 
 
 def stage_lines(loaded: Loaded, stage: Stage) -> list[Line]:
-    """Every value of a stage, with what its objective decides and every option of its plugins."""
+    """Every value of a stage, with those that its objective decides and every option of its plugins."""
     derived = _derived(stage)
     lines: list[Line] = []
     for keys, value in leaves(_completed(stage)):
@@ -117,7 +117,7 @@ def _completed(stage: Stage) -> dict[str, Any]:
 
 
 def _derived(stage: Stage) -> dict[str, str]:
-    """What is filled in here, by key or by table, and what it follows from."""
+    """The source of each value that is filled in here, by key or by table."""
     given = stage.model_dump(include={"credit", "keep", "pairing", "shaping", "correction", "opponent"})
     given |= {f"rewards.{name}": stage.rewards.get(name) for name in bundle_of(stage).rewards}
     given["rollouts.branches"] = stage.rollouts.branches
@@ -134,7 +134,7 @@ def _sources(stage: Stage) -> dict[str, tuple[Source, ...]]:
 
 
 def differences(one: Loaded, other: Loaded) -> Iterator[tuple[str, str, str]]:
-    """Key, value in one and value in the other, wherever these differ."""
+    """Yield key, value in one and value in the other, wherever these differ."""
     mine, theirs = _values(one), _values(other)
     for key in dict.fromkeys([*mine, *theirs]):
         if mine.get(key) != theirs.get(key):
@@ -149,7 +149,7 @@ def _values(loaded: Loaded) -> dict[str, str]:
 
 
 def _toml(value: object) -> str:
-    """A value as a recipe would say it; ``-`` where it says nothing."""
+    """A value as a recipe would write it; ``-`` where there is none."""
     match value:
         case None:
             return "-"

@@ -17,16 +17,16 @@ from llmrl.recipe.schema import Source, Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Rows of one thing that a source takes."""
+    """Rows of one dataset or task that a source takes."""
 
     key: str
-    """Where the recipe says so."""
+    """Key of the source in the recipe."""
     origin: tuple[object, ...]
-    """What the rows are of; equal for two sources that read the same."""
+    """Identity of the dataset or task; equal for two sources that read the same."""
     text: str
     start: int
     stop: float
-    """First row that is not taken; infinite if the source goes to the end."""
+    """Index after the last row; infinite if the source goes to the end."""
 
     def overlaps(self, other: Rows) -> bool:
         """Whether both take some row."""
@@ -43,7 +43,7 @@ def is_local(name: str) -> bool:
 
 
 def missing_path(name: str, what: str) -> str:
-    """The sentence about a path where nothing is."""
+    """The error about a path at which nothing exists."""
     absolute = shown(str(Path(name).expanduser().absolute()), 300)
     return (
         f"there is no {what} at {shown(name)}; looked for {absolute}, "
@@ -52,7 +52,7 @@ def missing_path(name: str, what: str) -> str:
 
 
 def source_problems(stage: Stage, *, alphabet: str | None) -> Iterator[str]:
-    """What is wrong with the sources of a stage.
+    """Problems with the sources of a stage.
 
     Args:
         alphabet: every character that the model's tokenizer knows; None if it knows all.
@@ -151,10 +151,10 @@ def _task_problems(source: Source, name: str, key: str, alphabet: str | None) ->
 
 
 def held_out_problems(stage: Stage, trained: Mapping[str, Stage]) -> Iterator[str]:
-    """Held-out rows that this stage, or one before it, trains on.
+    """Report held-out rows that this stage, or one before it, trains on.
 
     Args:
-        trained: the stages so far, this one included, by what to add to the name of a key.
+        trained: the stages so far, this one included, by the suffix for the name of a key.
     """
     held_out = _rows(stage.evaluation.sources, "evaluation.sources")
     seen = [
@@ -191,9 +191,9 @@ def _origin(source: Source) -> tuple[object, ...]:
 
 
 def _task_origin(source: Source) -> tuple[object, ...]:
-    """Tasks of one size have one order, so those that begin alike are the same, whatever options say."""
+    """Identity of a task's rows: tasks of one size have one order, so equal starts have equal rows."""
     try:
         made = task.build(str(source.task), source.options, key="")
-    except RecipeError:  # it is among `source_problems`
+    except RecipeError:  # reported by `source_problems`
         return ("unknown", source.task)
     return (made.size, made.make(0).prompt)

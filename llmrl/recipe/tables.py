@@ -1,4 +1,4 @@
-"""Nested TOML tables: read from a file, laid over each other, changed at a dotted key, and made flat."""
+"""Nested TOML tables: read from a file, laid over each other, changed at a dotted key, and flattened."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def read_toml(path: Path) -> Tree:
 
     Raises:
         RecipeError: no such file, over 1 MB, not UTF-8, not TOML (with its line), or nested too deeply.
-            The message leaves the path to the caller.
+            The caller adds the path to the message.
     """
     try:
         return tomllib.loads(_text(_bytes(path)))
@@ -59,7 +59,7 @@ def _bytes(path: Path) -> bytes:
     except OSError as error:
         raise RecipeError(f"cannot be read: {error.strerror}.") from None
     if len(data) > MAX_BYTES:
-        raise RecipeError(f"larger than {MAX_BYTES:,} bytes; this is no recipe.")
+        raise RecipeError(f"larger than {MAX_BYTES:,} bytes; this is not a recipe.")
     return data
 
 
@@ -78,8 +78,8 @@ def _text(data: bytes) -> str:
 def merged(base: Value | None, patch: Value, where: Keys = ()) -> Value:
     """``patch`` over ``base``: tables merge, arrays and scalars replace.
 
-    A key that changes what its neighbours mean drops them: another ``name`` of an objective its ``options``,
-    a ``model.path`` the ``model.config``.
+    A key that changes the meaning of its neighbours drops them: another ``name`` of an objective its
+    ``options``, a ``model.path`` the ``model.config``.
     """
     if not (isinstance(base, dict) and isinstance(patch, dict)):
         return patch
@@ -109,7 +109,7 @@ def changed(base: Value | None, keys: Sequence[str], value: Value, where: Keys =
     """``base`` with ``value`` merged in at the path ``keys``; an index addresses an element of an array.
 
     Raises:
-        RecipeError: an index into an array is no number or out of range.
+        RecipeError: an index into an array is not a number or is out of range.
     """
     if not keys:
         return merged(base, value, where)
@@ -139,7 +139,7 @@ def leaves(value: object, where: Keys = ()) -> Iterator[tuple[Keys, object]]:
 
 
 def _inner(value: object) -> dict[str, object]:
-    """What a table, or an array of tables, holds."""
+    """The items of a table, or of an array of tables."""
     if isinstance(value, Mapping):
         return dict(cast("Mapping[str, object]", value))
     items = cast("Sequence[object]", value) if isinstance(value, (list, tuple)) else ()

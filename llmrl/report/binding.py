@@ -1,4 +1,4 @@
-"""Which part of a stage the others wait for, and for how long."""
+"""The part of a stage that the others wait for, and for how long."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from llmrl.report.journal import StepEntry
 
 BETWEEN = "judging or the weight sync"
-"""What there is besides policy and engines."""
+"""Name for all parts besides policy and engines."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
-    """Shares of the time of all steps."""
+    """Shares of the total time of all steps."""
 
     policy_idle: float
-    """In which the policy waited for groups, a save included."""
+    """Share in which the policy waited for groups, including saves."""
     engines_idle: float
-    """In which an engine had nothing to do; the mean over engines."""
+    """Share in which an engine was idle; the mean over engines."""
 
     @property
     def both_idle(self) -> float:
-        """In which policy and engines had nothing to do at once, at least."""
+        """Least share in which policy and engines were idle at once."""
         return max(0.0, self.policy_idle + self.engines_idle - 1)
 
     @property
     def part(self) -> str:
-        """What is at work for the largest share of the time; others can hide behind it."""
+        """The part at work for the largest share of the time, behind which others can hide."""
         shares = {
             "training": 1 - self.policy_idle,
             "generation": 1 - self.engines_idle,
@@ -45,7 +45,7 @@ class Binding:
 
 
 def binding(steps: Sequence[StepEntry]) -> Binding | None:
-    """Of steps that were generated for; None if there are none."""
+    """Compute the binding of steps that were generated for; None if there are none."""
     online = [one for one in steps if math.isfinite(one.metrics.get("rollout/idle", math.nan))]
     seconds = sum(one.metrics["time/step"] for one in online)
     if not seconds:

@@ -1,4 +1,4 @@
-"""The model card of an exported model: what it was made from, by which recipe, and what came of it."""
+"""The model card of an exported model: its base, its recipe, and its results."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FILE = "README.md"
 
 
 def has_card(folder: Path) -> bool:
-    """Whether the model in this folder is whole: its card is written last."""
+    """Whether the model in this folder is complete: its card is written last."""
     return (folder / FILE).exists()
 
 
 def remove_card(folder: Path) -> None:
-    """A model that may be in this folder is about to be replaced, and not whole until that is done."""
+    """Remove the card of a model that is about to be replaced, as it is incomplete until that is done."""
     (folder / FILE).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""The console: one line per step, a live bar where somebody watches, and the sentence that ends a run."""
+"""The console: one line per step, a live bar on a terminal, and the sentence that ends a run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 from llmrl.report.journal import EvaluationEntry, StepEntry
 
 WINDOW = 20
-"""Steps whose mean duration predicts the time left."""
+"""Number of steps whose mean duration predicts the time left."""
 
 
 class ConsoleReport:
@@ -40,7 +40,7 @@ class ConsoleReport:
             self._progress.start()
 
     def step(self, entry: StepEntry) -> None:
-        """One step."""
+        """Print one step."""
         self._clock.append((entry.step, entry.seconds))
         left = self._left(entry.step)
         self._print(self._line(entry, left))
@@ -48,18 +48,18 @@ class ConsoleReport:
             self._progress.update(self._bar, completed=entry.step, left=left)
 
     def evaluation(self, entry: EvaluationEntry) -> None:
-        """One evaluation."""
+        """Print one evaluation."""
         self._accuracy = entry.accuracy
         others = "".join(f", pass@{k} {value:.3f}" for k, value in entry.pass_at_k.items() if k > 1)
         result = f"{entry.name} accuracy {_with_interval(entry)}{others} at version {entry.version}"
         self._print(Text(result, style="bold"))
 
     def note(self, text: str) -> None:
-        """A sentence in between; markup in it means nothing."""
+        """Print a sentence in between; markup in it is printed as it is."""
         self._print(Text(text))
 
     def close(self) -> None:
-        """Take the bar away; what was printed stays."""
+        """Remove the bar; what was printed stays."""
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -103,7 +103,7 @@ class ConsoleReport:
 
 
 def final_line(before: EvaluationEntry, after: EvaluationEntry, seconds: float) -> str:
-    """The last line of a run: what it did to the held-out accuracy, and how long that took.
+    """The last line of a run: its effect on the held-out accuracy, and how long that took.
 
     The interval is that of ``after``.
     """
@@ -115,7 +115,7 @@ def _with_interval(entry: EvaluationEntry) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``47 s``, ``2 min 31 s`` or ``3 h 5 min``."""
+    """Format seconds as ``47 s``, ``2 min 31 s`` or ``3 h 5 min``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -35,7 +35,7 @@ class Curves:
 
 
 def curves(entries: Sequence[StepEntry], *, points: int = POINTS) -> Curves:
-    """The metrics of a stage's steps in at most ``points`` points; no step is left out of a mean."""
+    """Average the metrics of a stage's steps into at most ``points`` points; no step is left out."""
     count = min(len(entries), points)
     starts = np.linspace(0, len(entries), count, endpoint=False).astype(np.int64)
     steps = np.array([entry.step for entry in entries], dtype=np.int64)
@@ -48,7 +48,7 @@ def curves(entries: Sequence[StepEntry], *, points: int = POINTS) -> Curves:
 
 
 def shares(sizes: Sequence[int], total: int) -> list[int]:
-    """How ``total`` points are divided over stages of these many steps: short stages keep every step."""
+    """Divide ``total`` points over stages of these many steps; short stages keep every step."""
     granted = [0] * len(sizes)
     rest = total
     for done, stage in enumerate(sorted(range(len(sizes)), key=lambda stage: sizes[stage])):
@@ -75,5 +75,5 @@ def _curve(values: NDArray[np.float64], starts: NDArray[np.int64]) -> Curve:
 
 
 def _short(values: NDArray[np.float64]) -> list[float | None]:
-    """Five digits are more than a curve shows."""
+    """Round to five digits, more than a curve shows."""
     return [number(float(f"{value:.5g}")) for value in values.tolist()]

@@ -14,23 +14,23 @@ STEPS = 20
 """Most sampled steps on a page, spread evenly over the run."""
 
 TOKENS = 200_000
-"""About as many response tokens on a page; at some 15 bytes each that is 3 MB."""
+"""Approximate number of response tokens on a page; at some 15 bytes each that is 3 MB."""
 
 LONGEST = 4_000
-"""Tokens of a response that are shown; the rest is counted."""
+"""Most tokens of a response that are shown; the rest is counted."""
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """One response; a list of equal values is that value once."""
+    """One response; a list of equal values is stored as that value once."""
 
     index: int
     tokens: list[int]
-    """Places of the token texts in ``Excerpts.strings``."""
+    """Indices of the token texts in ``Excerpts.strings``."""
     more: int
-    """Tokens that are left out at the end."""
+    """Number of tokens left out at the end."""
     text: str | None
     """The response decoded as a whole, where single tokens are not readable."""
     logprobs: list[float | None]
@@ -72,7 +72,7 @@ class Excerpts:
 
 
 def excerpts(stage_folders: Sequence[Path]) -> Excerpts:
-    """Pick steps evenly, and of each whole groups from the start of its file up to its share of tokens."""
+    """Pick steps evenly, and whole groups from the start of each step's file up to its share of tokens."""
     files = [path for folder in stage_folders for path in sorted((folder / FOLDER).glob("step-*.jsonl"))]
     chosen = [files[at] for at in _spread(len(files), STEPS)]
     places: dict[str, int] = {}
@@ -84,7 +84,7 @@ def excerpts(stage_folders: Sequence[Path]) -> Excerpts:
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` places, as even as can be, the first and the last among them."""
+    """Spread at most ``most`` of ``count`` indices evenly, the first and the last among them."""
     if count <= most:
         return list(range(count))
     return [round(at * (count - 1) / (most - 1)) for at in range(most)]

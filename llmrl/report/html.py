@@ -1,4 +1,4 @@
-"""report.html: one page that tells a run, in one file that asks the network for nothing.
+"""report.html: a page about a run, in one file that asks the network for nothing.
 
 The page is markup, style and scripts from ``page/`` around the data of the run. Prompts and responses
 are text of others: they reach the page as JSON without a single angle bracket, the scripts put them
@@ -27,7 +27,7 @@ SCRIPTS = ("dom.js", "chart.js", "curves.js", "samples.js", "recipe.js", "main.j
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write ``report.html`` into the folder of a run, also while it goes on.
+    """Write ``report.html`` into the folder of a run, even while it goes on.
 
     Raises:
         DataError: no run is in the folder, or a file in it is damaged.
@@ -40,7 +40,7 @@ def write_report(run_folder: Path) -> Path:
 
 
 def page(story: Story) -> str:
-    """The page of a run."""
+    """Render the page of a run."""
     style = _asset("page.css")
     script = "(() => {\n'use strict';\n" + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
     policy = f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'"
@@ -64,13 +64,13 @@ def _hash(text: str) -> str:
 
 
 def _data(story: Story) -> str:
-    """JSON that cannot end the element it stands in, nor begin another."""
+    """Encode JSON that can neither end its element nor begin another."""
     text = json.dumps(_finite(asdict(story)), allow_nan=False, separators=(",", ":"))
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
 def _finite(value: Any) -> Any:
-    """What is not finite becomes null, as browsers read JSON."""
+    """Replace values that are not finite by null, as browsers read JSON."""
     match value:
         case dict():
             return {key: _finite(item) for key, item in value.items()}  # pyright: ignore[reportUnknownVariableType]
@@ -83,7 +83,7 @@ def _finite(value: Any) -> Any:
 
 
 def _headline(story: Story) -> str:
-    """What the run changed: the accuracy of the last stage that was evaluated, else its reward or loss."""
+    """The headline: accuracy of the last stage that was evaluated, else its reward or loss."""
     for stage in reversed(story.stages):
         if stage.evaluations:
             name = stage.evaluations[-1].name
@@ -130,8 +130,8 @@ def _facts(story: Story) -> str:
 
 
 def rounded(value: float) -> str:
-    """A count in three digits with a letter for its size, from 10 k on."""
-    kept = float(f"{value:.3g}")  # the letter is that of what is shown: 999,600 is 1 M
+    """Format a count in three digits, with a letter for its size from 10 k on."""
+    kept = float(f"{value:.3g}")  # the letter is that of the rounded value: 999,600 is 1 M
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if kept >= max(size, 1e4):
             return f"{kept / size:.3g} {letter}"

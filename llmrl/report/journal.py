@@ -31,9 +31,9 @@ class StepEntry:
     version: int
     """Weight version that the step made."""
     seconds: float
-    """Since the stage began, restarts included."""
+    """Seconds since the stage began, restarts included."""
     metrics: Mapping[str, float]
-    """By the names of the dictionary; what is not finite is written as null and read back as NaN."""
+    """Values by the dictionary's names; one that is not finite is written as null and read back as NaN."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,15 +43,15 @@ class EvaluationEntry:
     stage: str
     step: int
     version: int
-    """The weight version that answered."""
+    """Weight version that answered."""
     name: str
     correct: int
     n: int
-    """Responses that were judged, all prompts together."""
+    """Number of judged responses, all prompts together."""
     unjudged: int = 0
-    """Responses without a verdict: the reward abstained or failed, or nobody finished them."""
+    """Responses without a verdict: the reward abstained or failed, or they are unfinished."""
     accuracy: float
-    """Of the judged ones; nan where there is none."""
+    """Share of correct responses among the judged ones; nan where there is none."""
     low: float
     """Lower end of the 95 % interval of ``accuracy``."""
     high: float
@@ -61,7 +61,7 @@ class EvaluationEntry:
 
     @property
     def basis(self) -> str:
-        """What the accuracy rests on, for people."""
+        """The basis of the accuracy, for people."""
         unjudged = f", {self.unjudged} not judged" if self.unjudged else ""
         return f"n = {self.n}, 95 % {self.low:.3f}-{self.high:.3f}{unjudged}"
 
@@ -76,7 +76,7 @@ class Entries:
 
     @property
     def last(self) -> int:
-        """The last step of which anything is known; -1 without any."""
+        """The last step that the journal knows; -1 without any."""
         return max((entry.step for entry in (*self.steps, *self.evaluations)), default=-1)
 
 
@@ -84,7 +84,7 @@ class Journal:
     """Appends to the ``metrics.jsonl`` of a stage's folder; after a crash it goes on where the file ends."""
 
     def __init__(self, folder: Path, *, resumed: int | None = None) -> None:
-        """Open it, and mark what is of later steps than ``resumed``, those that the weights have taken."""
+        """Open the journal, and mark what is of later steps than ``resumed``, those that the weights took."""
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self._file = self.path.open("ab", buffering=0)
@@ -142,22 +142,22 @@ class Journal:
         self._file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
 
     def _drop_torn_line(self) -> None:
-        """A process killed while it wrote leaves half a line; the next line must not be glued to it."""
+        """Delete the half line of a process killed while writing, lest the next line be glued to it."""
         whole = self.path.read_bytes().rfind(b"\n") + 1
         self._file.truncate(whole)
         self._file.seek(whole)
 
 
 def number(value: float) -> float | None:
-    """``value`` as JSON can hold it: a plain float, or None for what is not finite."""
+    """``value`` as JSON can hold it: a plain float, or None if it is not finite."""
     return float(value) if math.isfinite(value) else None
 
 
 def read_journal(path: Path) -> Entries:
-    """Read a metrics.jsonl, also while it is being written.
+    """Read a metrics.jsonl, even while it is being written.
 
-    Steps that a resumed run took again count once, as they went the last time, and evaluations of weights
-    that it went back behind do not count.
+    Steps that a resumed run took again count once, as the last run took them, and evaluations of weights that
+    were lost by resuming do not count.
 
     Raises:
         DataError: a line is not what a journal writes.

@@ -1,4 +1,4 @@
-"""The dictionary of metrics: every name that may be written down, its unit, and what it means."""
+"""The dictionary of metrics: every name that may be written down, its unit, and its meaning."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Better = Literal["up", "down"] | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricInfo:
-    """What a number in metrics.jsonl is."""
+    """The meaning of a number in metrics.jsonl."""
 
     unit: str
-    """``1`` is a plain number, ``fraction`` lies between 0 and 1."""
+    """Unit; ``1`` is a plain number, ``fraction`` lies between 0 and 1."""
     text: str
-    """One line for people."""
+    """Description in one line."""
     better: Better
-    """Which way is good; None where neither is."""
+    """Direction that is good; None where neither is."""
     group: str
-    """The name up to its first slash; reports keep a group together."""
+    """Part of the name up to its first slash; reports keep a group together."""
 
 
 # A name that ends in a slash stands for every name that begins with it.
@@ -49,7 +49,7 @@ _TABLE: tuple[tuple[str, str, Better, str], ...] = (
         "mean pieces of a response, above 1 where its past was rewritten",
     ),
     ("rollout/truncated_rate", "fraction", "down", "share of responses that the token budget cut off"),
-    ("rollout/aborted_rate", "fraction", "down", "share of responses that nobody finished"),
+    ("rollout/aborted_rate", "fraction", "down", "share of responses that were not finished"),
     ("rollout/tokens_per_second", "tokens/s", "up", "response tokens of the step over the time they took"),
     ("rollout/responses", "responses", None, "responses generated for the step"),
     ("rollout/idle", "fraction", "down", "share of the step in which an engine had nothing to do"),
@@ -90,10 +90,10 @@ METRICS = {
 
 
 def metric(name: str) -> MetricInfo:
-    """What ``name`` means.
+    """Look up the meaning of ``name``.
 
     Raises:
-        KeyError: nobody wrote it into the dictionary; a number without a meaning is not written down.
+        KeyError: it is not in the dictionary; a number without a meaning is not written down.
     """
     if name in METRICS and not name.endswith("/"):
         return METRICS[name]

@@ -1,7 +1,7 @@
-"""Samples: what the policy wrote at a step, token by token, as one line of JSON per response.
+"""Samples: the policy's responses at a step, token by token, as one line of JSON per response.
 
-``samples/step-000010.jsonl`` holds the tokens with their logprobs, weight versions and advantages,
-and what the rewards said; it is enough to read, to plot, and to question a step without the run.
+``samples/step-000010.jsonl`` holds the tokens with their logprobs, weight versions and advantages, and the
+judgements; it is enough to read, to plot, and to question a step without the run.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FOLDER = "samples"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampleEntry:
-    """One response as it lies on disk. Lists of token values have equal length L."""
+    """One response as stored on disk. Lists of token values have equal length L."""
 
     step: int
     group: int
@@ -43,12 +43,12 @@ class SampleEntry:
     strings: list[str]
     """Each token on its own as text; half a character shows as a replacement sign."""
     logprobs: list[float | None]
-    """Nats, as the engine reported them, to four decimals."""
+    """Logprobs in nats, as the engine reported them, to four decimals."""
     versions: list[int]
     advantages: list[float | None]
     trained: list[bool]
     judgement: Mapping[str, Any] | None
-    """reward, status, parts and note; None for demonstrations."""
+    """Reward, status, parts and note; None for demonstrations."""
     stop: str
     lag: int
     """Versions between the policy of this step and the oldest token of the group."""
@@ -60,7 +60,7 @@ def write_samples(
     """Write the responses of one step into the stage's ``folder``; a file is either whole or absent.
 
     Args:
-        decode: the text of one token id.
+        decode: a function from a token id to its text.
     """
     path = folder / FOLDER / f"step-{step:06d}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ def each_sample(path: Path) -> Iterator[SampleEntry]:
 
 
 def read_samples(path: Path) -> list[SampleEntry]:
-    """All of :func:`each_sample`."""
+    """All samples of a file, as by :func:`each_sample`."""
     return list(each_sample(path))
 
 

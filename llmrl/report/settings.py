@@ -1,4 +1,4 @@
-"""The settings of a run for people: every key with its value, its meaning, and whether somebody chose it."""
+"""The settings of a run for people: every key with its value, its meaning, and whether it was chosen."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ class Setting:
     """One key of the recipe."""
 
     key: str
-    """Dotted, as an override would name it."""
+    """Dotted key, as an override would name it."""
     value: str
-    """As JSON."""
+    """Value as JSON."""
     chosen: bool
-    """The value is not the default, or there is none."""
+    """Whether the value differs from the default, or there is none."""
     text: str = ""
-    """What the key means."""
+    """Meaning of the key."""
 
 
 def settings(recipe: Mapping[str, Any]) -> dict[str, list[Setting]]:
     """Settings of the run as a whole and of each stage, by a title.
 
-    A recipe that this version of llmrl cannot read, of an older run say, is shown without marks.
+    A recipe that this version of llmrl cannot read, for example of an older run, is shown without marks.
     """
     try:
         read = Recipe.model_validate(recipe)
@@ -87,7 +87,7 @@ def _flat(value: object, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _plain(description: str | None) -> str:
-    """The text of a key without its markup."""
+    """The description of a key without its markup."""
     return (description or "").replace("``", "")
 
 

@@ -1,4 +1,4 @@
-"""The story of a run: what its folder tells, put together for the page that shows it."""
+"""The contents of a run's folder, put together for the page that shows it."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ class StageStory:
     """One stage."""
 
     name: str
-    """Of its folder, ``1-grpo``."""
+    """Name of the stage's folder, such as ``1-grpo``."""
     steps: int
     seconds: float
     tokens: float
-    """Trained, all steps together."""
+    """Trained tokens, all steps together."""
     responses: float
-    """Generated, all steps together."""
+    """Generated responses, all steps together."""
     binding: Binding | None
-    """Which side waits for which; None where nothing was generated."""
+    """The side that others wait for; None where nothing was generated."""
     change: Change | None
-    """Of the reward, or of the loss where nothing was rewarded: means of the first and last tenth."""
+    """Change of the reward, or of the loss without rewards, between means of the first and last tenth."""
     evaluations: tuple[EvaluationEntry, ...]
     curves: Curves
 
@@ -57,7 +57,7 @@ class Story:
     name: str
     stages: list[StageStory]
     metrics: dict[str, MetricInfo]
-    """What the metrics of the curves mean."""
+    """Meanings of the metrics of the curves."""
     excerpts: Excerpts
     settings: dict[str, list[Setting]]
     arithmetic: list[str]

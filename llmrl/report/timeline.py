@@ -1,4 +1,4 @@
-"""timeline.json: who did what when, in the first steps of a stage; Perfetto and chrome://tracing show it."""
+"""timeline.json: activity of each process in a stage's first steps, for Perfetto or chrome://tracing."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ FILE = "timeline.json"
 class Timeline:
     """Writes spans as they end, so that the file of a run that died is readable too.
 
-    The format is Chrome's: an array of trace events, whose closing bracket its readers do not ask for.
+    The format is Chrome's: an array of trace events, whose closing bracket its readers do not need.
     """
 
     def __init__(self, folder: Path, *, steps: int) -> None:
-        """A new file in ``folder``, which is complete after so many ``step_done``; none if there are none."""
+        """Open a new file in ``folder``, complete after ``steps`` calls of ``step_done``; none if 0."""
         self._steps = steps
         self._lanes: dict[tuple[str, int], int] = {}
         self._free: defaultdict[str, list[int]] = defaultdict(list)
-        """Lanes of each track that nothing is drawn on now, the uppermost first."""
+        """Free lanes of each track, the uppermost first."""
         self._more: defaultdict[str, count[int]] = defaultdict(count)
-        """Those that nothing was drawn on yet."""
+        """Numbers of lanes that each track has not used yet."""
         self._file: IO[str] | None = (folder / FILE).open("w", encoding="utf-8") if steps else None
         if self._file:
             self._file.write("[\n")
 
     @contextmanager
     def span(self, track: str, name: str) -> Generator[None]:
-        """What happens inside is drawn on ``track``; what overlaps there goes to lanes below each other."""
+        """Draw the block as a span on ``track``; overlapping spans get lanes below each other."""
         if not self._file:
             yield
             return
@@ -49,13 +49,13 @@ class Timeline:
             self._draw((track, lane), name, began, time.monotonic_ns())
 
     def step_done(self) -> None:
-        """One step less to go; the last one completes the file."""
+        """Count one step; the last one completes the file."""
         self._steps -= 1
         if self._steps <= 0:
             self.close()
 
     def close(self) -> None:
-        """Whatever ends from now on is not written."""
+        """Close the file; spans that end later are not written."""
         if self._file:
             self._file.close()
             self._file = None

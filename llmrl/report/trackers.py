@@ -20,14 +20,14 @@ log = logging.getLogger(__name__)
 KNOWN = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
 
 BACKLOG = 10_000
-"""Points that may wait for a slow tracker before points are dropped."""
+"""Number of points that may wait for a slow tracker before points are dropped."""
 
 GRACE_S = 20.0
 """Longest wait for a tracker to finish at the end of a run."""
 
 
 def check_trackers(names: Iterable[str], *, key: str = "report.trackers") -> None:
-    """Refuse what cannot be tracked, without importing anything.
+    """Refuse trackers that cannot be used, without importing anything.
 
     Raises:
         RecipeError: an unknown name, or a package that is not installed.
@@ -48,10 +48,10 @@ class Trackers:
     def __init__(
         self, names: Iterable[str], *, run_name: str, folder: Path, options: Mapping[str, object]
     ) -> None:
-        """Start them.
+        """Start the trackers.
 
         Args:
-            folder: those that write files write into ``folder/<name of the tracker>``.
+            folder: folder for trackers with files, which go into ``folder/<name of the tracker>``.
             options: the recipe, which a tracker shows as the run's configuration.
         """
         self._threads = [
@@ -60,10 +60,10 @@ class Trackers:
         self._newest = 0
 
     def log(self, metrics: Mapping[str, float], *, step: int) -> None:
-        """Hand over the numbers of one step and return at once; what is not finite is left out.
+        """Hand over the numbers of one step and return at once; values that are not finite are left out.
 
-        What comes later than a newer step, as of an evaluation that others overtook, is logged with that one:
-        some trackers drop what goes back.
+        Numbers that arrive after those of a newer step, as of a slow evaluation, are logged with the newer
+        step: some trackers drop steps that go back.
         """
         self._newest = max(self._newest, step)
         values = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
@@ -71,7 +71,7 @@ class Trackers:
             tracker.put(values, self._newest)
 
     def close(self) -> None:
-        """Wait a while for what is still to be sent."""
+        """Wait a while for the points that are still to be sent."""
         for tracker in self._threads:
             tracker.close()
 
@@ -119,7 +119,7 @@ class _Tracker:
                 values, step = point
                 tracker.log(values, step=step)
             tracker.finish()
-        except Exception as error:  # noqa: BLE001  a tracker is code of others, and the run goes on without it
+        except Exception as error:  # noqa: BLE001  a tracker is foreign code, and the run goes on without it
             self._disable(f"{type(error).__name__}: {error}")
 
     def _disable(self, why: str) -> None:
@@ -145,7 +145,7 @@ def _start(name: str, *, run_name: str, folder: Path, options: Mapping[str, obje
 
 
 def _flat(options: Mapping[str, object], prefix: str = "") -> dict[str, str | int | float | bool]:
-    """Dotted keys to plain values, the only ones that every tracker takes."""
+    """Flatten to dotted keys with plain values, the only ones that every tracker takes."""
     flat: dict[str, str | int | float | bool] = {}
     for key, value in options.items():
         match value:

@@ -1,4 +1,4 @@
-"""What a response is worth: the contract of a reward, the built-in rewards, and the processes they run in."""
+"""Rewards: the contract of a reward, the built-in rewards, and the processes that they run in."""
 
 from llmrl.rewards.judgement import Judgement, Sample, Status
 from llmrl.rewards.kinds import choice as _choice

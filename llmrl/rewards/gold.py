@@ -1,4 +1,4 @@
-"""The gold check: an answer that does not score against itself cannot reward anybody."""
+"""The gold check: an answer that does not score against itself cannot reward any response."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def check_answers(scorer: Scorer, prompts: Sequence[Prompt]) -> None:
 def _as_response(prompt: Prompt) -> Sample:
     answer = prompt.answer or ""
     return Sample(
-        # A gold answer is no thought, also where the template begins one.
+        # A gold answer is no thought, even if the template begins one.
         prompt=prompt.text.rstrip().removesuffix(THOUGHT),
         response=answer,
         answer=prompt.answer,

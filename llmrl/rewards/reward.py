@@ -1,4 +1,4 @@
-"""What a reward is: options in, a sample in, and a score, an abstention or an error out."""
+"""The contract of a reward: options in, a sample in, and a score, an abstention or an error out."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from llmrl.rewards.judgement import Sample
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A score with a word about it, for people who read samples."""
+    """A score with a note, for people who read samples."""
 
     value: float | None
-    """None abstains: this response cannot be judged, and nothing is learned from it."""
+    """Value of the score; None abstains: the response cannot be judged, and is not learned from."""
     note: str = ""
-    """What was read from the response, or why it abstains."""
+    """Text that was read from the response, or the reason why it abstains."""
 
 
 class Reward(Protocol):
@@ -30,23 +30,23 @@ class Reward(Protocol):
     """
 
     reads_answer: ClassVar[bool]
-    """True if it needs the gold answer; then the gold answer as a response must score 1."""
+    """Whether it needs the gold answer, which must then score 1 as a response."""
 
     def __call__(self, sample: Sample) -> float | None | Score:
-        """The score of one response; None abstains."""
+        """Score one response; None abstains."""
         ...
 
 
 class Awaited(Protocol):
     """A reward whose call is ``async def``: while it waits, its process judges other responses.
 
-    It is cancelled at the deadline; one that does not let itself be cancelled goes with its process.
+    It is cancelled at the deadline; one that cannot be cancelled is killed with its process.
     """
 
     reads_answer: ClassVar[bool]
 
     async def __call__(self, sample: Sample) -> float | None | Score:
-        """The score of one response; None abstains."""
+        """Score one response; None abstains."""
         ...
 
 
@@ -65,14 +65,14 @@ class Comparing(Protocol):
 
 @runtime_checkable
 class Changing(Protocol):
-    """A reward that may score the same sample otherwise the next time, so that no score may be kept."""
+    """A reward that may score the same sample differently the next time, so that no score may be kept."""
 
     changes: ClassVar[Literal[True]]
 
 
 @runtime_checkable
 class Formal(Protocol):
-    """A reward that asks for a form around the answer, which a bare gold answer does not have."""
+    """A reward that requires a form around the answer, which a bare gold answer does not have."""
 
     def bare(self) -> Reward:
         """The same reward without that form; it grades the gold answers against themselves."""
@@ -84,23 +84,23 @@ class Heavy(Protocol):
     """A reward that imports or loads something large."""
 
     def warm_up(self) -> None:
-        """Load it, before the first deadline starts to run."""
+        """Load it before the first deadline starts to run."""
         ...
 
 
 @runtime_checkable
 class Derived(Protocol):
-    """A reward made of another's scores: it changes with that one, loads what that one loads, and with rows
-    that have no gold answer for that one, it has none either."""
+    """A reward made of another's scores: it changes with that one, loads what that one loads, and has no gold
+    answer on rows where that one has none."""
 
     @property
     def derived_from(self) -> Reward:
-        """The other one."""
+        """The other reward."""
         ...
 
 
 def layers_of(reward: Reward) -> Iterator[Reward]:
-    """A reward, and what it is derived from."""
+    """A reward, and those that it is derived from."""
     yield reward
     if isinstance(reward, Derived):
         yield from layers_of(reward.derived_from)
@@ -115,7 +115,7 @@ def build_rewards(tables: Mapping[str, RewardTable]) -> dict[str, Reward]:
     """The rewards of a recipe by name, every option checked.
 
     Raises:
-        RecipeError: unknown kind, unknown option, or a value the reward refuses.
+        RecipeError: unknown kind, unknown option, or a value that the reward refuses.
     """
     return {
         name: reward.build(table.kind, table.options, key=f"rewards.{name}") for name, table in tables.items()

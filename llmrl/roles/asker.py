@@ -1,4 +1,4 @@
-"""Whoever asks a model: a role of the run by its name, or a service elsewhere that has the same API."""
+"""Questions to a model: a role of the run by its name, or a service elsewhere that has the same API."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Asker(Service):
     """Options of a reward or environment that asks a model; inherit from this class."""
 
     role: str = ""
-    """Name of a ``[roles.<name>]``."""
+    """Name of a role, as in ``[roles.<name>]``."""
     url: str = ""
-    """Instead of a role: a service elsewhere, as ``https://host/v1``."""
+    """URL of a service elsewhere instead of a role, such as ``https://host/v1``."""
     model: str = ""
-    """With ``url``: what the service calls the model."""
+    """The service's name of the model; only with ``url``."""
 
     asks: ClassVar[str] = "generate"
-    """The kind of role that can answer."""
+    """Kind of role that can answer."""
 
     def __post_init__(self) -> None:
         if self.url:  # a recipe without role and url is refused where its roles are known
@@ -38,20 +38,20 @@ class Asker(Service):
 
     @property
     def who(self) -> str:
-        """What messages call it."""
+        """Name of the service in messages."""
         return f"role '{self.role}'" if self.role else self.url
 
     def at(self, door: str) -> Self:
-        """The same, knowing where the roles of the run are reached."""
+        """A copy that knows the URL of the run's roles."""
         return replace(self, url=f"{door}/{self.role}/v1") if self.role else self
 
     async def hear(
         self, messages: Sequence[Mapping[str, str]], *, max_tokens: int, temperature: float, seed: int
     ) -> Choice:
-        """What a model of kind ``generate`` says next: its ``text``, and whether it was ``cut`` off.
+        """The next message of a model of kind ``generate``: its ``text``, and whether it was ``cut`` off.
 
         Raises:
-            ServiceError, DeadlineError: it did not say anything, or not in time.
+            ServiceError, DeadlineError: there is no answer, or not in time.
         """
         question = {
             "model": self.model or self.role,
@@ -67,7 +67,7 @@ class Asker(Service):
         """The scores that a model of kind ``classify`` (one) or ``steps`` (one a step) gives a response.
 
         Raises:
-            ServiceError, DeadlineError: there are none, or not in time.
+            ServiceError, DeadlineError: there are no scores, or not in time.
         """
         question = {"model": self.model or self.role, "messages": list(messages), "response": response}
         return self._read(Scored, await self.ask(question, route="/score")).scores
@@ -83,10 +83,10 @@ class Asker(Service):
 
 
 def chat(*turns: tuple[str, str]) -> list[dict[str, str]]:
-    """Messages as the API has them, from roles and contents; those without content are left out."""
+    """Messages in the form of the API, from roles and contents; those without content are left out."""
     return [{"role": role, "content": content} for role, content in turns if content]
 
 
 def filled(template: str, places: Mapping[str, str]) -> str:
-    """The template with a text in each ``{place}``; what a text says is never read as a place."""
+    """The template with a text for each ``{place}``; placeholders inside the texts are not filled."""
     return PLACE.sub(lambda found: places.get(found[1], found[0]), template)

@@ -1,4 +1,4 @@
-"""A classifier of transformers in memory: token ids in, logits out, questions of one moment in one batch."""
+"""A classifier of transformers in memory: token ids in, logits out, concurrent questions in one batch."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ HEADS: dict[str, Any] = {
     "whole": AutoModelForSequenceClassification,
     "tokens": AutoModelForTokenClassification,
 }
-"""What scores are of: a text as a whole, or each of its tokens."""
+"""Heads by what they score: a text as a whole, or each of its tokens."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(slots=True, eq=False)
 class _Text:
-    """Token ids that wait to be read."""
+    """A text, as token ids, that waits to be read."""
 
     ids: NDArray[np.int32]
     future: asyncio.Future[NDArray[np.float32]]
 
 
 class Classifier:
-    """Owns the model; a task of the event loop reads while there is something to read."""
+    """Owns the model; a task of the event loop reads while texts are waiting."""
 
     def __init__(
         self, stage: Stage, name: str, *, device: str, max_sequences: int, scores: Literal["whole", "tokens"]
@@ -51,12 +51,12 @@ class Classifier:
         self._model: Any = self._loaded(HEADS[scores]).to(self._device).eval()
         self._model.config.pad_token_id = self.tokenizer.pad_id
         self.labels: dict[str, int] = self._model.config.label2id
-        """The place of each label in the logits."""
+        """Index of each label in the logits."""
         self._waiting: list[_Text] = []
         self._reading: asyncio.Task[None] | None = None
 
     def place(self, label: str | None, *, otherwise: int) -> int:
-        """The place of a label that the recipe names.
+        """Index of a label that the recipe names.
 
         Raises:
             RecipeError: the model has no such label.
@@ -71,7 +71,7 @@ class Classifier:
         return self.labels[label]
 
     def prompt_ids(self, asked: ToScore) -> NDArray[np.int32]:
-        """[L] ids of what stands before the response.
+        """[L] token ids of the prompt before the response.
 
         Raises:
             DataError: the chat template refuses it, or a character has no token.
@@ -81,10 +81,10 @@ class Classifier:
         return self.tokenizer.encode_prompt("".join(turn.content for turn in asked.messages))
 
     async def logits(self, ids: NDArray[np.int32]) -> NDArray[np.float32]:
-        """Of a whole text [labels], or of each of its tokens [L, labels].
+        """Logits of a whole text [labels], or of each of its tokens [L, labels].
 
         Raises:
-            DataError: it is longer than ``context_tokens``.
+            DataError: the text is longer than ``context_tokens``.
             ServiceError: the model failed.
         """
         if ids.size > self._table.context_tokens:
@@ -110,7 +110,7 @@ class Classifier:
             batch, self._waiting = self._waiting[: self._size], self._waiting[self._size :]
             try:
                 rows = await asyncio.to_thread(self._forward, [text.ids for text in batch])
-            except Exception as error:  # noqa: BLE001  whatever it is, who waits for it must hear of it
+            except Exception as error:  # noqa: BLE001  whatever it is, the callers must get it
                 for text in batch:
                     _end(
                         text.future,
@@ -154,7 +154,7 @@ class Classifier:
 
 
 def _end(future: asyncio.Future[NDArray[np.float32]], outcome: NDArray[np.float32] | ServiceError) -> None:
-    """Tell who waits, unless nobody does any more."""
+    """Give the outcome to the caller, unless it has gone."""
     if future.done():
         return
     if isinstance(outcome, ServiceError):

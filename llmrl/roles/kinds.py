@@ -1,4 +1,4 @@
-"""The kinds of roles that a recipe can name. What they need is imported only where one is started."""
+"""The kinds of roles that a recipe can name. Their dependencies are imported only where one is started."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Generate:
     """A model that speaks, on one of the engines: a judge that writes its verdict, or a simulated user."""
 
     engine: str = "vllm"
-    """As ``engines.kind``."""
+    """Kind of engine, as ``engines.kind``."""
     max_sequences: Positive = 64
-    """Answers that it generates at once."""
+    """Most answers that it generates at once."""
     kv_cache_mib: Positive | None = None
-    """As ``engines.kv_cache_mib``."""
+    """KV cache in MiB, as ``engines.kv_cache_mib``."""
     gpu_memory_utilization: Fraction = 0.85
-    """As ``engines.gpu_memory_utilization``."""
+    """Share of a GPU that vLLM may use, as ``engines.gpu_memory_utilization``."""
 
     async def start(self, stage: Stage, name: str, *, device: str) -> Role:
         """Load the model and serve it."""
@@ -37,7 +37,7 @@ class Classify:
     label: str | None = None
     """The score is the probability of this label; by default the one output of a model that has one."""
     max_sequences: Positive = 16
-    """Texts that it reads at once."""
+    """Most texts that it reads at once."""
 
     async def start(self, stage: Stage, name: str, *, device: str) -> Role:
         """Load the model and serve it."""
@@ -52,13 +52,13 @@ class Steps:
     """A token classifier: one score for each step of a response, read where the step ends."""
 
     split: str = "\n\n"
-    """What stands between steps in a response."""
+    """Text between the steps of a response."""
     separator: str = "\n"
-    """What the model was trained to read after each step; its score stands at the last token of it."""
+    """Text that the model was trained to read after each step; the step's score is at its last token."""
     label: str | None = None
     """The score is the probability of this label; by default that of the last one."""
     max_sequences: Positive = 16
-    """Responses that it reads at once."""
+    """Most responses that it reads at once."""
 
     def __post_init__(self) -> None:
         if not self.split:

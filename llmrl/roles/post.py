@@ -9,14 +9,14 @@ from functools import cache
 import httpx
 
 LONGEST_ANSWER = 4 * 2**20
-"""Bytes; what is longer is no answer. As JSON one character of text may take 12."""
+"""Bytes; a longer answer is refused. As JSON one character of text may take 12."""
 
 
 async def post(url: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes]:
-    """Status and body of the answer. Follows no redirect, uses no proxy, and waits until it is cancelled.
+    """Post; returns status and body. Follows no redirect, uses no proxy, and waits until it is cancelled.
 
     Raises:
-        ConnectionError: there is no whole answer; it may have been asked for nevertheless.
+        ConnectionError: there is no whole answer; the question may have arrived nevertheless.
         ValueError: the answer is longer than ``LONGEST_ANSWER``.
     """
     client = _client(asyncio.get_running_loop())
@@ -43,6 +43,6 @@ async def _read(response: httpx.Response) -> bytes:
 
 @cache
 def _client(_loop: asyncio.AbstractEventLoop) -> httpx.AsyncClient:
-    """One for all requests, which keeps its connections; they belong to a loop."""
-    # Whoever asks has its own bound on questions at once; to wait here would count as the answer's time.
+    """The client for all requests, which keeps its connections; they belong to a loop."""
+    # Callers bound their concurrent questions; to wait here would count as the answer's time.
     return httpx.AsyncClient(timeout=None, trust_env=False, limits=httpx.Limits(max_connections=None))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Answers at ``/v1/score``."""
+    """Answers questions at ``/v1/score``."""
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
@@ -44,7 +44,7 @@ class Reader:
 
     @abstractmethod
     async def scores(self, asked: ToScore) -> list[float]:
-        """What the model says."""
+        """The model's scores of a response."""
 
 
 class WholeReader(Reader):
@@ -68,7 +68,7 @@ class WholeReader(Reader):
 
 
 class StepReader(Reader):
-    """A score for each step: that of the last token of the separator after it."""
+    """One score for each step: that of the last token of the separator after it."""
 
     def __init__(self, kind: Steps, stage: Stage, name: str, *, device: str) -> None:
         classifier = Classifier(stage, name, device=device, max_sequences=kind.max_sequences, scores="tokens")
@@ -86,7 +86,7 @@ class StepReader(Reader):
         return softmax(logits[ends])[:, self._place].tolist()
 
     def _ids(self, step: str) -> NDArray[np.int32]:
-        """A step and its separator, each encoded by itself, as such models are trained."""
+        """[L] token ids of a step and its separator, each encoded by itself, as such models are trained."""
         tokenizer = self.classifier.tokenizer
         return np.concatenate(
             [tokenizer.encode_response(text)[:-1] for text in (step, self._kind.separator) if text]

@@ -1,4 +1,4 @@
-"""What every role promises: a question in, an answer out, whatever model is behind it."""
+"""The interface of every role: a question in, an answer out, whatever model is behind it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from llmrl.registry import Registry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What goes back to whoever asked."""
+    """A role's answer to a question."""
 
     body: bytes
-    """JSON."""
+    """JSON text."""
     status: int = 200
-    """Of HTTP."""
+    """HTTP status."""
 
 
 class Role(Protocol):
     """A loaded model that answers."""
 
     async def answer(self, route: str, question: bytes) -> Answer:
-        """The answer to the body of a POST; ``route`` is what follows ``/v1/``. Many may be under way.
+        """Answer the body of a POST; ``route`` is what follows ``/v1/``. Many calls may be under way.
 
-        A question at fault gets a refusal. What is raised is this process's fault, and another one is asked.
+        An invalid question gets a refusal. An exception is this process's fault, and another one is asked.
         """
         ...
 
@@ -36,7 +36,7 @@ class Role(Protocol):
 
 
 class RoleKind(Protocol):
-    """What is registered: a frozen dataclass that starts a role, its fields the options."""
+    """A registered kind of role: a frozen dataclass that starts roles, its fields the options."""
 
     async def start(self, stage: Stage, name: str, *, device: str) -> Role:
         """Load the model in the folder ``stage.roles[name].path`` on ``device`` (cpu or cuda)."""

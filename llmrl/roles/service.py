@@ -14,11 +14,11 @@ from pydantic import BaseModel, ValidationError
 from llmrl.errors import DeadlineError, RecipeError, ServiceError, shown
 
 _FIRST_PAUSE_S = 0.1
-"""Before the second try; every later one is twice as long."""
+"""Seconds before the second try; every later pause is twice as long."""
 _TOO_MANY = 429
 _ITS_FAULT = 500
 _SHOWN = 160
-"""Characters of a refusal that a message quotes."""
+"""Characters that a message quotes from a refusal."""
 
 
 class _Error(BaseModel):
@@ -30,21 +30,21 @@ class _Refusal(BaseModel):
 
 
 class _Passing(Exception):
-    """A failure that the next try may not see."""
+    """A transient failure, which the next try may avoid."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """Options of whoever asks a service. Redirects are not followed, proxies of the environment not used."""
+    """Options for asking a service. Redirects are not followed, proxies of the environment not used."""
 
     url: str
-    """Of the service, as ``http://localhost:8000/judge``."""
+    """URL of the service, such as ``http://localhost:8000/judge``."""
     seconds: float = 8.0
     """Time for an answer, all tries together; keep it below ``scoring.deadline_s``."""
     idempotent: bool = False
-    """Asking twice does no harm: then lost connections, 429 and 5xx are tried again, with growing pauses."""
+    """Whether asking twice is harmless: then lost connections, 429 and 5xx are retried, at growing pauses."""
     token_from: str = ""
-    """The environment variable whose value goes along as a bearer token."""
+    """Name of the environment variable whose value is sent as a bearer token."""
 
     def __post_init__(self) -> None:
         address = urlsplit(self.url)
@@ -57,11 +57,11 @@ class Service:
 
     @property
     def who(self) -> str:
-        """What messages call it."""
+        """Name of the service in messages."""
         return self.url
 
     def warm_up(self) -> None:
-        """See whether the token is there, and load what speaks HTTP."""
+        """Check that the token is set, and import the HTTP client."""
         _poster()
         if self.token_from and not os.environ.get(self.token_from):
             raise RecipeError(
@@ -70,10 +70,10 @@ class Service:
             )
 
     async def ask(self, question: Mapping[str, object], *, route: str = "") -> bytes:
-        """The body of the answer to a question, which goes as JSON to ``url`` and ``route``.
+        """Send a question as JSON to ``url`` and ``route``; returns the body of the answer.
 
         Raises:
-            ServiceError: any status but 200, an answer that is too long, or nobody answers.
+            ServiceError: any status but 200, an answer that is too long, or no answer.
             DeadlineError: there is no whole answer within ``seconds``.
         """
         due = asyncio.get_running_loop().time() + self.seconds
@@ -125,7 +125,7 @@ def _poster() -> Callable[[str, bytes, Mapping[str, str]], Awaitable[tuple[int, 
 
 
 def _said(body: bytes) -> str:
-    """What a refusal says: in an API like OpenAI's its message, else all of it."""
+    """The text of a refusal: the message in an API like OpenAI's, else the whole body."""
     try:
         error = _Refusal.model_validate_json(body).error.message
     except ValidationError:

@@ -1,4 +1,4 @@
-"""Where the roles of a stage are reached from one process: a server that passes their questions on."""
+"""One server in each process that asks roles: it forwards their questions to the roles' processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmrl.roles.role import Answer, refusal
 _log = logging.getLogger(__name__)
 
 QUESTION_BYTES = 16 * 2**20
-"""Largest question."""
+"""Bytes of the largest question."""
 
 
 class Member(Protocol):
@@ -26,19 +26,19 @@ class Member(Protocol):
     name: str
 
     async def call(self, method: str, *args: Any, deadline_s: float) -> Any:
-        """The result of a method of its RoleWorker."""
+        """Call a method of its RoleWorker."""
         ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Switchboard:
-    """Reachable from this machine alone, at an address that nobody can guess."""
+    """A server for this machine alone, at an address that cannot be guessed."""
 
     url: str = ""
-    """Of all roles; known after ``open``, before there is any."""
+    """URL of all roles; known after ``open``, before any role is connected."""
     _members: dict[str, list[Member]] = field(default_factory=dict[str, list[Member]])
     _last_words: dict[str, str] = field(default_factory=dict[str, str])
-    """Of the last process of a role that died."""
+    """Error of the last process that died, by role."""
     _deadline_s: float = 0.0
     _under_way: Counter[str] = field(default_factory=Counter[str])
     _runner: web.AppRunner | None = None
@@ -54,16 +54,16 @@ class Switchboard:
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/{key}"
 
     def connect(self, members: Mapping[str, Sequence[Member]], *, deadline_s: float) -> None:
-        """From now on these processes answer, by the name of their role."""
+        """Forward questions to these processes from now on, by the name of their role."""
         self._members = {role: list(processes) for role, processes in members.items()}
         self._deadline_s = deadline_s
 
     def disconnect(self) -> None:
-        """From now on none is asked; who waits for an answer is refused when its process ends."""
+        """Stop asking processes; a waiting caller is refused when its process ends."""
         self._members = {}
 
     async def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering."""
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -73,7 +73,7 @@ class Switchboard:
         return web.Response(status=answer.status, body=answer.body, content_type="application/json")
 
     async def _put_through(self, role: str, route: str, question: bytes) -> Answer:
-        """From the one with the least to do; if it fails, from the next."""
+        """Ask the process with the least to do; if it fails, the next."""
         reason = self._last_words.get(role, f"role '{role}' has no process now.")
         asked = set[str]()
         while left := [one for one in self._members.get(role, ()) if one.name not in asked]:

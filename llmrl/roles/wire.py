@@ -1,4 +1,4 @@
-"""What is written to a role and what it writes back, where OpenAI's API says nothing about it."""
+"""Messages to and from a role, where OpenAI's API does not define them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Turn(_Body):
     content: str
 
     def message(self) -> Message:
-        """The same, as prompts have it."""
+        """The same message as prompts have it."""
         return Message(role=self.role, content=self.content)
 
 
 class ToScore(_Body):
-    """The question of ``/v1/score``."""
+    """A question for ``/v1/score``."""
 
     messages: Annotated[list[Turn], Field(min_length=1)]
     """The conversation up to the response."""
@@ -33,14 +33,14 @@ class ToScore(_Body):
 
 
 class Scored(_Body):
-    """The answer to it."""
+    """An answer of ``/v1/score``."""
 
     scores: Annotated[list[FiniteFloat], Field(min_length=1)]
-    """One of the whole response, or one of each step."""
+    """One score of the whole response, or one of each step."""
 
 
 class Sampled(_Body):
-    """What a role reads of a chat completion's sampling."""
+    """The sampling options that a role reads of a chat completion."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -49,14 +49,14 @@ class Sampled(_Body):
 
 
 class Choice(_Body):
-    """One answer of a model that speaks."""
+    """One answer of a generating model."""
 
     message: Turn
     finish_reason: str | None = None
 
     @property
     def text(self) -> str:
-        """What it says."""
+        """Text of the answer."""
         return self.message.content
 
     @property
@@ -66,6 +66,6 @@ class Choice(_Body):
 
 
 class Said(_Body):
-    """What is read of a chat completion."""
+    """The fields that are read of a chat completion."""
 
     choices: Annotated[list[Choice], Field(min_length=1)]

@@ -27,7 +27,7 @@ class RoleWorker:
         self._role = await kind.start(self._stage, self._name, device=self._device)
 
     async def answer(self, route: str, question: bytes) -> Answer:
-        """The model's answer to one question, or why it is refused."""
+        """Answer one question, or refuse it with a reason."""
         assert self._role is not None, "start() comes first"
         return await self._role.answer(route, question)
 

@@ -1,4 +1,4 @@
-"""An environment is whoever answers the policy: a user, a tool or a game, one reply after each turn."""
+"""An environment answers the policy: a user, a tool or a game, with one reply after each turn."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from llmrl.registry import Registry
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Turn:
-    """What the policy said, from one reply to the next."""
+    """The policy's tokens between two replies."""
 
     text: str
-    """Without special tokens."""
+    """Text without special tokens."""
     tokens: int
     """Length in tokens, the stop token included."""
     finished: bool
@@ -23,21 +23,21 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What the policy hears next, or that there is nothing more to say."""
+    """The environment's message after a turn, or the end of the conversation."""
 
     text: str = ""
-    """Put after the policy's turn as it is; where the model has a chat template, as the user's next turn."""
+    """Text that follows the policy's turn as it is; with a chat template, as the user's next turn."""
     over: bool = False
-    """Nobody speaks after this; the policy does not hear ``text``, only rewards do."""
+    """Whether this ends the conversation; the policy does not read ``text`` then, only rewards do."""
     outcome: float | None = None
-    """What the conversation is worth if it ends here, for the reward ``outcome``; None abstains."""
+    """Value of the conversation if it ends here, for the reward ``outcome``; None abstains."""
 
 
 class Episode(Protocol):
-    """One conversation under way; it may keep whatever it needs to know."""
+    """One conversation under way; it may keep any state."""
 
     async def reply(self, turn: Turn, /) -> Reply:
-        """Listen to one turn of the policy. What it raises ends the run with this environment's name.
+        """Reply to one turn of the policy. An exception ends the run with this environment's name.
 
         Raises:
             DeadlineError: the reply took too long; the conversation is aborted, as it is after
@@ -49,27 +49,27 @@ class Episode(Protocol):
 class Environment(Protocol):
     """A frozen dataclass whose fields are its options; inherit from this class.
 
-    Equal prompts, seeds and turns must get equal replies: this is how a conversation goes on from any of
-    its turns, with an episode that has been told the turns before.
+    Equal prompts, seeds and turns must get equal replies: a conversation may be continued from any of its
+    turns by a new episode, which is given the turns before.
     """
 
     max_turn_tokens: int | None = None
     """Most tokens of one turn of the policy; None leaves it what is left of ``rollouts.max_tokens``."""
     reply_deadline_s: float = 60.0
-    """Longest time for one reply; then the conversation is aborted, judged by nobody and not trained on."""
+    """Longest time for one reply; then the conversation is aborted, neither judged nor trained on."""
 
     def warm_up(self) -> None:
-        """Load what is heavy, before the first deadline starts to run; what it raises ends the run."""
+        """Load what is heavy, before the first deadline starts to run; an exception ends the run."""
 
     def close(self) -> None:
-        """Free what it holds; nothing begins after this."""
+        """Free all resources; no conversation begins after this."""
 
     def start(self, prompt: Prompt, /, *, seed: int) -> Episode:
-        """A new conversation that begins with ``prompt``.
+        """Start a conversation that begins with ``prompt``.
 
         Args:
-            seed: all that is random comes from it. The responses to one draw have the same, so that they
-                are compared in the same world.
+            seed: source of all randomness. The responses to one draw have the same one, so that they are
+                compared in the same world.
         """
         ...
 

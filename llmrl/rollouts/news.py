@@ -1,4 +1,4 @@
-"""What is told of a group before all of it is there: its responses, as each is finished."""
+"""Early news of a group that is still being written: its responses, as each is finished."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ DrawKey = tuple[str, int, int]
 
 
 def key_of(draw: Draw, sampling: Sampling) -> DrawKey:
-    """What the responses to a draw are told apart by."""
+    """The key that identifies the responses to a draw."""
     return sampling.purpose, draw.ordinal, draw.tries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """One response is done."""
+    """A finished response."""
 
     draw: DrawKey
     number: int
-    """Its place in the group."""
+    """Place of the response in its group."""
     response: Response
 
 
 class News:
-    """Keeps what is new until somebody asks; a group that is there is no news any more."""
+    """Keeps news until they are taken; those of a complete group are dropped."""
 
     def __init__(self) -> None:
         self._kept: dict[DrawKey, list[Finished]] = {}
         self._some = asyncio.Event()
 
     def tell(self, finished: Finished) -> None:
-        """A response is done, and others of its group may go on."""
+        """Add a finished response; others of its group may go on."""
         self._kept.setdefault(finished.draw, []).append(finished)
         self._some.set()
 
     def forget(self, draw: DrawKey) -> None:
-        """The group is there, or will never be."""
+        """Drop the news of a group that is complete, or never will be."""
         self._kept.pop(draw, None)
 
     async def take(self, *, wait_s: float) -> list[Finished]:
-        """What is new, each once, as soon as something is; nothing if nothing is in time."""
+        """All news, each once, as soon as there are some; none if none come in time."""
         if not self._kept:
             self._some.clear()
             try:

@@ -1,4 +1,4 @@
-"""Which engine answers a draw: the one with the fewest responses under way."""
+"""Assignment of draws to engines: to the one with the fewest responses under way."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class EnginePool:
         self._busy_since = [0.0] * len(engines)
 
     async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
-        """All responses to one draw, from the least loaded engine."""
+        """Generate all responses to one draw, on the least loaded engine."""
         index = min(range(len(self._engines)), key=self.under_way.__getitem__)
         responses = sampling.per_prompt + sampling.opponents
         self._change(index, responses)
@@ -35,7 +35,7 @@ class EnginePool:
             self._change(index, -responses)
 
     def take_busy(self) -> list[float]:
-        """Seconds in which each engine had something to do, since this was last asked."""
+        """Busy seconds of each engine since the last call."""
         for index in range(len(self._engines)):
             self._change(index, 0)
         busy, self._busy_s = self._busy_s, [0.0] * len(self._engines)
@@ -49,6 +49,6 @@ class EnginePool:
         self.under_way[index] += responses
 
     def take_answered(self) -> list[int]:
-        """Responses of each engine since this was last asked."""
+        """Responses of each engine since the last call."""
         answered, self.answered = self.answered, [0] * len(self._engines)
         return answered

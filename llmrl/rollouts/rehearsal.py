@@ -1,4 +1,4 @@
-"""How an environment gets ready, and the rehearsal of that on the machine that starts a run, before it does.
+"""Preparation of an environment, and its rehearsal on the machine that starts a run, before the run.
 
 ``python -m llmrl.rollouts.rehearsal`` is a process of its own, which takes along all that an environment
 loads and starts: the run itself needs none of it.
@@ -23,17 +23,17 @@ from llmrl.rollouts.environments import Environment, environment
 
 _REFUSALS = {cls.__name__: cls for cls in (DataError, PluginError, RecipeError, RewardError)}
 _LAST_WORDS = 2000
-"""Characters of what a process said before it died."""
+"""Characters quoted from a process's output before it died."""
 
 
 def ready(chosen: Choice, *, door: str) -> Environment:
     """The environment of a stage, warmed up.
 
     Args:
-        door: where the roles of the run are reached, for one that asks one.
+        door: URL of the run's roles, for an environment that asks one.
 
     Raises:
-        LlmrlError: it says itself what it misses here.
+        LlmrlError: the environment reports what it misses here.
         PluginError: it raised anything else; the message has its traceback.
     """
     built: Environment = environment.build(chosen.name, chosen.options, key="environment")
@@ -52,17 +52,17 @@ def ready(chosen: Choice, *, door: str) -> Environment:
 def rehearse(
     chosen: Choice, plugins: Sequence[str], *, door: str, variables: Mapping[str, str], deadline_s: float
 ) -> None:
-    """Get the environment ready once, and forget it.
+    """Get the environment ready once, in another process that then ends.
 
     Args:
-        chosen: what the recipe says of it.
+        chosen: the recipe's choice of environment.
         plugins: modules to import first.
-        door: as of ``ready``.
-        variables: those that every process of the run has.
-        deadline_s: for all of it.
+        door: URL of the run's roles, as for ``ready``.
+        variables: the environment variables of every process of the run.
+        deadline_s: time limit for all of it.
 
     Raises:
-        LlmrlError: as ``ready``, or that it took too long or ended its process.
+        LlmrlError: as ``ready``, or it took too long or ended its process.
     """
     setup = json.dumps({"plugins": [*plugins], "environment": chosen.model_dump(), "door": door})
     command = [sys.executable, "-P", "-m", __name__]

@@ -1,4 +1,4 @@
-"""What a response is made of: a turn of the policy, a conversation with an environment, or an agent's run."""
+"""The kinds of response: a turn of the policy, a conversation with an environment, or an agent's run."""
 
 from __future__ import annotations
 
@@ -26,38 +26,38 @@ from llmrl.rollouts.environments import Environment
 from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
 Tell = Callable[[int, Rollout], None]
-"""Called with each response and its place in the group, as soon as it is known."""
+"""A callback for each response and its place in the group, as soon as it is known."""
 
 
 class Responder(Protocol):
-    """The policy's responses to one draw, then the opponent's."""
+    """Produces the policy's responses to one draw, then the opponent's."""
 
     async def __call__(self, draw: Draw, sampling: Sampling, tell: Tell, /) -> RolloutGroup:
-        """All of them.
+        """Produce all responses to a draw.
 
         Raises:
-            EngineError: what the engine or the environment could not do.
+            EngineError: the engine or the environment failed.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Setting:
-    """What all responses of a stage are made with."""
+    """The common settings of all responses of a stage."""
 
     stage: Stage
     engine: Engine
     tokenizer: Tokenizer
     seed: int
-    """Of the run."""
+    """The run's seed."""
 
     def seeds(self, draw: Draw, sampling: Sampling) -> tuple[int | str, ...]:
-        """What every seed of a draw derives from."""
+        """Parts of every seed of a draw."""
         again = (f"again {draw.tries}",) if draw.tries else ()
         return self.seed, sampling.purpose, draw.ordinal, draw.prompt.id, *again
 
     def limits(self, environment: Environment, sampling: Sampling) -> Limits:
-        """Of what an environment may hear and say."""
+        """The limits of a conversation with an environment."""
         return Limits(
             spoken=sampling.max_tokens,
             context=self.stage.model.context_tokens,
@@ -68,12 +68,12 @@ class Setting:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SingleTurn:
-    """One completion is a response."""
+    """Responses that are one completion each."""
 
     setting: Setting
 
     async def __call__(self, draw: Draw, sampling: Sampling, tell: Tell, /) -> RolloutGroup:
-        """Side by side."""
+        """Complete all responses concurrently."""
 
         async def response(sample: int) -> Rollout:
             request = self.request(draw, sampling, sample)
@@ -86,7 +86,7 @@ class SingleTurn:
         return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=tuple(rollouts))
 
     def request(self, draw: Draw, sampling: Sampling, sample: int) -> Request:
-        """What the engine is asked for one of them, by its place in the group."""
+        """The request to the engine for one response, by its place in the group."""
         room = self.setting.stage.model.context_tokens - draw.prompt.tokens.size
         return Request(
             id=f"{sampling.purpose}-{draw.ordinal}-{sample}",
@@ -115,14 +115,14 @@ class SingleTurn:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Conversations:
-    """A conversation with the environment is a response."""
+    """Responses that are one conversation with the environment each."""
 
     setting: Setting
     environment: Environment
     host: Host
 
     async def __call__(self, draw: Draw, sampling: Sampling, tell: Tell, /) -> RolloutGroup:
-        """Side by side, those of one branch from where they part."""
+        """Hold all conversations concurrently, those of one branch from where they part."""
         rollouts = await converse(
             self.conversation(draw, sampling),
             per_prompt=sampling.per_prompt,
@@ -133,7 +133,7 @@ class Conversations:
         return RolloutGroup(ordinal=draw.ordinal, prompt=draw.prompt, rollouts=rollouts)
 
     def conversation(self, draw: Draw, sampling: Sampling) -> Conversation:
-        """What the conversations of a draw have in common."""
+        """The common part of a draw's conversations."""
         return Conversation(
             engine=self.setting.engine,
             tokenizer=self.setting.tokenizer,
@@ -150,7 +150,7 @@ class Conversations:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AgentRuns:
-    """All that an agent asked in one run is a response; none is told of before the group is there."""
+    """Responses of one agent run each, with all its calls; none is reported before the group is complete."""
 
     setting: Setting
     agent: Agent
@@ -158,7 +158,7 @@ class AgentRuns:
     places: asyncio.Semaphore
 
     async def __call__(self, draw: Draw, sampling: Sampling, _tell: Tell, /) -> RolloutGroup:
-        """Side by side, as far as there are places."""
+        """Run all agents concurrently, as far as there are places."""
         return await AgentGroup(
             agent=self.agent,
             endpoint=self.endpoint,

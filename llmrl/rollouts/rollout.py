@@ -1,4 +1,4 @@
-"""What comes back from the engines: responses, token by token, with the weights that sampled each."""
+"""Results of the engines: responses, token by token, with the weight version that sampled each token."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from llmrl.prompts.prompt import Prompt, Rewrite
 Stop = Literal["stop", "length", "abort"]
 
 COLUMNS = ("tokens", "logp", "version", "trained", "turn")
-"""What a rollout says of each token."""
+"""Attributes of a rollout with one value for each token."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Response:
-    """What there is to judge of a rollout: everything but its tokens."""
+    """The part of a rollout that is judged: everything but its tokens."""
 
     text: str
-    """Without special tokens."""
+    """Text without special tokens."""
     last_turn: str | None
     """The policy's last turn alone; None where the response is one turn and nothing else."""
     tokens: int
-    """How many."""
+    """Number of tokens."""
     stop: Stop
     outcome: float | None
-    """What the environment says that the conversation was worth; None where it says nothing."""
+    """The environment's value of the conversation; None where it gives none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -39,7 +39,7 @@ class Rollout:
     """One response to one prompt. All arrays have the same length L.
 
     Raises:
-        EngineError: they have not.
+        EngineError: the lengths differ.
     """
 
     tokens: NDArray[np.int32]
@@ -53,7 +53,7 @@ class Rollout:
     turn: NDArray[np.int32]
     """[L] index of the policy's turn that a token belongs to."""
     stop: Stop
-    """``stop``: the policy ended it. ``length``: the token budget did. ``abort``: nobody finished it."""
+    """How it ended. ``stop``: by the policy; ``length``: by the token budget; ``abort``: it is unfinished."""
     text: str
     """The response without special tokens; what rewards judge."""
     last_turn: str | None = None
@@ -61,11 +61,11 @@ class Rollout:
     opponent: bool = False
     """True if the opponent wrote it, not the policy."""
     outcome: float | None = None
-    """What the environment says that the conversation was worth; None where it says nothing."""
+    """The environment's value of the conversation; None where it gives none."""
     abort: str = ""
-    """Why nobody finished it; empty unless ``stop`` is ``abort``."""
+    """Reason why it is unfinished; empty unless ``stop`` is ``abort``."""
     rewrites: tuple[Rewrite, ...] = ()
-    """Where its past was rewritten, in order; none where each token was sampled after the prompt and all
+    """Places where its past was rewritten, in order; none if each token was sampled after the prompt and all
     tokens before it."""
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class Rollout:
 
     @property
     def response(self) -> Response:
-        """What there is to judge of it."""
+        """The part of it that is judged."""
         return Response(
             text=self.text,
             last_turn=self.last_turn,
@@ -86,7 +86,7 @@ class Rollout:
         )
 
     def segments(self, prompt: NDArray[np.int32]) -> Iterator[tuple[NDArray[np.int32], slice]]:
-        """The ids that each segment goes on from, and its own tokens: the prompt and all, but for rewrites.
+        """The ids that each segment goes on from, and its own tokens: prompt and response, but for rewrites.
 
         A token was sampled given the former and the tokens of its segment before it.
         """
@@ -106,11 +106,11 @@ class RolloutGroup:
 
     @property
     def oldest_version(self) -> int | None:
-        """Version of the oldest token, for which the lag bound holds; None if nobody said a word."""
+        """Version of the oldest token, for which the lag bound holds; None for a group without tokens."""
         return min((int(r.version.min()) for r in self.rollouts if r.version.size), default=None)
 
     def __reduce__(self) -> tuple[Callable[..., RolloutGroup], tuple[Any, ...]]:
-        """It travels as one array for each of ``COLUMNS``: forty small ones would take longer."""
+        """Pickle as one array for each of ``COLUMNS``: forty small ones would take longer."""
         parts = [[getattr(one, name) for one in self.rollouts] for name in COLUMNS]
         columns = [np.concatenate(part) for part in parts if part]
         ends = np.cumsum([0, *(one.tokens.size for one in self.rollouts)]).tolist()
@@ -128,7 +128,7 @@ def _arrived(
     ends: Sequence[int],
     others: Sequence[Mapping[str, Any]],
 ) -> RolloutGroup:
-    """The group again; its rollouts look into the long arrays."""
+    """Rebuild the group; its rollouts are views of the long arrays."""
     rollouts = tuple(
         Rollout(**dict(zip(COLUMNS, (column[begin:end] for column in columns), strict=True)), **other)
         for (begin, end), other in zip(pairwise(ends), others, strict=True)

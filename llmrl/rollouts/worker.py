@@ -1,4 +1,4 @@
-"""The process around one engine: groups in, groups out, and new weights whenever they come."""
+"""The process around one engine: draws in, groups out, and new weights whenever they come."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from llmrl.weights.proof import check_probe
 from llmrl.weights.seat import Seat
 
 NEWS_WAIT_S = 1.0
-"""Longest wait for news: whoever asks learns soon that this process lives, however long responses are."""
+"""Longest wait for news, after which an empty answer shows that this process lives."""
 
 GREETING = tuple(Message(role=role, content="a") for role in ("user", "assistant", "user"))
 
@@ -57,7 +57,7 @@ class RolloutWorker:
         """Load the model; the engine serves version 0 afterwards.
 
         Args:
-            devices: the GPUs to use, as CUDA_VISIBLE_DEVICES has it, where Ray has given them to others.
+            devices: the GPUs to use, as CUDA_VISIBLE_DEVICES has it, if Ray has given them to others.
         """
         if devices is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = devices
@@ -72,16 +72,16 @@ class RolloutWorker:
         self._respond = self._responder(self._environment)
 
     async def meet(self, members: Mapping[str, Sequence[Member]]) -> None:
-        """Be told who plays the roles that an environment asks, by their name."""
+        """Take the processes of the roles that an environment asks, by role."""
         self._switchboard.connect(members, deadline_s=self._stage.cluster.call_deadline_s)
 
     async def generate(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
-        """The policy's responses to one draw, then the opponent's.
+        """Generate the policy's responses to one draw, then the opponent's.
 
-        Equal draws and weights give equal ones, whichever engine answers, as far as ``Request.seed`` does.
+        Equal draws and weights give equal responses on any engine, as far as ``Request.seed`` guarantees.
 
         Raises:
-            EngineError: what the engine or the environment could not do, or ``abandon`` was called.
+            EngineError: the engine or the environment failed, or ``abandon`` was called.
         """
         key = key_of(draw, sampling)
         self._under_way[key] = task = asyncio.create_task(self._group(draw, sampling))
@@ -94,15 +94,15 @@ class RolloutWorker:
             self._news.forget(key)
 
     async def news(self) -> list[Finished]:
-        """Responses that were finished since this was last asked and whose group is still under way.
+        """Responses finished since the last call whose group is still under way.
 
-        Returns as soon as there is one, and without any after ``NEWS_WAIT_S``. Not those of an agent, which
-        are known when it is known what all of them have in common.
+        Returns as soon as there is one, or without any after ``NEWS_WAIT_S``. Responses of an agent are left
+        out, as they are only known once their common prompt is.
         """
         return await self._news.take(wait_s=NEWS_WAIT_S)
 
     async def abandon(self, draw: Draw, sampling: Sampling) -> None:
-        """Stop what is generated for this draw; nobody waits for it any more."""
+        """Stop generating for this draw; its caller has given up."""
         if task := self._under_way.get(key_of(draw, sampling)):
             task.cancel()
 
@@ -117,16 +117,16 @@ class RolloutWorker:
         return list(await asyncio.gather(*(self._ready.score(tokens) for tokens in sequences)))
 
     async def machine(self) -> str:
-        """Where this process runs: equal for those that can open each other's memory."""
+        """An identifier equal for processes that can open each other's memory."""
         return machine()
 
     async def join(self, seat: Seat) -> None:
-        """Have the engine take part in the group that weights are broadcast in."""
+        """Have the engine join the group that weights are broadcast in."""
         self._seat = seat
         await self._ready.join(seat)
 
     async def hang_up(self, reason: str) -> None:
-        """Have all members of that group give it up, if there is one: somebody will not come any more."""
+        """Have all members of that group give it up, if there is one: a member will not come any more."""
         if self._seat is not None:
             await asyncio.to_thread(hang_up, self._seat.address, reason)
 
@@ -134,22 +134,22 @@ class RolloutWorker:
         """Serve these weights; returns their version once the probe has proven them.
 
         Args:
-            bundle: complete, or what changes the weights that came before.
-            data: its bytes, if this machine cannot open its place.
+            bundle: complete weights, or changes of the previous ones.
+            data: the bundle's bytes, if this machine cannot open its place.
         """
         complete = await asyncio.to_thread(self._inbox.take, replace(bundle, data=data))
         await self._ready.load(complete)
-        logp = await self._ready.score(bundle.probe.tokens)  # beside what is generated, which goes on
+        logp = await self._ready.score(bundle.probe.tokens)  # while generation goes on
         check_probe(bundle, logp, dtype=self._stage.model.dtype)
         return bundle.version
 
     async def sleep(self) -> None:
-        """Finish what is under way, which is what was given up, and leave the device until weights come."""
+        """Finish what is under way, which was given up, and leave the device until weights come."""
         await asyncio.gather(*self._under_way.values(), return_exceptions=True)
         await self._ready.sleep()
 
     async def close(self) -> None:
-        """Stop the engine; an environment that hangs is left to end with the process."""
+        """Stop the engine; an environment that hangs ends with the process."""
         self._host.close()
         if self._environment is not None:
             self._environment.close()

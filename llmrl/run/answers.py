@@ -1,4 +1,4 @@
-"""What one engine answers: calls that may wait for their turn as long as others get on."""
+"""The calls to one engine: one may wait for its turn as long as others make progress."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from llmrl.rollouts.rollout import RolloutGroup
 
 @dataclass(slots=True, eq=False)
 class EngineAnswers:
-    """Groups of one engine.
+    """The groups that one engine generates.
 
-    A group that waits behind a thousand others is no reason to end a run, and an engine that gives none at
-    all is one: so the deadline is of the engine, not of a group.
+    A group that waits behind a thousand others is no reason to end a run; an engine that finishes none at all
+    is. The deadline therefore applies to the engine, not to a group.
     """
 
     engine: Actor
     deadline_s: float
-    """Longest time in which it gives no group while some are asked of it."""
+    """Longest time in which the engine may finish no group while some are requested."""
     timeline: Timeline
     last: float = float("-inf")
-    """When it gave one, by the clock of the loop."""
+    """When the engine last finished a group, by the clock of the loop."""
 
     async def __call__(self, draw: Draw, sampling: Sampling) -> RolloutGroup:
-        """All responses to one draw.
+        """Generate all responses to one draw.
 
         Raises:
-            DeadlineError: the engine has given no group for so long; the message names it.
-            LlmrlError: what the engine itself raised, or that its process died.
+            DeadlineError: the engine has finished no group within the deadline; the message names it.
+            LlmrlError: what the engine itself raised, or the death of its process.
         """
         try:
             with self.timeline.span(self.engine.name, f"{sampling.purpose} {draw.ordinal}"):

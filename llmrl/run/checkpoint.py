@@ -33,28 +33,28 @@ STATE = "state.json"
 RANDOM = "rng-{rank}.npz"
 """The last file that a rank writes."""
 SCALARS = (str, int, float, NoneType)
-"""Of a credit's memory, besides lists and dicts; a bool is an int."""
+"""Types that a value in the credit's memory may have, besides lists and dicts; a bool is an int."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
-    """What a checkpoint knows besides the policy's own files."""
+    """The part of a checkpoint that is not in the policy's own files."""
 
     step: int
     """Optimizer steps taken, which is also the version of the weights."""
     ledger: Snapshot
     memory: Memory
-    """What the credit remembers from step to step."""
+    """State that the credit keeps from step to step."""
     data: str
     """Fingerprint of the prompts; another dataset is refused."""
     tables: Tree
-    """Of the recipe, those that decide what is computed; others are refused."""
+    """The recipe's tables that decide what is computed; a checkpoint with other tables is refused."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """One that is complete."""
+    """A complete checkpoint."""
 
     path: Path
     state: RunState
@@ -67,7 +67,7 @@ class Checkpoints:
         self._folder, self._keep, self._ranks = folder, keep, ranks
 
     def begin(self, step: int) -> Path:
-        """An empty folder for the ranks to write into; it is nothing until ``commit``."""
+        """Make an empty folder for the ranks to write into; it is no checkpoint until ``commit``."""
         for leftover in self._folder.glob(".tmp-*"):
             shutil.rmtree(leftover)
         for leftover in self._folder.glob(".del-*"):
@@ -80,7 +80,7 @@ class Checkpoints:
         """Seal what the ranks wrote and give it its name.
 
         Raises:
-            CheckpointError: a rank's files are not here; nothing is sealed, and no older one removed.
+            CheckpointError: a rank's files are missing here; nothing is sealed, and no older one removed.
         """
         lacking = [rank for rank in range(self._ranks) if not (path / RANDOM.format(rank=rank)).exists()]
         if lacking:
@@ -116,7 +116,7 @@ class Checkpoints:
         """The newest complete checkpoint; damaged ones are named in the log and passed over.
 
         Args:
-            otherwise: what to do where none is complete.
+            otherwise: the advice that the error gives when none is complete.
 
         Raises:
             CheckpointError: there are checkpoints and not one of them is complete.
@@ -132,7 +132,7 @@ class Checkpoints:
         return None
 
     def last(self) -> Checkpoint | None:
-        """The newest one that still says what it is of, whatever became of its other files."""
+        """The newest checkpoint whose state can be read, whatever became of its other files."""
         for path in reversed(self._all()):
             with suppress(CheckpointError):
                 return Checkpoint(path=path, state=read_state(path))
@@ -149,7 +149,7 @@ class Checkpoints:
 
 
 def _discard(folder: Path) -> None:
-    """Delete it, or say why not: a file that an export still reads is no reason to end a run."""
+    """Delete a folder, or log why not: a file that an export still reads is no reason to end a run."""
     try:
         shutil.rmtree(folder)
     except OSError as error:
@@ -190,7 +190,7 @@ def read_state(path: Path) -> RunState:
     """The run's part of a checkpoint.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the state cannot be read.
     """
     try:
         fields = json.loads((path / STATE).read_text(encoding="utf-8"))
@@ -206,7 +206,7 @@ def read_state(path: Path) -> RunState:
 
 
 def check_memory(memory: Memory, *, credit: str) -> None:
-    """Refuse at the first step what no checkpoint could give back after the last one.
+    """Refuse at the first step a memory that a checkpoint could not restore after the last one.
 
     Raises:
         TrainingError: a value is not of JSON; the message names the credit, its key and the type.
@@ -214,13 +214,13 @@ def check_memory(memory: Memory, *, credit: str) -> None:
     for key, value in memory.items():
         for found in _foreign({key: value}):
             raise TrainingError(
-                f"credit '{credit}': memory[{key!r}] has {found}, which no checkpoint gives back; keep str, "
+                f"credit '{credit}': memory[{key!r}] has {found}, which no checkpoint can restore; keep str, "
                 "int, float, bool, None, and plain lists and dicts of them with str as keys."
             )
 
 
 def _foreign(inside: object) -> Iterator[str]:
-    """What in a list or dict is another thing once it was written as JSON and read again."""
+    """Parts of a list or dict that change when written as JSON and read again."""
     values: Iterable[object] = ()
     if type(inside) is dict:
         entries = cast("dict[object, object]", inside)
@@ -240,7 +240,7 @@ def _files(path: Path) -> Iterator[Path]:
 
 
 def _now(path: Path, name: str) -> dict[str, Any]:
-    """What the manifest would say of a file now."""
+    """The entry that the manifest would have for a file now."""
     try:
         return _entry(path / name, sync=False)
     except OSError as error:

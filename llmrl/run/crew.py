@@ -17,25 +17,25 @@ from llmrl.weights.bundle import WeightBundle
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
-    """Weights under way."""
+    """Weights on their way to the engines."""
 
     version: int
     sent: Sequence[Pending]
-    """What each rank does for it; the first one's result is the bundle."""
+    """The pending calls of the ranks; the first one's result is the bundle."""
     copy: Pending | None
-    """The bytes, if there are engines that cannot open the bundle's place."""
+    """The bytes, if some engines cannot open the bundle's place."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """Weights that every engine was given."""
+    """Weights that were sent to every engine."""
 
     bundle: WeightBundle
     failed: Sequence[BaseException]
-    """Why engines did not take them: first who failed, then whom that left alone."""
+    """Errors of engines that did not take them: original failures, then the disconnections they caused."""
 
     def taken(self) -> WeightBundle:
-        """What was sent, if every engine took it; else the first failure is raised."""
+        """The bundle that was sent, if every engine took it; otherwise the first failure is raised."""
         for error in self.failed:
             raise error
         return self.bundle
@@ -55,7 +55,7 @@ class Crew:
     """Names of the engines on other machines than rank 0's."""
 
     async def policy(self, method: str, *args: Any) -> list[Any]:
-        """The same call on every rank; they run collectives together, so all or none must get it.
+        """Make the same call on every rank; ranks run collectives together, so all or none must get it.
 
         On shared devices the engines sleep from here until weights are published.
         """
@@ -64,16 +64,16 @@ class Crew:
         return await gathered(pending, deadline_s=self.deadline_s)
 
     async def meet_in(self, folder: Path) -> None:
-        """Make sure that every rank finds there what this process writes.
+        """Check that every rank finds in ``folder`` what this process writes there.
 
         Raises:
-            PlacementError: one does not, and could save no checkpoint.
+            PlacementError: a rank does not, and could save no checkpoint.
         """
         with NamedTemporaryFile(dir=folder, prefix=".meeting-") as file:
             await self.policy("find", Path(file.name))
 
     def post(self, version: int) -> Letter:
-        """Have the ranks, whose turn it is, send their present weights before they do anything else."""
+        """Have the ranks, whose turn it is, send their present weights before anything else."""
         pending = [rank.send("weights", version) for rank in self.ranks]
         # The other ranks help to gather, and have nothing to send.
         copy = self.ranks[0].send("copy_of", pending[0]) if self.remote else None
@@ -96,12 +96,12 @@ class Crew:
         self.ranks[0].send("release", letter.version)
         if letter.copy is not None and failed:
             await letter.copy.result(deadline_s=self.deadline_s)
-        # Whoever was left alone in a broadcast is not the one who failed.
+        # An engine that a broadcast lost did not cause the failure.
         failed.sort(key=lambda error: isinstance(error, DisconnectedError))
         return Delivery(bundle=bundle, failed=failed)
 
     async def _taken(self, letter: Letter) -> list[BaseException]:
-        """What went wrong when the engines took the weights."""
+        """Load the weights into every engine; returns the failures."""
         await self.devices.engines()
         loading = [self._load(engine, letter) for engine in self.engines]
         outcomes = await asyncio.gather(*loading, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Who computes when: engines and ranks on devices of their own at any time, on the same devices in turn."""
+"""Turns to compute: engines and ranks on their own devices run at any time, on shared devices in turn."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmrl.cluster.actor import Actor, attempted, gathered
 
 
 class Devices(Protocol):
-    """Asked before anything is computed. What was sent to the other side before is still done."""
+    """A gate to pass before anything is computed; calls sent to the other side earlier still complete."""
 
     @property
     def asleep(self) -> bool:
@@ -18,16 +18,16 @@ class Devices(Protocol):
         ...
 
     async def policy(self) -> None:
-        """The ranks have their devices when this returns."""
+        """Return when the ranks have their devices."""
         ...
 
     async def engines(self) -> None:
-        """The engines may take weights when this returns."""
+        """Return when the engines may take weights."""
         ...
 
 
 class OwnDevices:
-    """Everybody has devices of their own, so nobody waits."""
+    """Separate devices for engines and ranks: neither side waits."""
 
     asleep = False
 
@@ -39,9 +39,9 @@ class OwnDevices:
 
 
 class SharedDevices:
-    """Whose turn it is has the devices' memory; the other side keeps what it needs on the host.
+    """Shared devices: one side at a time has their memory; the other keeps what it needs on the host.
 
-    An engine keeps nothing: it goes on with the next weights that are published, and only then.
+    An engine keeps nothing: it resumes with the next weights that are published, and only then.
     """
 
     def __init__(self, engines: Sequence[Actor], ranks: Sequence[Actor], *, deadline_s: float) -> None:
@@ -50,10 +50,10 @@ class SharedDevices:
         self.asleep = True
 
     async def policy(self) -> None:
-        """The engines fall asleep, then the ranks come back.
+        """Put the engines to sleep, then bring the ranks back.
 
-        An engine that died has left its device; one that is stuck may have not, and then the ranks may find
-        no room. Either is named where weights are next sent to it.
+        A dead engine has left its device; a stuck one may not have, and the ranks may then find no room.
+        Either is reported when weights are next sent to it.
         """
         async with self._change:
             if not self.asleep:
@@ -62,10 +62,10 @@ class SharedDevices:
                 self.asleep = True
 
     async def engines(self) -> None:
-        """The ranks do what they were told, the sending of weights too, and leave."""
+        """Let the ranks finish pending calls, the sending of weights included, and leave."""
         async with self._change:
             if self.asleep:
-                self.asleep = False  # from here on also where nobody waits for the end of this
+                self.asleep = False  # from here on, even if the caller is cancelled
                 await self._all_ranks("leave")
 
     async def _all_ranks(self, method: str) -> None:

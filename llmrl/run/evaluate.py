@@ -29,7 +29,7 @@ async def evaluate(
 ) -> EvaluationEntry:
     """Sample, judge and count. The engines must serve one version until this returns.
 
-    What could not be judged is counted apart: a broken scorer says nothing of the policy.
+    Responses that could not be judged are counted apart: a broken scorer says nothing about the policy.
     """
     table = stage.evaluation
     sampling = Sampling(
@@ -64,13 +64,13 @@ async def evaluate(
 
 
 def _pass_at(k: int, correct: NDArray[np.int64], judged: NDArray[np.int64]) -> float:
-    """Over the prompts that have so many judged responses; nan if there is none."""
+    """Mean pass@k over the prompts with at least ``k`` judged responses; nan if there is none."""
     enough = judged >= k
     return mean_pass_at_k(correct[enough], judged[enough], k) if enough.any() else math.nan
 
 
 def deciding_reward(stage: Stage) -> str:
-    """Name of the reward that says what is correct; the stage has at least one."""
+    """Name of the reward that decides what is correct; the stage has at least one."""
     return stage.evaluation.reward or next(iter(stage.rewards))
 
 

@@ -1,4 +1,4 @@
-"""``llmrl export``: the model of a checkpoint as a folder, also of a run that has not ended its stage."""
+"""``llmrl export``: the model of a checkpoint as a folder, even while its stage is still unfinished."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from llmrl.run.hiring import hired
 from llmrl.run.stage_plan import placed, start_folder
 
 RECIPE = "recipe.json"
-"""What every run folder has."""
+"""Name of the file that every run folder has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sealed:
-    """A checkpoint, and whose it is."""
+    """A checkpoint, with the recipe and stage that it belongs to."""
 
     recipe: Recipe
-    """As it was run; its folder is where the run is now."""
+    """The recipe as it was run, with the run's present folder."""
     index: int
-    """Of the stage."""
+    """Index of the stage in the recipe."""
     checkpoint: Checkpoint
 
     @property
     def stage(self) -> Stage:
-        """As the recipe has it."""
+        """The stage as the recipe has it."""
         return self.recipe.stages[self.index]
 
     @property
@@ -51,11 +51,11 @@ def export_model(where: Path, out: Path) -> Sealed:
     """Write the model of a checkpoint as the end of its stage would; the run itself is only read.
 
     Args:
-        where: a run, one of its stages, or a checkpoint; of the first two it is the newest.
-        out: a new folder, which is whole as soon as it is there.
+        where: a run, one of its stages, or a checkpoint; a run or stage stands for its newest checkpoint.
+        out: a new folder; it appears only when complete.
 
     Raises:
-        LlmrlError: there is no such checkpoint, ``out`` is there, or what would keep the run from resuming.
+        LlmrlError: there is no such checkpoint, ``out`` exists, or the run could not resume from it.
     """
     out = out.absolute()
     if out.exists():
@@ -71,11 +71,11 @@ def export_model(where: Path, out: Path) -> Sealed:
 
 
 def find_checkpoint(where: Path) -> Sealed:
-    """The checkpoint at ``where``; of a run, or of one of its stages, the newest.
+    """The checkpoint at ``where``; for a run or one of its stages, the newest.
 
     Raises:
-        DataError: it is in no run, or the run is of another version of llmrl.
-        CheckpointError: none is sealed there, or the one that is named is damaged.
+        DataError: ``where`` is in no run, or the run is of another version of llmrl.
+        CheckpointError: none is sealed there, or the named one is damaged.
     """
     where = where.resolve()
     recipe = _recipe(where)
@@ -89,7 +89,7 @@ def find_checkpoint(where: Path) -> Sealed:
 
 
 def _checkpoint(recipe: Recipe, index: int, where: Path) -> Checkpoint | None:
-    """What ``where`` means in one stage."""
+    """The checkpoint that ``where`` denotes in one stage, if any."""
     stage, folder = recipe.stages[index], recipe.stage_folder(index)
     kept = folder / "checkpoints"
     if where in (recipe.folder, folder, kept):
@@ -99,7 +99,7 @@ def _checkpoint(recipe: Recipe, index: int, where: Path) -> Checkpoint | None:
 
 
 def _recipe(where: Path) -> Recipe:
-    """Of the run that ``where`` is, or is in, wherever that was moved."""
+    """The recipe of the run that ``where`` is or lies in, with its present folder."""
     run = next((one for one in (where, *where.parents[:3]) if (one / RECIPE).is_file()), None)
     if run is None:
         raise DataError(f"{where}: no run is here; name a run's folder, or a stage or checkpoint inside it.")
@@ -115,7 +115,7 @@ def _recipe(where: Path) -> Recipe:
 
 
 def _for_ranks(sealed: Sealed) -> Stage:
-    """The stage as its ranks load it, who ask nobody here."""
+    """The stage as its ranks load it, without roles."""
     start, folder = start_folder(sealed.recipe, sealed.index), sealed.recipe.stage_folder(sealed.index)
     stage = placed(sealed.stage, start, folder=folder)
     asked = {"roles": dict[str, Role](), "cluster": _with_variables(stage.cluster)}
@@ -123,13 +123,13 @@ def _for_ranks(sealed: Sealed) -> Stage:
 
 
 def _with_variables(cluster: Cluster) -> Cluster:
-    """A run has written down their names alone; who exports has set those that still matter."""
+    """The cluster table with variables from this environment: a run records only their names."""
     known = {name: os.environ[name] for name in cluster.environment if name in os.environ}
     return cluster.model_copy(update={"environment": known})
 
 
 def _beside(out: Path) -> TemporaryDirectory[str]:
-    """A folder that a finished model leaves for ``out`` by one rename."""
+    """A temporary folder beside ``out``, which a finished model leaves by one rename."""
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         return TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-", ignore_cleanup_errors=True)
@@ -141,14 +141,14 @@ def _beside(out: Path) -> TemporaryDirectory[str]:
 
 @contextmanager
 def _still_there(checkpoint: Path) -> Generator[None]:
-    """A run that goes on removes its older checkpoints, whoever reads them."""
+    """Explain an error if the checkpoint vanished: a run that goes on removes older ones even while read."""
     try:
         yield
     except Exception as error:
         if checkpoint.exists():
             raise
         raise CheckpointError(
-            f"{checkpoint} was removed while it was read, as its run goes on and keeps but the newest "
+            f"{checkpoint} was removed while it was read, as its run goes on and keeps only the newest "
             "(checkpoints.keep); name a newer one."
         ) from error
 
@@ -170,7 +170,7 @@ async def _write_model(sealed: Sealed, stage: Stage, folder: Path) -> None:
 
 
 def _write_card(sealed: Sealed, model: Path) -> None:
-    """With what was measured until then."""
+    """Write the model card with the evaluations up to the checkpoint's step."""
     entries = read_journal(sealed.recipe.stage_folder(sealed.index) / JOURNAL).evaluations
     known = [entry for entry in entries if entry.step <= sealed.step]
     before, after = (known[0], known[-1]) if known else (None, None)

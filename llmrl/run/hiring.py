@@ -23,16 +23,16 @@ ROLE = "llmrl.roles.worker:RoleWorker"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What one process runs."""
+    """The class that one process runs, with its arguments."""
 
     path: str
-    """``module:Class``."""
+    """Import path of the class, ``module:Class``."""
     args: tuple[Any, ...]
     is_async: bool = True
 
 
 def program(need: Need, stage: Stage, *, device: str, seed: int, plugins: Sequence[str]) -> Program:
-    """Of the process with this need."""
+    """The program of the process with this need."""
     match need.kind:
         case "engine":
             return Program(path=ENGINE, args=(stage, device, seed, plugins))
@@ -49,8 +49,8 @@ async def hired(
     """Start every process of a stage and end them all with the block.
 
     Args:
-        stage: its ``model.path`` is what all of them load.
-        seed: of the run.
+        stage: the stage; every process loads its ``model.path``.
+        seed: the run's seed.
         plugins: modules that every process imports.
         engines: whether anything is generated.
         logs: folder for the output of each process.
@@ -88,7 +88,7 @@ async def hired(
 async def at_work(
     stage: Stage, staff: Sequence[tuple[Need, Actor]], *, head: str, seed: int, build: Model | None
 ) -> AsyncGenerator[Crew]:
-    """A crew of these processes: everybody starts, and is dismissed at the end.
+    """Start these processes as a crew, and close them with the block.
 
     Args:
         head: an address that every rank can reach.
@@ -100,7 +100,7 @@ async def at_work(
 
 
 def _crew(stage: Stage, staff: Sequence[tuple[Need, Actor]]) -> Crew:
-    """The processes by what they are."""
+    """Sort the processes into a crew by their kind."""
     engines = [actor for need, actor in staff if need.kind == "engine"]
     ranks = [actor for need, actor in staff if need.kind == "policy"]
     shared, deadline_s = stage.cluster.placement == "shared", stage.cluster.call_deadline_s
@@ -114,14 +114,14 @@ def _crew(stage: Stage, staff: Sequence[tuple[Need, Actor]]) -> Crew:
 
 
 async def _dismiss(crew: Crew) -> None:
-    """End in order. All work is done: who cannot close is ended all the same, and said to be so."""
+    """Close roles, then engines; a process that fails to close is logged, then killed."""
     roles = [role for members in crew.roles.values() for role in members]
     for closing in (roles, crew.engines):
         await attempted(closing, "close", deadline_s=crew.deadline_s)
 
 
 async def _join(crew: Crew, stage: Stage, *, head: str) -> None:
-    """Rank 0 and every worker of every engine become the group that weights are broadcast in."""
+    """Join rank 0 and every worker of every engine into the group that weights are broadcast in."""
     deadline_s, each = crew.deadline_s, stage.engines.tensor_parallel
     address = await crew.ranks[0].call("open_meeting", head, deadline_s=deadline_s)
     first = Seat(address=address, rank=0, size=1 + each * len(crew.engines), deadline_s=deadline_s)
@@ -132,7 +132,7 @@ async def _join(crew: Crew, stage: Stage, *, head: str) -> None:
 
 
 async def _start(crew: Crew, stage: Stage, build: Model | None, *, head: str, seed: int) -> None:
-    """Engines load while the ranks meet; nobody waits for anybody else's imports, but for shared devices."""
+    """Start all processes, then introduce engines to roles; imports overlap, except on shared devices."""
     deadline_s = stage.cluster.start_deadline_s
     address = await crew.ranks[0].call("open_meeting", head, deadline_s=deadline_s)
     if build is not None:
@@ -145,7 +145,7 @@ async def _start(crew: Crew, stage: Stage, build: Model | None, *, head: str, se
 
 
 async def _engines_start(crew: Crew, stage: Stage) -> list[Pending]:
-    """On shared devices they start first, as vLLM plans with the memory that is free, and then sleep."""
+    """Start the engines; on shared devices before the ranks, as vLLM plans with free memory, then sleep."""
     if stage.cluster.placement == "split":
         return [engine.send("start") for engine in crew.engines]
     deadline_s, width = stage.cluster.start_deadline_s, stage.engines.tensor_parallel
@@ -158,7 +158,7 @@ async def _engines_start(crew: Crew, stage: Stage) -> list[Pending]:
 
 
 async def _with_mail(crew: Crew, stage: Stage, *, head: str) -> Crew:
-    """Rank 0 is ready to send weights, and it is known which engines cannot read its memory."""
+    """Make rank 0 ready to send weights, and find the engines that cannot read its memory."""
     if not crew.engines:
         return crew
     table = stage.weights

@@ -21,12 +21,12 @@ from llmrl.rollouts.pool import EnginePool
 from llmrl.rollouts.rollout import Response, RolloutGroup
 
 NEWS_EVERY_S = 0.2
-"""Between two questions to an engine: many responses are told in one message, and none much too late."""
+"""Interval at which an engine is asked for finished responses: few messages, and little delay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Early:
-    """A response that is being judged, or has been."""
+    """A response whose judgement has begun."""
 
     response: Response
     judging: asyncio.Task[tuple[Judgement, ...]]
@@ -39,23 +39,23 @@ class _Expected:
     draw: Draw
     sampling: Sampling
     early: dict[int, _Early] = field(default_factory=dict[int, _Early])
-    """By the place in the group."""
+    """Judgements that have begun, by the response's place in the group."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Judging:
-    """Responses to draws, judged."""
+    """Generates and judges the responses to draws."""
 
     pool: EnginePool
     scorer: Scorer | None
-    """None where nothing is judged."""
+    """The scorer; None where nothing is judged."""
     timeline: Timeline
     compares: bool
-    """Whether a reward compares the responses of a group, which must all be there then."""
+    """Whether a reward compares the responses of a group, which must then all be finished."""
     expected: dict[DrawKey, _Expected] = field(default_factory=dict[DrawKey, _Expected])
 
     async def answer(self, draw: Draw, sampling: Sampling) -> tuple[RolloutGroup, tuple[Judgement, ...]]:
-        """Responses to one draw, with the judgement of each."""
+        """Generate and judge the responses to one draw."""
         expected = _Expected(draw=draw, sampling=sampling)
         try:
             group = await self._written(expected)
@@ -66,7 +66,7 @@ class Judging:
 
     @asynccontextmanager
     async def listening(self, engines: Sequence[Actor], *, deadline_s: float) -> AsyncGenerator[None]:
-        """Judge within the block what ``engines`` tell of groups that they are still writing."""
+        """Within the block, judge finished responses of groups that ``engines`` are still writing."""
         deaf = self.compares or self.scorer is None
         ears = [] if deaf else [asyncio.create_task(self._hear(e, deadline_s)) for e in engines]
         try:
@@ -77,7 +77,7 @@ class Judging:
             await asyncio.gather(*ears, return_exceptions=True)
 
     async def _written(self, expected: _Expected) -> RolloutGroup:
-        """The group; as soon as it is there, nobody begins to judge what is told of it."""
+        """Generate the group; once it is complete, no further early judgement begins."""
         key = key_of(expected.draw, expected.sampling)
         self.expected[key] = expected
         try:
@@ -90,7 +90,7 @@ class Judging:
             try:
                 finished: list[Finished] = await engine.call("news", deadline_s=deadline_s)
             except LlmrlError:
-                return  # whoever waits for a group of this engine is told
+                return  # the caller that awaits a group of this engine gets the error
             for one in finished:
                 self._begin(one)
             await asyncio.sleep(NEWS_EVERY_S)
@@ -98,19 +98,19 @@ class Judging:
     def _begin(self, finished: Finished) -> None:
         expected = self.expected.get(finished.draw)
         if expected is None:
-            return  # its group is there by now
+            return  # its group is complete by now
         response = finished.response
         sample = sample_of(expected.draw.prompt, response, max_tokens=expected.sampling.max_tokens)
         judging = asyncio.create_task(self._judge([sample], expected))
         expected.early[finished.number] = _Early(response=response, judging=judging)
 
     async def _judged(self, group: RolloutGroup, expected: _Expected) -> list[Judgement]:
-        """All judgements of a group, those that have begun included."""
+        """Judge a whole group, reusing the judgements that have begun."""
         samples = samples_of(group, max_tokens=expected.sampling.max_tokens, rivals=self.compares)
         begun = {
             number: early.judging
             for number, early in expected.early.items()
-            # What was told of the evaluation before this one is of another response.
+            # An early judgement left by the previous evaluation is of another response.
             if early.response == group.rollouts[number].response
         }
         rest = [number for number in range(len(samples)) if number not in begun]

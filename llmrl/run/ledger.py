@@ -12,18 +12,18 @@ from typing import Any, Self
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """Enough of the ledger to go on: what lies before ``cursor`` is finished unless listed."""
+    """The state that the ledger resumes from: every ordinal before ``cursor`` is finished unless listed."""
 
     cursor: int
     unfinished: tuple[int, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """As it is written into a checkpoint."""
+        """The snapshot as a checkpoint stores it."""
         return {"cursor": self.cursor, "unfinished": list(self.unfinished)}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Snapshot:
-        """As it is read from one."""
+        """Read a snapshot from a checkpoint."""
         return cls(cursor=int(data["cursor"]), unfinished=tuple(int(o) for o in data["unfinished"]))
 
 
@@ -35,7 +35,7 @@ class Ledger:
         self._cursor = snapshot.cursor if snapshot else 0
         self._again = deque(snapshot.unfinished if snapshot else ())
         self._open: set[int] = set(self._again)
-        if snapshot or self._file.tell():  # without one all is owed again that an earlier run has begun
+        if snapshot or self._file.tell():  # without a snapshot, all that an earlier run began is owed again
             self._write("resumed", **(snapshot or self.snapshot()).to_json())
 
     def draw(self) -> int:
@@ -49,27 +49,27 @@ class Ledger:
         return ordinal
 
     def generated(self, ordinal: int, *, version: int | None) -> None:
-        """All responses are there; the oldest token is of ``version``, None if there is no token."""
+        """Record a complete group; ``version`` is that of its oldest token, None if it has no token."""
         self._write("generated", ordinal=ordinal, version=version)
 
     def trained(self, ordinals: Iterable[int], *, step: int) -> None:
-        """These groups made up optimizer step ``step``."""
+        """Record that these groups made up optimizer step ``step``."""
         listed = list(ordinals)
         self._open.difference_update(listed)
         self._write("trained", ordinals=listed, step=step)
 
     def dropped(self, ordinal: int, *, reason: str) -> None:
-        """This group is not trained on."""
+        """Record that this group is not trained on."""
         self._open.discard(ordinal)
         self._write("dropped", ordinal=ordinal, reason=reason)
 
     def late(self, ordinal: int) -> None:
-        """This group was given up before it was trained on; it is drawn again."""
+        """Record that this group was given up before it was trained on; it is drawn again."""
         self._again.append(ordinal)
         self._write("late", ordinal=ordinal)
 
     def snapshot(self) -> Snapshot:
-        """For a checkpoint that is taken now."""
+        """The state for a checkpoint that is taken now."""
         return Snapshot(cursor=self._cursor, unfinished=tuple(sorted(self._open)))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""One run at a time works in a run folder: two would write one ledger, and sweep away each other's saves."""
+"""One run at a time works in a run folder: two would write one ledger and delete each other's saves."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pathlib import Path
 from llmrl.errors import RecipeError
 
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-"""What a file system says that cannot lock."""
+"""Errors of a file system that does not support locks."""
 
 
 @contextmanager
 def alone_in(folder: Path) -> Generator[None]:
-    """No other run works in this folder while the block runs, on whatever machine.
+    """Keep other runs, on any machine, out of this folder while the block runs.
 
-    A file beside it says so: file systems that machines share lock files, and not folders.
+    The lock is a file beside the folder: file systems that machines share lock files, not folders.
 
     Raises:
-        RecipeError: one does, or no folder can be made there.
+        RecipeError: another run works in the folder, or no folder can be made there.
     """
     path = folder.with_name(f".{folder.name}.lock")
     handle = _opened(path)
     try:
-        # One that is gone was removed by a run that ended just now.
+        # A lock with no links was deleted by a run that just finished.
         if not _locked(handle) or not os.fstat(handle).st_nlink:
             raise RecipeError(
                 f"run.name: another llmrl is at work in {folder}; wait for its end, or rename the run."
@@ -51,7 +51,7 @@ def _opened(path: Path) -> int:
 
 
 def _locked(handle: int) -> bool:
-    """Whether nobody else holds it, as far as the file system can tell."""
+    """Take the lock; returns False if another process holds it, as far as the file system can tell."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

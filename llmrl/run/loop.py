@@ -5,8 +5,8 @@
 
 A group counts as under way from its draw until the weights that it made are served by every engine, and
 no more are under way than the steps within the lag bound can train on. A step takes the groups that are
-done first, as far as the :class:`Window` allows it, and while it must wait for others those are scored that
-it has; with ``max_lag = 0`` the same lines are synchronous training.
+done first, as far as the :class:`Window` allows it, and while it must wait for others, those that it has
+are scored; with ``max_lag = 0`` the same lines are synchronous training.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from llmrl.run.together import first_failure
 from llmrl.run.window import Window
 
 Decision = Literal["train", "replace", "leave empty"]
-"""What becomes of a group's place in a step: the group has it, another one is to have it, or nobody."""
+"""The fate of a group's place in a step: this group takes it, another one replaces it, or it stays empty."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Judged:
-    """A group and what the rewards say of it."""
+    """A group and its judgements."""
 
     group: RolloutGroup
     judgements: tuple[Judgement, ...]
@@ -42,31 +42,31 @@ class Stations(Protocol):
         ...
 
     async def obtain(self, ordinal: int) -> Judged:
-        """Responses to the prompt at ``ordinal``, judged."""
+        """Generate and judge the responses to the prompt at ``ordinal``."""
         ...
 
     def decide(self, judged: Judged, /) -> Decision:
-        """Let the group into the step, or drop it, with the reason on record."""
+        """Let the group into the step, or drop it with a recorded reason."""
         ...
 
     def late(self, ordinal: int, /) -> None:
-        """The group was given up while it was under way, as no step may train on it any more."""
+        """Give up a group that is under way, as no step may train on it any more."""
         ...
 
     async def score_ahead(self, judged: Sequence[Judged], /) -> None:
-        """Do now what the step does with its groups one by one; ``judged`` grows while this goes on."""
+        """Do now the step's work on single groups; ``judged`` grows in the meantime."""
         ...
 
     def credit(self, judged: Sequence[Judged], step: int, /) -> list[Experience]:
-        """Advantages for a whole step."""
+        """Compute the advantages for a whole step."""
         ...
 
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
-        """One optimizer step; afterwards the policy is at version ``step + 1``."""
+        """Take one optimizer step; afterwards the policy is at version ``step + 1``."""
         ...
 
     async def publish(self, version: int) -> None:
-        """Every engine serves ``version`` (and what is due at that version is done) when this returns."""
+        """Return when every engine serves ``version`` and what is due at that version is done."""
         ...
 
 
@@ -92,19 +92,19 @@ class _Loop:
     served: int
     """The version that every engine serves."""
     places: int
-    """Groups that may still be admitted, besides those that replace others; no step is drawn for in vain."""
+    """Groups that may still be admitted, besides replacements; no step is drawn for in vain."""
     step: int
-    """The first step that has not all its groups yet."""
+    """The first step that does not have all its groups yet."""
     room: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     tasks: asyncio.TaskGroup = field(default_factory=asyncio.TaskGroup)
     under_way: dict[int, asyncio.Task[None]] = field(default_factory=dict[int, asyncio.Task[None]])
     done: dict[int, Judged] = field(default_factory=dict[int, Judged])
     news: asyncio.Event = field(default_factory=asyncio.Event)
-    """A group is done."""
+    """An event: a group is done."""
     fresh: asyncio.Event = field(default_factory=asyncio.Event)
-    """A version is served."""
+    """An event: a version is served."""
     ahead: asyncio.Task[None] | None = None
-    """What the policy does while a step waits for its last groups."""
+    """The policy's work while a step waits for its last groups."""
 
     async def run(self, first: int, last: int) -> None:
         self.admit(self.window.room)
@@ -155,8 +155,8 @@ class _Loop:
         self.step = step + 1
         self.give_up(self.window.late(step=step))
         if self.ahead is not None:
-            await self.ahead  # it is of this step's weights
-        # In the order of the draws, so that a step does not depend on who was done first.
+            await self.ahead  # it used this step's weights
+        # In the order of the draws, so that a step does not depend on which group was done first.
         return sorted(kept, key=lambda judged: judged.group.ordinal)
 
     async def take(self, step: int, left: int, kept: Sequence[Judged]) -> Judged:

@@ -18,7 +18,7 @@ LIMITS = {"float32": (1e-4, 1e-2), "bfloat16": (0.1, 3.0)}
 """Mean and largest absolute difference in nats that rounding explains, by dtype of the engines."""
 
 ROUTED = (0.3, 10.0)
-"""The same in bfloat16 where rounding sends a token to other experts now and then."""
+"""The same limits for a bfloat16 mixture of experts, where rounding may route a token differently."""
 
 Logp = NDArray[np.float32]
 
@@ -28,16 +28,16 @@ class Comparison:
     """One response under both sides; arrays of equal length L, in nats."""
 
     sampled: Logp
-    """What the engine reported while it sampled, at the recipe's temperature."""
+    """Logprobs that the engine reported while sampling, at the recipe's temperature."""
     trainer: Logp
-    """What the policy computes, at the recipe's temperature."""
+    """Logprobs that the policy computes, at the recipe's temperature."""
     trainer_plain: Logp
-    """What the policy computes at temperature 1."""
+    """Logprobs that the policy computes, at temperature 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parity:
-    """How well the two sides agree."""
+    """The agreement of the two sides."""
 
     tokens: int
     mean: float
@@ -48,16 +48,16 @@ class Parity:
 def check_parity(
     comparisons: Sequence[Comparison], *, dtype: str, temperature: float, routed: bool = False
 ) -> Parity:
-    """Compare, and refuse to train on disagreement.
+    """Compare engine and trainer, and refuse to train on disagreement.
 
     Args:
-        comparisons: of all responses.
-        dtype: of the engines.
-        temperature: at which they sampled.
+        comparisons: one for each response.
+        dtype: the engines' dtype.
+        temperature: the sampling temperature.
         routed: whether the model is a mixture of experts.
 
     Raises:
-        ParityError: with the size of the difference and its likeliest cause.
+        ParityError: the two sides disagree; the message has the difference and its likeliest cause.
     """
     parity = _difference([c.sampled for c in comparisons], [c.trainer for c in comparisons])
     mean_limit, largest_limit = ROUTED if routed and dtype == "bfloat16" else LIMITS[dtype]

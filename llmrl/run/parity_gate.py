@@ -1,4 +1,4 @@
-"""The parity gate of a stage: real responses, scored by the policy, compared with what the engines said."""
+"""The parity gate of a stage: real responses, scored by the policy, compared with the engines' logprobs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def pass_gate(
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     return check_parity(
         [
-            # What the other speaker said has no logprob.
+            # Tokens of the other speaker have no logprob.
             Comparison(sampled=one.logp[one.trained], trainer=a[one.trained], trainer_plain=b[one.trained])
             for one, a, b in zip(rollouts, scored, plain, strict=True)
         ],

@@ -39,12 +39,12 @@ class Record:
     decode: Callable[[int], str]
     """The text of one token id."""
     pool: EnginePool
-    """Of no engine where nothing is generated."""
+    """The engines of the stage; empty where nothing is generated."""
     scorer: Scorer | None = None
     earlier_s: float = 0.0
     """Seconds that the stage ran before a restart."""
     since: SinceStep = field(init=False)
-    """What has happened since the last step."""
+    """Numbers collected since the last step."""
     began: float = field(init=False)
 
     def __post_init__(self) -> None:
@@ -52,7 +52,7 @@ class Record:
         self.since = SinceStep(began=self.began)
 
     def restart_clock(self) -> None:
-        """What came before (start-up, evaluation) is not part of the first step."""
+        """Restart the clock: what came before (start-up, evaluation) is not part of the first step."""
         self.began = time.monotonic()
         self.since = SinceStep(began=self.began)
         self.pool.take_answered()
@@ -61,19 +61,19 @@ class Record:
             self.scorer.take_statistics()
 
     def judged(self, judged: Judged, *, kept: bool) -> None:
-        """A group left the queue."""
+        """Count a group that left the queue."""
         self.since.judged(judged, kept=kept, part=deciding_reward(self.stage))
 
     def scored_ahead(self, seconds: float) -> None:
-        """The policy was at work for the next step."""
+        """Add time in which the policy worked for the next step."""
         self.since.ahead_s += seconds
 
     def late(self) -> None:
-        """A group was given up, as it would have come too late."""
+        """Count a group that was given up, as it would have come too late."""
         self.since.late += 1
 
     def synced(self, seconds: float, bundle: WeightBundle) -> None:
-        """The engines have taken new weights."""
+        """Record that the engines have taken new weights."""
         self.since.sync_bytes += bundle.size
         if bundle.base not in (None, ORIGINAL):
             self.since.changed = bundle.changed
@@ -82,7 +82,7 @@ class Record:
     def stepped(
         self, step: int, experiences: Sequence[Experience], metrics: dict[str, float], *, train_s: float
     ) -> None:
-        """One optimizer step is done; ``metrics`` is what the policy says of it."""
+        """Write the line of a finished optimizer step; ``metrics`` come from the policy."""
         now = time.monotonic()
         since, self.since = self.since, SinceStep(began=now)
         numbers = step_metrics(since, experiences, metrics, train_s=train_s, now=now)
@@ -103,13 +103,13 @@ class Record:
         self.timeline.step_done()
 
     def samples(self, step: int, experiences: Sequence[Experience]) -> None:
-        """Write the responses of a step that is done, where that is due."""
+        """Write the responses of a finished step, where samples are due."""
         every = self.stage.report.samples_every_steps
         if every and (step % every == 0 or step + 1 == self.stage.optimizer.steps):
             write_samples(self.folder, step=step + 1, experiences=experiences, decode=self.decode)
 
     def evaluated(self, entry: EvaluationEntry) -> None:
-        """The held-out prompts were answered."""
+        """Record an evaluation of the held-out prompts."""
         self.journal.evaluation(entry)
         self.console.evaluation(entry)
         numbers = {
@@ -124,7 +124,7 @@ class Record:
         return write_samples(self.folder / "bad", step=step + 1, experiences=experiences, decode=self.decode)
 
     def _engines(self, since: SinceStep, *, now: float) -> dict[str, float]:
-        """Who answered how much, and how long the engines had nothing to do."""
+        """Responses of each engine, and the engines' idle time."""
         if not since.responses:
             return {}
         answered: dict[str, float] = {

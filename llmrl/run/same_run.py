@@ -1,4 +1,4 @@
-"""Whether a run can go on from a checkpoint: its data, and what decides of its recipe."""
+"""Whether a run can go on from a checkpoint: the same data, and the same deciding tables of the recipe."""
 
 from __future__ import annotations
 
@@ -27,35 +27,35 @@ MAY_CHANGE: IncEx = {
     "policy": {"tokens_per_microbatch"},
     "optimizer": {"max_bad_steps"},
 }
-"""What says where and how fast a stage is computed, or when it is given up: no result but its rounding.
+"""Keys that decide where, how fast or for how long a stage is computed: no result but its rounding.
 
 Only ``tokens_per_microbatch`` decides more, where it is small: which rows of a dataset offline stages leave
-out, and how many tokens a conversation may take whose past is rewritten.
+out, and how many tokens a conversation with a rewritten past may take.
 """
 
 STEPS, SCHEDULE = ("optimizer", "steps"), ("optimizer", "schedule")
-"""Where a stage ends, and what of it that might decide."""
+"""Keys for where a stage ends, and for what may depend on that."""
 
 
 def deciding(stage: Stage) -> Tree:
-    """The tables of a stage less what may change."""
+    """The tables of a stage without the keys that may change."""
     return stage.model_dump(mode="json", exclude=MAY_CHANGE)
 
 
 def check_same_run(checkpoint: Checkpoint, *, data: str, tables: Tree, online: bool, last: bool) -> None:
     """Refuse to go on with another algorithm or other data than the checkpoint's.
 
-    The last stage may get another end, if no step before it depends on that and none is taken back; any
-    may end at the checkpoint itself.
+    The last stage may get another end, if no step taken depends on the end and none is undone; any stage may
+    end at the checkpoint itself.
 
     Args:
         data: fingerprint of the prompts.
-        tables: those that decide.
+        tables: the tables that decide what is computed.
         online: whether responses are generated to train on, or else a micro-batch must hold the dataset's.
         last: whether no other stage has gone on from this one's model.
 
     Raises:
-        CheckpointError: either differs; the message has the first key that does, with both values.
+        CheckpointError: data or tables differ; the message has the first differing key and both values.
     """
     before, now = dict(leaves(_as_now(checkpoint))), dict(leaves(tables))
     ends_here = now[STEPS] == checkpoint.state.step
@@ -80,12 +80,12 @@ def _check_end(checkpoint: Checkpoint, steps: Any) -> None:
     if steps < taken:
         raise CheckpointError(
             f"optimizer.steps: {steps} in the recipe, but {checkpoint.path} has taken {taken}; "
-            "give at least so many, rename the run (run.name), or use --fresh."
+            "give at least that many, rename the run (run.name), or use --fresh."
         )
 
 
 def _as_now(checkpoint: Checkpoint) -> Tree:
-    """Its tables as this version has them: a key that an older one did not know had its default."""
+    """The checkpoint's tables as this version has them: keys of newer versions get their defaults."""
     own = dict(checkpoint.state.tables)
     run = own.pop("run")
     try:
@@ -93,7 +93,7 @@ def _as_now(checkpoint: Checkpoint) -> Tree:
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise CheckpointError(
-            f"{key}: {checkpoint.path} is of another version of llmrl, which knew this key otherwise; go on "
-            "with that version, rename the run (run.name), or use --fresh."
+            f"{key}: {checkpoint.path} is of another version of llmrl, where this key had another meaning; "
+            "go on with that version, rename the run (run.name), or use --fresh."
         ) from error
     return {"run": run, **deciding(stage)}

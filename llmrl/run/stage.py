@@ -38,10 +38,10 @@ from llmrl.run.trainer import Trainer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageResult:
-    """What a stage leaves behind."""
+    """The exported model of a stage, and its evaluations."""
 
     model: Path
-    """Exported Hugging Face folder."""
+    """The exported Hugging Face folder."""
     before: EvaluationEntry | None
     after: EvaluationEntry | None
 
@@ -70,7 +70,7 @@ async def run_stage(
         switchboard.connect(crew.roles, deadline_s=crew.deadline_s)
         if newest:
             await crew.policy("restore", newest.path)
-        remove_card(folder / "model")  # of an earlier end, which this stage goes beyond
+        remove_card(folder / "model")  # left by an earlier end, which this stage goes beyond
         with _trainer(recipe, plan, newest, crew, console) as trainer:
             async with trainer.sealing():
                 if await stop.interrupts(_train(plan, trainer), trainer.stepping, trainer.publishing):
@@ -96,7 +96,7 @@ def is_done(plan: StagePlan) -> bool:
 
 
 def done_before(plan: StagePlan, console: ConsoleReport) -> StageResult:
-    """What a stage left behind that needs nothing any more."""
+    """The result of a stage that was finished earlier."""
     console.note(f"stage {plan.stage.name}: done before, {plan.stage.optimizer.steps} steps")
     return _result(plan.folder)
 
@@ -105,11 +105,11 @@ def done_before(plan: StagePlan, console: ConsoleReport) -> StageResult:
 def _trainer(
     recipe: Recipe, plan: StagePlan, newest: Checkpoint | None, crew: Crew, console: ConsoleReport
 ) -> Generator[Trainer]:
-    """The trainer, where the checkpoint has left it, with all open that it and its record write into."""
+    """The trainer as the checkpoint left it, with every file that it and its record write to open."""
     stage, folder = plan.stage, plan.folder
     state = newest.state if newest else None
     taken = state.step if state else 0
-    earlier_s = _earlier_seconds(folder / JOURNAL)  # of steps that are lost too
+    earlier_s = _earlier_seconds(folder / JOURNAL)  # includes steps that are lost
     with (
         Ledger(folder / "ledger.jsonl", state.ledger if state else None) as ledger,
         Journal(folder, resumed=taken) as journal,
@@ -142,7 +142,7 @@ def _trainer(
 
 
 async def _train(plan: StagePlan, trainer: Trainer) -> None:
-    """All steps that are left, and the evaluations that are due before, between and after them."""
+    """Take all remaining steps, with the evaluations that are due before, between and after them."""
     stage, crew, record, first = plan.stage, trainer.crew, trainer.record, trainer.taken
     stations = _stations(plan, trainer)
     trainer.snapshot(first)
@@ -163,7 +163,7 @@ async def _train(plan: StagePlan, trainer: Trainer) -> None:
 
 
 def _stations(plan: StagePlan, trainer: Trainer) -> Online | Offline:
-    """Of this stage's own flow."""
+    """The stations of this stage's flow, online or offline."""
     stage, record = plan.stage, trainer.record
     kind = partial(Online, budget=_budget(plan)) if plan.online else Offline
     return kind(
@@ -192,7 +192,7 @@ def _budget(plan: StagePlan) -> StepBudget:
 
 
 async def _prove_parity(plan: StagePlan, trainer: Trainer) -> None:
-    """That engines and ranks compute the same, before anything is learned from it."""
+    """Check that engines and ranks compute the same, before anything is learned from it."""
     record = trainer.record
     parity = await pass_gate(plan.stage, plan.stream, trainer.crew, record.pool, routed=plan.routed)
     await trainer.restore_engines(trainer.taken)
@@ -203,7 +203,7 @@ async def _prove_parity(plan: StagePlan, trainer: Trainer) -> None:
 
 
 async def _evaluate_missed(stations: StageStations, first: int) -> None:
-    """Whoever was stopped had no time for what was due, and its version may be gone by now."""
+    """Evaluate version ``first`` if an interrupted run skipped an evaluation; its own version may be gone."""
     journal = read_journal(stations.trainer.record.journal.path)
     told = max((entry.step for entry in journal.evaluations), default=-1)
     if any(stations.evaluates(version) for version in range(told + 1, first + 1)):

@@ -41,22 +41,22 @@ class StagePlan:
     """A stage with everything it reads, checked before any process starts."""
 
     written: Stage
-    """As the recipe has it."""
+    """The stage as the recipe has it."""
     stage: Stage
-    """Its ``model.path`` is the folder that every process loads."""
+    """The stage with its paths resolved; its ``model.path`` is the folder that every process loads."""
     build: Model | None
-    """The model to build there first; None if it exists."""
+    """The model to build in that folder first; None if it exists."""
     tokenizer: Tokenizer
     stream: PromptStream
     evaluated: Sequence[Prompt]
     algorithm: Algorithm
     scorer: Scorer | None
-    """None where nothing is judged."""
+    """The scorer; None where nothing is judged."""
     folder: Path
     seed: int
-    """Of the run."""
+    """The run's seed."""
     last: bool
-    """Whether no stage goes on from its model, or has in this run's folder."""
+    """Whether no stage goes on from its model, or has already in this run's folder."""
     routed: bool
     """Whether the model is a mixture of experts."""
 
@@ -72,17 +72,17 @@ class StagePlan:
 
     @property
     def tables(self) -> Tree:
-        """Those that decide what is computed, with paths as they were written: a run may be moved."""
+        """The tables that decide what is computed, with paths as written: a run may be moved."""
         return {"run": {"seed": self.seed}, **deciding(self.written)}
 
     @property
     def fingerprint(self) -> str:
-        """Of all rows, to train on and held out."""
+        """Fingerprint of all rows, to train on and held out."""
         return fingerprint([*self.stream.rows, *self.evaluated])
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Where they are kept."""
+        """The stage's checkpoints."""
         table = self.stage.checkpoints
         return Checkpoints(self.folder / "checkpoints", keep=table.keep, ranks=self.stage.policy.ranks)
 
@@ -102,10 +102,10 @@ class StagePlan:
         return newest
 
     def check_done(self) -> None:
-        """Refuse another recipe for a stage that is done, as far as what is left of its checkpoints tells.
+        """Refuse another recipe for a finished stage, as far as what is left of its checkpoints tells.
 
         Raises:
-            CheckpointError: it was of another run.
+            CheckpointError: the stage was finished by another run.
         """
         self._check_same(self.checkpoints.last())
 
@@ -117,7 +117,7 @@ class StagePlan:
 
 
 def start_folder(recipe: Recipe, index: int) -> Path:
-    """Of the model that a stage starts from: each stage after the first goes on from the one before.
+    """The folder of the model that a stage starts from: after the first stage, the previous stage's.
 
     Raises:
         ModelError: ``model.path`` is neither a folder, nor a model of the hub that can be reached.
@@ -132,9 +132,9 @@ def placed(stage: Stage, path: Path, *, folder: Path) -> Stage:
     """The stage with folders that every process finds.
 
     Args:
-        stage: as the recipe has it.
-        path: of the model that it starts from.
-        folder: its own.
+        stage: the stage as the recipe has it.
+        path: the model that it starts from.
+        folder: the stage's own folder.
     """
     return stage.model_copy(
         update={
@@ -149,7 +149,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
     """Read everything that a stage reads.
 
     Raises:
-        LlmrlError: what is wrong with its model, its prompts or its parts.
+        LlmrlError: the model, the prompts or the parts are unusable; the message says why.
     """
     stage, start = recipe.stages[index], recipe.stages[0].model
     folder = recipe.stage_folder(index)
@@ -204,7 +204,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
 
 
 def _reads_answers(stage: Stage, rewards: Mapping[str, Reward]) -> bool:
-    """Whether somebody looks at gold answers; an environment always may."""
+    """Whether anything reads gold answers; an environment always may."""
     return stage.environment is not None or any(one.reads_answer for one in build_rewards(rewards).values())
 
 
@@ -228,15 +228,15 @@ def _found_role(recipe: Recipe, name: str, table: Role) -> Role:
 
 
 def _found(table: Table, folder: Path) -> Table:
-    """The table of a model that lies in ``folder``: who trusts its code trusts it where it was found."""
+    """The table of a model that lies in ``folder``; trust in its code moves with it."""
     code = str(folder) if table.trusts_code else None
     return table.model_copy(update={"path": str(folder), "trust_remote_code": code})
 
 
 def _settled(table: Folders, key: str, *, below: Path = Path()) -> Folders:
-    """The table with a folder that is the same one for every process, wherever it was started.
+    """The table with an absolute folder, the same for every process wherever it was started.
 
-    What is ``below`` it keeps runs apart whose files there have the same names.
+    ``below`` separates runs whose files there have the same names.
     """
     folder: Path | None = getattr(table, key)
     return table.model_copy(update={key: folder.expanduser().absolute() / below}) if folder else table

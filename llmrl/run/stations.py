@@ -29,7 +29,7 @@ from llmrl.run.trainer import Trainer
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class StageStations:
-    """What online and offline stages have in common: drawing, training, publishing, evaluating."""
+    """The common part of online and offline stages: drawing, training, publishing, evaluating."""
 
     stage: Stage
     stream: PromptStream
@@ -47,7 +47,7 @@ class StageStations:
         self.trainer.record.late()
 
     async def score_ahead(self, judged: Sequence[Judged], /) -> None:
-        """Nothing: whoever generates nothing waits for nobody."""
+        """No-op: offline stages have nothing to wait for."""
 
     async def step(self, experiences: Sequence[Experience], *, step: int) -> None:
         await self.trainer.step(experiences, step=step, posts=self.serves(step + 1))
@@ -70,7 +70,7 @@ class StageStations:
         return due and bool(self.evaluated)
 
     def serves(self, _version: int) -> bool:
-        """Whether somebody generates with a version."""
+        """Whether an engine generates with this version."""
         return True
 
 
@@ -80,7 +80,7 @@ class Online(StageStations):
 
     budget: StepBudget
     tries: Counter[int] = field(default_factory=Counter[int])
-    """How often each draw was given up as too late."""
+    """Number of times that each draw was given up as too late."""
 
     def late(self, ordinal: int, /) -> None:
         StageStations.late(self, ordinal)
@@ -112,10 +112,10 @@ class Online(StageStations):
         return "leave empty" if self.budget.exhausted else "replace"
 
     async def score_ahead(self, judged: Sequence[Judged], /) -> None:
-        """Not without lag, so that a step's numbers do not depend on who was done first."""
+        """Score early, but not without lag, so that numbers do not depend on which group was done first."""
         if self.stage.engines.max_lag and self._scores_first:
             while new := self._unscored(judged):
-                # Their credit is not known yet, and no score depends on it.
+                # Their credit is not known yet; no score depends on it.
                 await self.trainer.score_ahead(
                     [self._selected(one, imitate(one.group).advantages, lag=0) for one in new]
                 )
@@ -139,22 +139,22 @@ class Online(StageStations):
         return old or "reference" in self.algorithm.reads
 
     def _untrainable(self, judged: Judged) -> str | None:
-        """Why nothing of a group that is kept would be trained on, or None."""
+        """The reason why nothing of a group that is kept would be trained on, or None."""
         pairs = self.algorithm.pairing(judged.group, judged.judgements)
         if pairs is not None:
             return None if pairs else "no pair"
         both = zip(judged.group.rollouts, judged.judgements, strict=True)
-        # Keep has seen the opponent's responses too.
+        # Keep has also seen the opponent's responses.
         return None if any(not one.opponent and j.reward is not None for one, j in both) else "nothing judged"
 
     def _unscored(self, judged: Sequence[Judged]) -> list[Judged]:
-        """None once the step has all its groups, which then scores the last ones itself."""
+        """Groups to score ahead; none once the step has all its groups, as it then scores the rest itself."""
         if len(judged) == self.stage.prompts.per_step:
             return []
         return [one for one in judged if one.group.ordinal not in self.trainer.scored]
 
     def _selected(self, judged: Judged, advantages: Sequence[NDArray[np.float32]], *, lag: int) -> Experience:
-        """Less the responses that are not trained on."""
+        """The experience of a group, without the responses that are not trained on."""
         whole = Experience(
             group=judged.group, judgements=judged.judgements, advantages=tuple(advantages), lag=lag
         )
@@ -170,7 +170,7 @@ class Offline(StageStations):
         return Judged(group=make(self.stream.at(ordinal)), judgements=())
 
     def serves(self, version: int) -> bool:
-        """Only to evaluate it: nothing else is generated, and a sync costs as much as several steps."""
+        """Whether it is evaluated: nothing else generates, and a sync costs as much as several steps."""
         return self.evaluates(version)
 
     def decide(self, _judged: Judged, /) -> Decision:
@@ -181,7 +181,7 @@ class Offline(StageStations):
 
 
 def _lag(group: RolloutGroup, step: int, *, limit: int) -> int:
-    """Of the oldest token; a group without any has nothing that could be too old."""
+    """Lag of the group's oldest token; 0 for a group without tokens."""
     oldest = group.oldest_version
     lag = 0 if oldest is None else step - oldest
     if lag > limit:

@@ -13,7 +13,7 @@ Z = 1.959963984540054
 
 
 class Interval(NamedTuple):
-    """Both ends lie in [0, 1]."""
+    """A 95 % interval; both ends lie in [0, 1]."""
 
     low: float
     high: float
@@ -50,11 +50,11 @@ def mean_pass_at_k(correct: NDArray[np.int64], responses: NDArray[np.int64], k: 
 
 
 def wilson_interval(successes: float, n: float) -> Interval:
-    """The 95 % interval of a share; unlike the normal one it keeps its promise near 0 and 1.
+    """The 95 % interval of a share; unlike the normal interval it keeps its coverage near 0 and 1.
 
     Args:
-        successes: may be a fraction, as an effective count is.
-        n: independent trials, effective ones included.
+        successes: number of successes; may be a fraction, as an effective count is.
+        n: number of independent trials, effective ones included.
     Raises:
         ValueError: no trials, or more successes than trials.
     Source: Wilson 1927, "Probable inference, the law of succession, and statistical inference".
@@ -90,7 +90,7 @@ def accuracy_interval(correct: NDArray[np.int64], responses: NDArray[np.int64]) 
     total = int(responses.sum())
     share = float(correct.sum()) / total
     if share in (0.0, 1.0):
-        # Nothing varies, so nothing tells how alike the responses to a prompt are: assume they are equal.
+        # Nothing varies, so nothing shows how alike the responses to a prompt are: assume they are equal.
         effective = float(len(correct))
     else:
         variance = float(np.square(correct - share * responses).sum()) / total**2

@@ -17,7 +17,7 @@ class StepBudget:
     def __init__(
         self, *, per_step: int, max_error_rate: float, refills: int = 10, when_exhausted: Exhausted = "stop"
     ) -> None:
-        """A budget that is new with every step; ``refills`` and ``when_exhausted`` are those of the keep."""
+        """Start a budget that resets with every step; ``refills``, ``when_exhausted``: those of the keep."""
         self._per_step, self._refills, self._when_exhausted = per_step, refills, when_exhausted
         self._errors = ErrorBudget(max_error_rate)
         self._judgements: list[Judgement] = []
@@ -27,19 +27,19 @@ class StepBudget:
 
     @property
     def exhausted(self) -> bool:
-        """Whether the step has refused too many groups; if that ended no run, it looks for no others."""
+        """Whether the step has refused too many groups; if that did not end the run, it seeks no others."""
         return self._reasons.total() > self._refills * self._per_step
 
     def spend(self, judgements: Sequence[Judgement], refused: str | None) -> None:
-        """One more group.
+        """Count one more group.
 
         Args:
-            judgements: of its responses.
+            judgements: the judgements of its responses.
             refused: why the group is not trained on, or None.
 
         Raises:
-            RewardError: among as many groups as a step has too many judgements failed, or the step
-                refused too many groups and has none, or may not be trained without the rest.
+            RewardError: too many judgements failed among as many groups as a step has; or the step refused
+                too many groups and has none, or may not be trained without the rest.
         """
         self._judgements.extend(judgements)
         self._groups += 1
@@ -50,7 +50,7 @@ class StepBudget:
             self._kept += 1
         else:
             self._reasons[refused] += 1
-        # Whether it has any is known once all its places are given up, whoever was done first.
+        # Whether it kept any is known once all its places are given up, in whatever order groups were done.
         empty = not self._kept and self._reasons.total() >= (self._refills + 1) * self._per_step
         if empty or (self.exhausted and self._when_exhausted == "stop"):
             raise RewardError(self._verdict())
@@ -64,6 +64,6 @@ class StepBudget:
         )
 
     def step_done(self) -> None:
-        """The step has the groups that it trains on."""
+        """Reset the budget: the step has the groups that it trains on."""
         self._kept = 0
         self._reasons.clear()

@@ -1,4 +1,4 @@
-"""The numbers of one step: what its groups, its rewards and the policy say, and where its time went."""
+"""The numbers of one step: results of its groups, its rewards and the policy, and where its time went."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llmrl.run.loop import Judged
 
 @dataclass(slots=True, kw_only=True)
 class SinceStep:
-    """What has happened since the last step."""
+    """Numbers collected since the last step."""
 
     began: float
     responses: int = 0
@@ -25,18 +25,18 @@ class SinceStep:
     dropped: int = 0
     late: int = 0
     ahead_s: float = 0.0
-    """In which the policy scored groups before the step had all of them."""
+    """Seconds in which the policy scored groups before the step had all of them."""
     kept: list[Judged] = field(default_factory=list[Judged])
-    """The groups of the step with all their responses, those that are not trained on included."""
+    """The groups of the step with all their responses, including those not trained on."""
     pass_rates: list[PassRate] = field(default_factory=list[PassRate])
-    """Of the dropped groups too: those are the easiest and the hardest."""
+    """Pass rates of all groups, the dropped ones too: those are the easiest and the hardest."""
     sync_s: float = 0.0
     sync_bytes: int = 0
     changed: float | None = None
-    """Of the newest weights: the share of values that are new; None where nobody compared."""
+    """Share of values that changed in the newest weights; None where they were not compared."""
 
     def judged(self, judged: Judged, *, kept: bool, part: str) -> None:
-        """A group left the queue; the reward called ``part`` decides whether a response solved its prompt."""
+        """Count a group that left the queue; the reward called ``part`` decides what solves a prompt."""
         self.responses += len(judged.group.rollouts)
         self.tokens += sum(r.tokens.size for r in judged.group.rollouts)
         self.dropped += not kept
@@ -53,14 +53,14 @@ def step_metrics(
     train_s: float,
     now: float,
 ) -> dict[str, float]:
-    """The numbers of a step that is done, by the names of docs/runs.md.
+    """The numbers of a finished step, by the names of docs/runs.md.
 
     Args:
-        since: what happened since the step before.
-        experiences: what was trained on.
-        metrics: what the policy says of it.
-        train_s: seconds of the update.
-        now: as ``since.began`` is told.
+        since: numbers collected since the step before.
+        experiences: experiences that were trained on.
+        metrics: the policy's metrics of the step.
+        train_s: seconds that the update took.
+        now: the present time, by the clock of ``since.began``.
     """
     found = dict(metrics) | _rewards(since.kept) | _rollouts(since.kept or experiences) | _lags(experiences)
     found |= _times(since, metrics, train_s=train_s, whole_s=now - since.began)
@@ -95,7 +95,7 @@ def _times(
 
 
 def _pass_rate(judged: Judged, part: str) -> PassRate:
-    """Of the policy's own responses that the reward called ``part`` gave a score."""
+    """Pass rate of the policy's own responses that the reward called ``part`` scored."""
     verdicts = [
         verdict(judgement, part)
         for rollout, judgement in zip(judged.group.rollouts, judged.judgements, strict=True)
@@ -129,7 +129,7 @@ def _rewards(groups: Sequence[Judged]) -> dict[str, float]:
 
 
 def _of_policy(judged: Judged) -> list[Judgement]:
-    """What the rewards say of the policy's responses; the opponent's would make every preference 1/2."""
+    """Judgements of the policy's own responses; with the opponent's, every mean preference would be 1/2."""
     both = zip(judged.group.rollouts, judged.judgements, strict=True)
     return [judgement for rollout, judgement in both if not rollout.opponent]
 

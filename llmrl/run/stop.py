@@ -12,11 +12,11 @@ from typing import Any
 from llmrl.errors import Interrupted, Stopped
 
 AGAIN_S = 1.0
-"""From the first Ctrl-C until another one counts: launchers pass on what the terminal has sent already."""
+"""Seconds after the first Ctrl-C before another counts: launchers repeat what the terminal has sent."""
 
 
 async def abandonable(work: Callable[[], object]) -> None:
-    """Do it in a thread that whoever leaves at once does not wait for; the end of the process cuts it short.
+    """Run it in a thread that a cancelled caller does not wait for; the end of the process cuts it short.
 
     ``asyncio.to_thread`` would be waited for, by the loop that is closed and by the interpreter.
     """
@@ -24,14 +24,14 @@ async def abandonable(work: Callable[[], object]) -> None:
     ended: asyncio.Future[None] = loop.create_future()
 
     def tell(error: BaseException | None) -> None:
-        if not ended.done():  # or else nobody waits for it any more
+        if not ended.done():  # or else the caller is gone
             ended.set_exception(error) if error else ended.set_result(None)
 
     def run() -> None:
         error = None
         try:
             work()
-        except BaseException as raised:  # noqa: BLE001  it is raised again where it is waited for
+        except BaseException as raised:  # noqa: BLE001  re-raised in the caller
             error = raised
         with suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(tell, error)
@@ -41,7 +41,7 @@ async def abandonable(work: Callable[[], object]) -> None:
 
 
 async def uncut(work: Coroutine[Any, Any, None]) -> None:
-    """Do it to its end also where whoever waits for it is cancelled, and leaves only then."""
+    """Run to completion even if the caller is cancelled, which returns only then."""
     working = asyncio.ensure_future(work)
     try:
         await asyncio.shield(working)
@@ -50,14 +50,14 @@ async def uncut(work: Coroutine[Any, Any, None]) -> None:
 
 
 class StopRequest:
-    """Whether somebody asked the run to end."""
+    """Whether a signal asked the run to end."""
 
     def __init__(self) -> None:
         self._made = asyncio.Event()
         self._by = signal.SIGTERM
 
     def listen(self, say: Callable[[str], None]) -> None:
-        """Take signals from now on; called after Ray has started, which installs handlers of its own."""
+        """Take signals from now on; called after Ray has started, as Ray installs handlers of its own."""
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self.make, signal.SIGTERM)
         loop.add_signal_handler(signal.SIGINT, self._interrupted, say)
@@ -76,21 +76,21 @@ class StopRequest:
         loop.call_later(AGAIN_S, loop.remove_signal_handler, signal.SIGINT)
 
     def heed(self, moment: str) -> None:
-        """End the run here if that was asked for.
+        """End the run here if that was requested.
 
         Raises:
-            Stopped: it was.
+            Stopped: it was requested.
         """
         if self._made.is_set():
             kind = Interrupted if self._by is signal.SIGINT else Stopped
             raise kind(f"stopped {moment} on {self._by.name}; go on with llmrl train ... --resume")
 
     async def interrupts(self, work: Coroutine[Any, Any, None], *whole: asyncio.Lock) -> bool:
-        """Do ``work`` until it is done or the run shall end; returns whether it was cut short.
+        """Run ``work`` until it is done or the run is to end; returns whether it was cut short.
 
         Args:
-            work: what may be cut short while it waits.
-            whole: held by what may not, and waited for.
+            work: a coroutine that may be cut short while it waits.
+            whole: locks held by parts that may not be cut short; these are waited for.
         """
         working = asyncio.create_task(work)
         watching = asyncio.create_task(self._interrupt(working, whole))

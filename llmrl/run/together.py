@@ -1,4 +1,4 @@
-"""Several things at once that are of use only together."""
+"""Concurrent work that is of use only as a whole."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ T = TypeVar("T")
 
 
 async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """What comes out of each, in order; the first that fails ends the others, and its error is raised.
+    """Results of all, in order; the first failure ends the others, and is raised.
 
-    ``asyncio.gather`` would let the others go on, with engines busy for nobody.
+    ``asyncio.gather`` would let the others go on, keeping engines busy for nothing.
     """
     with first_failure():
         async with asyncio.TaskGroup() as tasks:
@@ -23,7 +23,7 @@ async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 @contextmanager
 def first_failure() -> Generator[None]:
-    """Of a group of tasks the error that ended it is raised; what it dragged along is not news."""
+    """Raise the first error of a group of tasks alone; the cancellations that it caused are not news."""
     try:
         yield
     except BaseExceptionGroup as group:

@@ -41,24 +41,24 @@ class Trainer:
     letters: dict[int, Letter] = field(default_factory=dict[int, Letter])
     """Weights under way, by version."""
     memory: Memory = field(default_factory=Memory)
-    """What the credit remembers from step to step."""
+    """State that the credit keeps from step to step."""
     scored: set[int] = field(default_factory=set[int])
-    """Draws of the next step that the ranks have scored."""
+    """Ordinals of the next step's draws that the ranks have scored."""
     bad_steps: int = 0
     taken: int = 0
     """Steps of the stage so far, those of earlier runs included."""
     unsaved: RunState | None = None
-    """After the newest step, until the ranks write it, begin with another one, or fail; None where a
+    """State after the newest step, until the ranks write it, begin another step, or fail; None where a
     checkpoint would be of no use."""
     committing: asyncio.Task[None] | None = None
-    """The checkpoint that they wrote last, until it is sealed."""
+    """The sealing of the checkpoint that was written last, if it is under way."""
     stepping: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held during a step and its checkpoint, which nothing may interrupt."""
     publishing: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held while engines take weights, which nothing may interrupt either."""
 
     async def score_ahead(self, experiences: Sequence[Experience]) -> None:
-        """Have some of the next step's groups scored by every rank, whatever their credit will be."""
+        """Have every rank score some of the next step's groups, whatever their credit will be."""
         self.scored |= {one.group.ordinal for one in experiences}
         began, columns = time.monotonic(), share(Columns.of(experiences))
         with self.record.timeline.span("policy", f"score {len(experiences)} groups ahead"), self._at_risk():
@@ -66,9 +66,9 @@ class Trainer:
         self.record.scored_ahead(time.monotonic() - began)
 
     async def step(self, experiences: Sequence[Experience], *, step: int, posts: bool) -> None:
-        """One optimizer step on every rank; what is due after it (snapshot, checkpoint) is done or queued.
+        """Take one step on every rank; what is due after it (snapshot, checkpoint) is done or queued.
 
-        It is taken as a whole, also where something else ends the run meanwhile.
+        It is completed even if the run is ended meanwhile.
 
         Args:
             posts: whether the engines are to have the new weights.
@@ -77,12 +77,12 @@ class Trainer:
             await uncut(self._step(experiences, step=step, posts=posts))
 
     def snapshot(self, version: int) -> None:
-        """Queue a copy of the present weights; engines take it as ``version``."""
+        """Queue a copy of the present weights, which engines take as ``version``."""
         if self.crew.engines:
             self.letters[version] = self.crew.post(version)
 
     async def publish(self, version: int) -> None:
-        """Every engine serves ``version``, and has proven it, when this returns; if it was posted."""
+        """Return when every engine serves ``version`` and has proven it, if it was posted."""
         if version in self.letters:
             async with self.publishing:
                 began = time.monotonic()
@@ -97,10 +97,10 @@ class Trainer:
             await self.publish(version)
 
     async def save(self) -> None:
-        """The ranks write a checkpoint of the policy as it is now, unless they have; it is sealed later."""
+        """Have the ranks write a checkpoint of the present policy, unless they have; it is sealed later."""
         if self.unsaved is None:
             return
-        await self.committed()  # a third one might find no room
+        await self.committed()  # there might be no room for a third one
         state, self.unsaved = self.unsaved, None
         path = self.checkpoints.begin(state.step)
         with self.record.timeline.span("policy", f"save {state.step}"):
@@ -108,32 +108,32 @@ class Trainer:
         self.committing = asyncio.create_task(self._commit(path, state))
 
     async def committed(self) -> None:
-        """What the ranks have written is a checkpoint when this returns, or never will be."""
+        """Wait until what the ranks have written is sealed, or failed to be."""
         if committing := self.committing:
-            await asyncio.wait({committing})  # it goes on where whoever waits is cancelled
+            await asyncio.wait({committing})  # it goes on if the caller is cancelled
             self.committing = None
             committing.result()
 
     @asynccontextmanager
     async def sealing(self) -> AsyncGenerator[None]:
-        """However the block ends, what the ranks have written is a checkpoint then.
+        """Make what the ranks have written a checkpoint, however the block ends.
 
-        If it fails, they write the newest step first, unless they were the ones who failed.
+        If the block fails, the newest step is written first, unless the ranks were what failed.
 
         Raises:
-            Exception: it could not be sealed, and the block ended well or was asked to end.
+            Exception: sealing failed, and the block succeeded or was asked to end.
         """
         try:
             yield
         except BaseException as ended:
             try:
-                if isinstance(ended, Exception):  # or else somebody leaves at once
+                if isinstance(ended, Exception):  # or else the run leaves at once
                     await self._save_newest()
                 await self.committed()
             except Exception as error:
-                if isinstance(ended, Stopped):  # it says that the run can go on from here
+                if isinstance(ended, Stopped):  # it promises that the run can go on from here
                     raise
-                _log.warning("%s", error)  # what ended the block is what ended the run
+                _log.warning("%s", error)  # the run's error is the block's
             raise
         await self.committed()
 
@@ -143,7 +143,7 @@ class Trainer:
         began = time.monotonic()
         with self.record.timeline.span("policy", f"step {step + 1}"):
             columns = share(Columns.of(experiences))
-            self.unsaved = None  # the ranks are about to leave what it describes
+            self.unsaved = None  # the ranks are about to leave the state that it describes
             outcomes: list[dict[str, float]] = await self.crew.policy("update", columns, step)
         metrics = {name: value for outcome in outcomes for name, value in outcome.items()}
         self.scored.clear()
@@ -151,18 +151,18 @@ class Trainer:
             self.snapshot(step + 1)
         self.ledger.trained((e.group.ordinal for e in experiences), step=step)
         self.taken = step + 1
-        # Whatever becomes of what is written of it.
+        # Set first, whatever becomes of the records below.
         self.unsaved = self._state() if self.stage.policy.restorable else None
         self.record.stepped(step, experiences, metrics, train_s=time.monotonic() - began)
         self._judge_health(metrics, step, experiences)
-        # It takes seconds, in which engines and rewards want to be heard.
+        # It takes seconds, in which engines and rewards must be served.
         await asyncio.to_thread(self.record.samples, step, experiences)
         if self._save_is_due():
             await self.save()
 
     @contextmanager
     def _at_risk(self) -> Generator[None]:
-        """Ranks that fail within the block cannot save the newest step: some may wait for others for ever."""
+        """If the block fails, give up the newest step: some ranks may wait for others for ever."""
         try:
             yield
         except Exception:
@@ -178,7 +178,7 @@ class Trainer:
             say(f"step {newest.step} is saved; go on with llmrl train ... --resume")
 
     async def _commit(self, path: Path, state: RunState) -> None:
-        """To read and hash it all takes minutes for a large model, and the run goes on meanwhile."""
+        """Seal a checkpoint in a thread: to read and hash a large model takes minutes; the run goes on."""
         with self.record.timeline.span("checkpoint", f"seal {state.step}"):
             await abandonable(lambda: self.checkpoints.commit(path, state))
 
@@ -208,7 +208,7 @@ class Trainer:
             written,
         )
         if self.bad_steps >= self.stage.optimizer.max_bad_steps:
-            self.unsaved = None  # nobody shall go on from here
+            self.unsaved = None  # no run may go on from here
             raise TrainingError(
                 f"step {step + 1}: loss or gradient was not finite {self.bad_steps} times in a row "
                 f"(optimizer.max_bad_steps); look at {written}, and begin a new run with a lower "

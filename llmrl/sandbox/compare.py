@@ -1,4 +1,4 @@
-"""Is what a program gave what was expected? For text and plain data, with a tolerance for fractions."""
+"""Comparison of a program's result with the expected one: text or plain data, fractions with a tolerance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _NUMBER = re.compile(r"[+-]?[0-9]{1,30}(\.[0-9]{0,30})?([eE][+-]?[0-9]{1,3})?", 
 
 
 def same_output(output: str, expected: str, *, tolerance: float) -> bool:
-    """Line by line, up to space at the ends of lines and of the text."""
+    """Compare line by line, ignoring space at the ends of lines and of the text."""
     lines, wanted = output.rstrip().splitlines(), expected.rstrip().splitlines()
     if len(lines) != len(wanted):
         return False
@@ -19,7 +19,7 @@ def same_output(output: str, expected: str, *, tolerance: float) -> bool:
 
 
 def same_value(value: Any, expected: Any, *, tolerance: float) -> bool:
-    """Python's ``==``, but a tuple equals a list as JSON has it, and floats may be ``tolerance`` apart.
+    """Compare like ``==``, but a tuple equals a list, as in JSON, and floats may be ``tolerance`` apart.
 
     Raises:
         RecursionError: they are nested too deeply.

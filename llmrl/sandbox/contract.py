@@ -1,4 +1,4 @@
-"""What a sandbox is: it runs a program that nobody has read, within limits, and says what came out."""
+"""The contract of a sandbox: it runs an unread program within limits, and returns what came out."""
 
 from __future__ import annotations
 
@@ -9,71 +9,71 @@ from typing import Literal, Protocol, runtime_checkable
 from llmrl.errors import RewardError, shown
 
 Ending = Literal["ended", "failed", "late", "overflow"]
-"""It ended by itself; it failed or was killed; it took too long; it wrote too much."""
+"""How a run ended: by itself; with an error or a kill; at its time limit; by writing too much."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What one run may use."""
+    """The limits of one run."""
 
     seconds: float = 6.0
-    """Wall-clock time, after which it is killed."""
+    """Wall-clock time, after which the program is killed."""
     memory_mib: int = 1024
-    """Address space."""
+    """Limit of the address space."""
     output_kib: int = 1024
-    """Length of its output; what is longer is an overflow."""
+    """Limit of the output; a longer one is an overflow."""
     disk_mib: int = 16
-    """Its folder, which is in memory, and each file in it."""
+    """Limit of its folder, which is in memory, and of each file in it."""
     threads: int = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What came of a program. Every word of it may be a lie, except that it ended and how long it took."""
+    """The result of a program. Nothing in it can be trusted except that it ended, and how long it took."""
 
     ending: Ending
     output: str
     errors: str
-    """The end of its standard error, for people."""
+    """End of its standard error, for people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exam:
-    """Tests that call functions of a candidate, and are not written by whom they test."""
+    """Tests that call functions of a candidate, and are not written by the candidate's author."""
 
     setup: str
     """Program text that runs before the tests, and before the candidate, in the jail of each."""
     tests: Sequence[str]
-    """Program texts; one passes if it raises nothing."""
+    """Program texts; a test passes if it raises nothing."""
     functions: Sequence[str] = ()
-    """Names that are the candidate's even where ``setup`` defines them, besides all that nobody defines."""
+    """Names that are the candidate's even if ``setup`` defines them, besides all that are undefined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marks:
-    """What came of an exam."""
+    """The result of an exam."""
 
     passed: tuple[bool, ...]
-    """One for each test."""
+    """Whether each test passed."""
     note: str = ""
-    """Why the first failing test failed, for people."""
+    """Reason why the first failing test failed, for people."""
 
 
 @runtime_checkable
 class Examiner(Protocol):
-    """A sandbox that can keep two programs apart and let them talk."""
+    """A sandbox that can isolate two programs and let them communicate."""
 
     def examine(self, candidate: str, exam: Exam, *, limits: Limits) -> Marks:
         """Run the tests in a jail of their own against the functions of ``candidate`` in another.
 
         Raises:
-            RewardError: the sandbox itself failed; nothing is known of the candidate.
+            RewardError: the sandbox itself failed; the candidate was not judged.
         """
         ...
 
 
 class Sandbox(Protocol):
-    """Runs one program at a time."""
+    """A way to run one program at a time in isolation."""
 
     def start(self) -> None:
         """Get ready; does nothing if that was done before.
@@ -84,14 +84,14 @@ class Sandbox(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave nothing running; it may be started again."""
+        """End everything that runs; it may be started again."""
         ...
 
     def run(self, program: str, *, stdin: str, limits: Limits) -> Run:
         """Run a Python program.
 
         Raises:
-            RewardError: the sandbox itself failed; nothing is known of the program.
+            RewardError: the sandbox itself failed; the program was not judged.
         """
         ...
 
@@ -100,7 +100,7 @@ def try_out(sandbox: Sandbox, limits: Limits) -> None:
     """Run a program whose output is known: a sandbox in which nothing works would fail every candidate.
 
     Raises:
-        RewardError: it gave something else, or the sandbox failed.
+        RewardError: it printed something else, or the sandbox failed.
     """
     run = sandbox.run("print(input(), 6 * 7)", stdin="ready", limits=limits)
     if (run.ending, run.output) != ("ended", "ready 42\n"):

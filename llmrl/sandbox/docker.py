@@ -16,24 +16,24 @@ from llmrl.errors import RewardError
 from llmrl.sandbox.contract import Ending, Limits, Run, try_out
 
 LONGEST_PROGRAM = 2**17 - 1
-"""Bytes of an argument that Linux passes on."""
+"""Most bytes of an argument that Linux passes on."""
 NOT_STARTED = 125
 """Exit status of docker where it could start no container."""
 _CLIENT_S = 30.0
-"""For what docker says about itself."""
+"""Deadline for docker's answers about itself."""
 _CHUNK = 2**16
 _LAST_WORDS = 2000
 _FOLDER = Path(__file__).parent
 _SHARED = ("guest.py", "plain.py")
-"""What programs of ours import in there, from a folder without anything else of llmrl."""
+"""Modules that our programs import in there, from a folder without anything else of llmrl."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Docker:
-    """Runs programs in containers without network, privileges or anything to write on but a small /tmp."""
+    """Runs programs in containers without network, privileges or any writable folder but a small /tmp."""
 
     image: str = "python:3.11-slim"
-    """It must be there already: nothing is pulled."""
+    """Name of an image that must be present: nothing is pulled."""
 
     def start(self) -> None:
         """Look for docker and the image, and try them out.
@@ -61,13 +61,13 @@ class Docker:
             )
 
     def close(self) -> None:
-        """Nothing runs between two programs."""
+        """No-op: nothing runs between two programs."""
 
     def run(self, program: str, *, stdin: str, limits: Limits) -> Run:
-        """Run a program in a container of its own; it is gone afterwards.
+        """Run a program in a container of its own, which is removed afterwards.
 
         Raises:
-            RewardError: docker or the image went away meanwhile.
+            RewardError: docker or the image disappeared meanwhile.
         """
         if len(program.encode()) > LONGEST_PROGRAM:
             return Run(ending="failed", output="", errors=f"a program longer than {LONGEST_PROGRAM} bytes")
@@ -89,7 +89,7 @@ class Docker:
                 process.kill()
 
     def command(self, name: str, program: str, limits: Limits) -> list[str]:
-        """What is executed to run a program in a container called ``name``."""
+        """The command that runs a program in a container called ``name``."""
         options = {
             "--name": name,
             "--network": "none",
@@ -112,7 +112,7 @@ class Docker:
 
 
 def _watch(process: subprocess.Popen[bytes], limits: Limits) -> Run:
-    """Read until the program ends, its time is over or it has written too much."""
+    """Read until the program ends, its time is over, or it has written too much."""
     assert process.stdout is not None  # promised by Popen
     assert process.stderr is not None
     said: dict[IO[bytes], bytes] = {process.stdout: b"", process.stderr: b""}
@@ -139,6 +139,6 @@ def _run(ending: Ending, said: dict[IO[bytes], bytes]) -> Run:
 
 
 def _remove(name: str) -> None:
-    """End a container for certain; ending the client does not."""
+    """End a container itself, as ending the client does not."""
     asked = ["docker", "rm", "--force", name]
     subprocess.run(asked, capture_output=True, timeout=_CLIENT_S, check=False)

@@ -1,4 +1,4 @@
-"""Which system calls jailed code may make: a list of what Python needs to compute, as a seccomp program.
+"""The system calls that jailed code may make: a list of what Python needs to compute, as a seccomp program.
 
 Everything else fails with EPERM: no program is executed, no process forked, no socket opened, nobody
 signalled or traced, nothing mounted, and no key, ring, timer, message queue or namespace made.
@@ -57,9 +57,9 @@ ALLOWED = " ".join((_FILES, _WAITING, _MEMORY, _CLOCKS, _THREADS_AND_SIGNALS, _A
 """``name:number:number`` of every call that is always allowed."""
 
 _MACHINES = {"x86_64": (1, 0xC000_003E), "aarch64": (2, 0xC000_00B7)}
-"""Column in the lists, and what seccomp calls the architecture."""
+"""Column in the lists, and seccomp's name of the architecture."""
 _X32 = 0x4000_0000
-"""Numbers from here on are a second way to the calls of x86_64."""
+"""First number of the second way to the calls of x86_64."""
 
 _LOAD, _EQUAL, _AT_LEAST, _BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _FAIL, _KILL = 0x7FFF_0000, 0x0005_0000, 0x8000_0000
@@ -68,7 +68,7 @@ _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
 _THREAD = 0x0001_0000
 """The flag of a clone that stays in its process."""
 _OWN_DESCRIPTORS = (0, 1, 2, 3, 4, 5, 6, 7, 1030)
-"""Of fcntl: duplicate, flags, locks. Not F_SETOWN and its like, which have the kernel signal others."""
+"""Commands of fcntl for descriptors, flags and locks, but not F_SETOWN and its like, which signal others."""
 _NON_BLOCKING, _CLOSE_ON_EXEC = 0x5421, 0x5451
 _UNIX = 1
 

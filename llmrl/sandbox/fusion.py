@@ -13,7 +13,7 @@ from llmrl.errors import RewardError, shown
 from llmrl.sandbox.contract import Ending, Limits, Run, try_out
 
 _SLACK_S = 10.0
-"""For its queue and the network, on top of a program's own time."""
+"""Seconds for its queue and the network, on top of a program's own time."""
 _LONGEST_ANSWER = 2**25
 _FOLDER = Path(__file__).parent
 _SHARED = ("guest.py", "plain.py")
@@ -21,13 +21,13 @@ _SHARED = ("guest.py", "plain.py")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fusion:
-    """Runs programs on a server; it is idempotent, and so is asking it again."""
+    """Runs programs on a server; runs are idempotent, and so are repeated requests."""
 
     url: str
-    """Where it is, as ``http://sandbox:8080``."""
+    """URL of the server, such as ``http://sandbox:8080``."""
 
     def start(self) -> None:
-        """Try it out.
+        """Check that the server runs a program.
 
         Raises:
             RewardError: the server does not answer, or cannot run it.
@@ -35,10 +35,10 @@ class Fusion:
         try_out(self, Limits())
 
     def close(self) -> None:
-        """Nothing runs between two programs."""
+        """No-op: nothing runs between two programs."""
 
     def run(self, program: str, *, stdin: str, limits: Limits) -> Run:
-        """Run a program there.
+        """Run a program on the server.
 
         Raises:
             RewardError: the server cannot be reached, or failed itself.
@@ -89,7 +89,7 @@ def _ending(result: dict[str, Any], too_long: bool) -> Ending:
 
 
 def _files() -> dict[str, str]:
-    """What programs of ours import there, in a folder without anything else of llmrl."""
+    """The files that our programs import there, in a folder without anything else of llmrl."""
     return {
         f"llmrl/sandbox/{name}": base64.b64encode((_FOLDER / name).read_bytes()).decode() for name in _SHARED
     }

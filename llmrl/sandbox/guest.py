@@ -1,4 +1,4 @@
-"""What runs inside a jail: a program, calls of a function, a function for others to call, tests.
+"""Code inside a jail: a program, calls of a function, a function for others to call, tests.
 
 A candidate and its tests have a jail each, and only plain data passes between them. So the code that a model
 wrote never meets an assertion, an expected value, or the interpreter that decides.
@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from llmrl.sandbox.plain import decode, encode
 
 ASKED, ANSWERED = 4, 5
-"""Descriptors on which calls come or go, and their results."""
+"""Descriptors for calls and for their results."""
 FRAME = 2**22
 """Bytes of the longest message between two jails."""
 LONGEST_NOTE = 200
@@ -40,7 +40,7 @@ RAISED: dict[str, type[Exception]] = {
 
 
 class Source(importlib.abc.InspectLoader):
-    """Runs a text as a module; tracebacks show its lines."""
+    """A loader that runs a text as a module; tracebacks show its lines."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -52,7 +52,7 @@ class Source(importlib.abc.InspectLoader):
         return self.source_to_code(self._text, f"{fullname.strip('_')}.py")
 
     def run(self, name: str, known: dict[str, Any]) -> dict[str, Any]:
-        """The names of the module after it has run, in addition to those that it knows from the start."""
+        """Run the module; returns its names, in addition to those in ``known``."""
         module = sys.modules[name] = ModuleType(name)
         module.__dict__.update({own: value for own, value in known.items() if not own.startswith("__")})
         module.__loader__ = self
@@ -65,7 +65,7 @@ def run_program(text: str) -> NoReturn:
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115  for the program
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
-    builtins.exit = builtins.quit = sys.exit  # which `site` would have made
+    builtins.exit = builtins.quit = sys.exit  # as `site` would have made them
     sys.argv = ["main.py"]
     status = 0
     # Called last of all, when threads and the program's own exit functions are done: what Python would do
@@ -75,14 +75,14 @@ def run_program(text: str) -> NoReturn:
         Source(text).run("__main__", {})
     except SystemExit as exit:
         status = _status(exit)
-    except BaseException as error:  # noqa: BLE001  whatever a program raises is its end, and its own to tell
+    except BaseException as error:  # noqa: BLE001  whatever a program raises is its end
         traceback.print_exception(error.with_traceback(_below(error, "main.py")))
         status = 1
     raise SystemExit(status)
 
 
 def call() -> None:
-    """Call a function once for each list of arguments on stdin; a line of JSON for each goes to stdout."""
+    """Call a function once for each list of arguments on stdin; each result is a line of JSON on stdout."""
     task, results = json.load(sys.stdin), _take_output()
     function = _find(Source(task["source"]).run("solution", {}), task["function"])
     for arguments in task["calls"]:
@@ -101,7 +101,7 @@ def serve() -> None:
 
 
 def examine() -> None:
-    """Run tests against the functions of another jail; stdout gets which passed, and why others did not."""
+    """Run tests against the functions of another jail; stdout gets which passed, and why others failed."""
     task, results = json.load(sys.stdin), _take_output()
     link = Link()
     tests = [ast.parse(test) for test in task["tests"]]
@@ -118,15 +118,15 @@ class Gone(BaseException):
 
 
 class Link:
-    """The way to the candidate's functions."""
+    """The connection to the candidate's functions."""
 
     def __init__(self) -> None:
         self.broken = False
-        """No test passes from then on."""
+        """Whether it has failed, after which no test passes."""
         self._asks, self._answers = open(ASKED, "wb"), open(ANSWERED, "rb")  # noqa: SIM115  open to the end
 
     def function(self, name: str) -> Callable[..., Any]:
-        """A function that calls that of the candidate; arguments and result are copies."""
+        """A function that calls the candidate's of that name; arguments and result are copies."""
 
         def stub(*arguments: object, **keywords: object) -> Any:
             trees = [encode(argument) for argument in arguments]
@@ -162,7 +162,7 @@ def _read_answer(answer: dict[str, Any] | None) -> tuple[str | None, Any]:
 
 
 def _passes(test: str, names: dict[str, Any], link: Link) -> str:
-    """Why a test fails; empty if it passes."""
+    """Run a test; returns why it fails, or empty if it passes."""
     try:
         Source(test).run("tests", names)
     except BaseException as error:  # noqa: BLE001  a test may end in any way but one and has then failed
@@ -171,7 +171,7 @@ def _passes(test: str, names: dict[str, Any], link: Link) -> str:
 
 
 def _unknown(tests: list[ast.Module], names: dict[str, Any]) -> list[str]:
-    """Names that tests read and nobody but the candidate can have defined."""
+    """Names that tests read and that only the candidate can have defined."""
     read = {
         node.id
         for test in tests
@@ -185,7 +185,7 @@ def _answer(function: Callable[..., Any], arguments: list[Any], keywords: dict[s
     try:
         result = function(*map(decode, arguments), **{name: decode(tree) for name, tree in keywords.items()})
         return {"value": encode(result)}
-    except Exception as error:  # noqa: BLE001  what a candidate raises is its answer
+    except Exception as error:  # noqa: BLE001  a candidate's exception is its answer
         return {"raised": [type(error).__name__, str(error)[:LONGEST_NOTE]]}
 
 
@@ -197,7 +197,7 @@ def _find(names: dict[str, Any], function: str) -> Callable[..., Any]:
 
 
 def _status(exit: SystemExit) -> int:
-    """What Python makes of an exit: a number as it is, nothing as 0, a text on standard error as 1."""
+    """The status that Python makes of an exit: a number itself, None 0, a text 1 and printed to stderr."""
     match exit.code:
         case None:
             return 0
@@ -218,7 +218,7 @@ def _leave(status: int) -> NoReturn:
 
 
 def _take_output() -> Any:
-    """Standard output for us alone; what the code prints from now on goes to standard error."""
+    """Take standard output for us alone; what the code prints from now on goes to standard error."""
     taken = open(os.dup(1), "w")  # noqa: SIM115  open to the end
     os.dup2(2, 1)
     return taken
@@ -242,7 +242,7 @@ def _receive(stream: Any) -> Any:
 
 
 def _told(error: BaseException) -> str:
-    """What was raised and where, in one line."""
+    """The exception and its place, in one line."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "tests.py"]
     where = f" at: {frames[-1].line}" if frames else ""
     return f"{type(error).__name__}: {error}{where}"[:LONGEST_NOTE]

@@ -1,4 +1,4 @@
-"""The jail: what the zygote does once, and each of its children once more, before any code of a model runs.
+"""The jail: steps that the zygote takes once, and each of its children again, before any model's code runs.
 
 Once: a root that holds the standard library, the shared libraries and ``/dev/null``, all of it read-only, and
 namespaces without a network. For each run: namespaces of its own, an empty ``/tmp`` in memory, limits, no
@@ -20,7 +20,7 @@ from llmrl.sandbox import kernel, landlock
 from llmrl.sandbox.filter import program
 
 Isolation = Literal["kernel", "process"]
-"""``kernel``: everything. ``process``: without namespaces and without a folder to write in."""
+"""Level of isolation. ``kernel``: everything. ``process``: without namespaces and a writable folder."""
 
 _SHARED = kernel.NEWNET | kernel.NEWIPC | kernel.NEWUTS | kernel.NEWCGROUP
 _OWN = kernel.NEWUSER | kernel.NEWNS | kernel.NEWIPC | kernel.NEWUTS
@@ -28,22 +28,22 @@ _MIB = 2**20
 _FILES, _INODES = 64, 1024
 _USER = 1000
 _FRESH, _NOBODY = 0x7000_0000, 65534
-"""Users that own nothing; the first range is far above those that are ever given to people."""
+"""Users that own nothing; the first range is far above those ever given to people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bounds:
-    """What one process in the jail may use."""
+    """Limits of one process in the jail."""
 
     cpu_s: int
     memory_mib: int
     disk_mib: int
-    """Its folder, and each file and output."""
+    """Limit of its folder, and of each file and output."""
     threads: int
 
 
 def libraries() -> list[str]:
-    """The folders that Python reads code from: its own, and those of shared libraries."""
+    """Folders that Python reads code from: its own, and those of shared libraries."""
     own = [sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), f"{sys.base_prefix}/lib"]
     system = ["/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/share/zoneinfo"]
     found = sorted({path for path in (*own, *system) if os.path.isdir(path)})
@@ -91,7 +91,7 @@ def confine(isolation: Isolation, proc: int, bounds: Bounds) -> None:
 
 
 def _may_mount() -> bool:
-    """Have a mount namespace if this is a root with all its powers; that of a container seldom is."""
+    """Enter a mount namespace if this is a root with all its powers, as in few containers."""
     try:
         kernel.unshare(kernel.NEWNS, "mount namespace")
     except kernel.Refused:
@@ -100,7 +100,7 @@ def _may_mount() -> bool:
 
 
 def _build_root() -> None:
-    """A tmpfs with the libraries becomes the root. It is built over /proc, which every machine has."""
+    """Make a tmpfs with the libraries the root. It is built over /proc, which every machine has."""
     kernel.mount("none", "/", None, kernel.RECURSIVE | kernel.PRIVATE)
     kernel.mount("tmpfs", "/proc", "tmpfs", kernel.NOSUID | kernel.NODEV, "size=1m,mode=755")
     for path in libraries():
@@ -142,13 +142,13 @@ def _write(proc: int, file: str, text: str) -> None:
 
 
 def _is_real_root(proc: int) -> bool:
-    """False in a container whose root is an ordinary user outside."""
+    """Whether this root is the machine's, not that of a container, which is an ordinary user outside."""
     with os.fdopen(os.open("self/uid_map", os.O_RDONLY, dir_fd=proc)) as file:
         return file.readline().split()[:2] == ["0", "0"]
 
 
 def _become_nobody() -> None:
-    """A user of our own: root's files, processes and exemptions from limits are root's only."""
+    """Become a user of our own: root's files, processes and exemptions from limits are root's only."""
     with suppress(OSError):
         os.setgroups([])
     for user in (_FRESH + os.getpid(), _NOBODY):

@@ -1,4 +1,4 @@
-"""The judge's end of the jails of this machine: ask the zygote for them, watch the clock, kill, read."""
+"""The judge's end of this machine's jails: requests them of the zygote, watches the clock, kills, reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from llmrl.sandbox.jail import Isolation
 
 START_DEADLINE_S = 20.0
 _EXIT_S = 5.0
-"""A killed process is gone in milliseconds."""
+"""Seconds for a killed process to go, which takes milliseconds."""
 _MESSAGE = 4096
 _LAST_WORDS = 2000
 
@@ -49,7 +49,7 @@ class Jails:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._ended: dict[int, int] = {}
-        """Exit status of jails whose end has been told, by process id."""
+        """Exit status by process id of jails that were reported as ended."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -63,7 +63,7 @@ class Jails:
 
         Raises:
             RewardError: this machine does not allow a primitive; the message names it and what to do.
-            DeadlineError: it was not ready within 20 s.
+            DeadlineError: the zygote was not ready within 20 s.
         """
         if self._process is not None:
             return
@@ -98,7 +98,7 @@ class Jails:
             return _read(files, ending, limits)
 
     def examine(self, candidate: str, exam: Exam, *, limits: Limits) -> Marks:
-        """Run tests in one jail against a candidate in another; only the tests' word counts."""
+        """Run tests in one jail against a candidate in another; only the tests' output counts."""
         self.start()
         deadline = time.monotonic() + limits.seconds
         code = {"setup": exam.setup, "source": candidate}
@@ -130,7 +130,7 @@ class Jails:
 
     @contextmanager
     def _jail(self, files: Sequence[int], limits: Limits) -> Generator[_Jail]:
-        """A jail that gets these descriptors; it is dead when this is left."""
+        """Start a jail with these descriptors; it is killed when the block ends."""
         bounds = {
             "cpu_s": math.ceil(limits.seconds) + 1,
             "memory_mib": limits.memory_mib,
@@ -161,7 +161,7 @@ class Jails:
         return jail
 
     def _end(self, jail: _Jail, deadline: float) -> Ending:
-        """Wait for a jail to end, and end it when its time is over."""
+        """Wait for a jail to end, and kill it when its time is over."""
         late = False
         while jail.pid not in self._ended:
             try:
@@ -175,7 +175,7 @@ class Jails:
         return "late" if late else "failed" if self._ended[jail.pid] else "ended"
 
     def _receive(self, deadline: float) -> _Jail | None:
-        """Take the next message; a new jail is returned, an end is noted."""
+        """Receive the next message; returns a new jail, or records an end."""
         control = self._open()
         control.settimeout(max(deadline - time.monotonic(), 1e-6))
         try:
@@ -207,9 +207,9 @@ class Jails:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Jail:
     pid: int
-    """As the zygote sees it."""
+    """Process id as the zygote sees it."""
     handle: int
-    """A descriptor of the process, which can neither be mistaken nor used for another."""
+    """Descriptor of the process, which, unlike an id, never comes to mean another."""
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):
@@ -217,7 +217,7 @@ class _Jail:
 
 
 def refusal(reason: str, isolation: Isolation) -> str:
-    """What to tell a user whose machine does not allow a primitive."""
+    """The error for a user whose machine does not allow a primitive."""
     weaker = " or name the weaker level with isolation = 'process'" if isolation == "kernel" else ""
     return (
         f"sandbox: this machine allows no sandbox of isolation '{isolation}': {reason}. Allow it "
@@ -242,7 +242,7 @@ def _files(*contents: str) -> Generator[list[int]]:
 
 @contextmanager
 def _pipes() -> Generator[tuple[int, int, int, int]]:
-    """Two pipes, each as its end to read from and its end to write to."""
+    """Two pipes, each as its read end and its write end."""
     ends = (*os.pipe(), *os.pipe())
     try:
         yield ends
@@ -252,7 +252,7 @@ def _pipes() -> Generator[tuple[int, int, int, int]]:
 
 
 def _read(files: Sequence[int], ending: Ending, limits: Limits) -> Run:
-    """What a program left behind; it is dead, so nothing changes any more."""
+    """The result that a program left; it is dead, so nothing changes any more."""
     _, output, errors, _ = files
     length, most = os.fstat(output).st_size, limits.output_kib * 1024
     said = os.pread(errors, _LAST_WORDS, max(os.fstat(errors).st_size - _LAST_WORDS, 0))
@@ -264,7 +264,7 @@ def _read(files: Sequence[int], ending: Ending, limits: Limits) -> Run:
 
 
 def _marks(examiner: Run, candidate: Run, tests: int) -> Marks:
-    """The examiner's word, if it came to its end; its jail has never seen the candidate's code."""
+    """The examiner's result, if it came to its end; its jail has never seen the candidate's code."""
     if examiner.ending != "ended":
         note = candidate.errors or examiner.errors
         return Marks(passed=(False,) * tests, note=f"{examiner.ending} {note}".strip())

@@ -1,4 +1,4 @@
-"""The system calls that Python 3.11 has no name for, through ctypes; what the kernel refuses is named."""
+"""System calls for which Python 3.11 has no name, through ctypes; refusals name the call."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Refused(Exception):
-    """The kernel does not let us; the message names the primitive and the kernel's reason."""
+    """An error for a primitive that the kernel refuses; the message has both and the kernel's reason."""
 
 
 def unshare(flags: int, what: str) -> None:
@@ -45,7 +45,7 @@ def enter(namespace: int, kind: int, what: str) -> None:
 
 
 def mount(source: str, target: str, kind: str | None, flags: int, options: str = "") -> None:
-    """mount(2)."""
+    """Call mount(2)."""
     text = None if kind is None else kind.encode()
     result = _libc.mount(source.encode(), target.encode(), text, ctypes.c_ulong(flags), options.encode())
     checked(f"mount of {source} on {target}", result)
@@ -83,12 +83,12 @@ def drop_capabilities() -> None:
 
 
 def forbid_new_privileges() -> None:
-    """No program that is executed from now on gains any."""
+    """Forbid new privileges to every program executed from now on."""
     _control("prctl(PR_SET_NO_NEW_PRIVS)", _NO_NEW_PRIVILEGES, 1)
 
 
 def filter_calls(program: bytes) -> None:
-    """Have a program of classic BPF decide about every system call from now on."""
+    """Let a program of classic BPF decide about every system call from now on."""
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p))
@@ -97,20 +97,20 @@ def filter_calls(program: bytes) -> None:
 
 
 def call(what: str, number: int, *arguments: object) -> int:
-    """A system call by its number.
+    """Make a system call by its number.
 
     Raises:
-        Refused: it failed.
+        Refused: the call failed.
     """
     longs = [ctypes.c_long(value) if isinstance(value, int) else value for value in arguments]
     return checked(what, _libc.syscall(ctypes.c_long(number), *longs))
 
 
 def checked(what: str, result: int) -> int:
-    """``result``, unless it is that of a call that failed.
+    """Check the result of a call, and return it.
 
     Raises:
-        Refused: it is negative.
+        Refused: the result is negative.
     """
     if result < 0:
         raise Refused(f"{what}: {os.strerror(ctypes.get_errno())}")

@@ -1,4 +1,4 @@
-"""Landlock: how a process without any privilege closes the file system to itself."""
+"""Landlock: an unprivileged process closes the file system to itself."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _ASK_VERSION = 1
 _BELOW_PATH = 1
 _READ = 1 << 2 | 1 << 3
-"""Files, and the names in folders."""
+"""Rights to read files, and the names in folders."""
 _LEAST = 3
-"""Older ones cannot keep a file from being emptied."""
+"""Least version; older ones cannot keep a file from being emptied."""
 _RIGHTS = {3: 15, 4: 15}
-"""How many rights over files a version knows; from 5 on it is 16."""
+"""Number of rights over files by version; from 5 on it is 16."""
 _TCP = 0x3
-"""Bind and connect, from version 4 on."""
+"""Rights to bind and connect, from version 4 on."""
 _SCOPES = 0x3
-"""Abstract sockets and signals of others, from version 6 on."""
+"""Scopes of abstract sockets and of signals to others, from version 6 on."""
 
 
 def only_read(folders: Iterable[str]) -> None:
-    """Close every file that is not below ``folders`` to this process for good, and those for writing.
+    """Close every file outside ``folders`` to this process for good, and files inside for writing.
 
     Raises:
         Refused: the kernel has no Landlock, or too old a version of it.

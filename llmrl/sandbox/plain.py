@@ -11,16 +11,16 @@ from itertools import islice
 from typing import Any, cast
 
 LONGEST = 100_000
-"""Items that are taken from an iterator; one with more is refused."""
+"""Most items taken from an iterator; one with more is refused."""
 _EXACT = 2**53
-"""JSON numbers up to here are read by everybody as they were written."""
+"""Largest number that every JSON reader reads as it was written."""
 
 
 def encode(value: object) -> Any:
-    """The tree of a value.
+    """Encode a value as a tree.
 
     Raises:
-        ValueError: it is no plain data: an object of a class of its own, a function, an endless iterator.
+        ValueError: it is not plain data: an object of a class of its own, a function, an endless iterator.
         RecursionError: it contains itself, or is nested too deeply.
     """
     match value:
@@ -41,10 +41,10 @@ def encode(value: object) -> Any:
 
 
 def decode(tree: Any) -> Any:
-    """The value of a tree.
+    """Decode the value of a tree.
 
     Raises:
-        ValueError: it is no tree of plain data.
+        ValueError: it is not a tree of plain data.
         RecursionError: it is nested too deeply.
     """
     if isinstance(tree, list):
@@ -55,7 +55,7 @@ def decode(tree: Any) -> Any:
         ((kind, content),) = cast("dict[str, Any]", tree).items()
         return _decode_tagged(kind, content)
     except TypeError as error:
-        raise ValueError(f"no tree of plain data: {error}") from None
+        raise ValueError(f"not a tree of plain data: {error}") from None
 
 
 def _encode_container(value: object) -> Any:
@@ -76,13 +76,13 @@ def _encode_container(value: object) -> Any:
         case Iterator() | KeysView() | ValuesView() | ItemsView():
             return {"iterator": _encode_items(cast("Iterable[object]", value))}
         case _:
-            raise ValueError(f"an object of type {type(value).__name__} is no plain data")
+            raise ValueError(f"an object of type {type(value).__name__} is not plain data")
 
 
 def _encode_items(value: Iterable[object]) -> list[Any]:
     items = [encode(item) for item in islice(value, LONGEST + 1)]
     if len(items) > LONGEST:
-        raise ValueError(f"an iterator with more than {LONGEST} items is no plain data")
+        raise ValueError(f"an iterator with more than {LONGEST} items is not plain data")
     return items
 
 

@@ -1,4 +1,4 @@
-"""What this machine allows: for ``llmrl doctor``, and for whoever has to ask an administrator."""
+"""The isolation that this machine allows: for ``llmrl doctor``, and for requests to an administrator."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from llmrl.sandbox.jails import Jails
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Level:
-    """One level of isolation, tried."""
+    """One level of isolation, and the result of trying it."""
 
     isolation: Isolation
     refusal: str
-    """What is missing and what to do; empty if the level works."""
+    """Missing primitive and the next move; empty if the level works."""
 
 
 def survey() -> tuple[Level, ...]:

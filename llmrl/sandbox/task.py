@@ -1,4 +1,4 @@
-"""What code is asked to do: the tests of one row, in the forms that datasets have them, and how they are run.
+"""Tasks for code: the tests of one row, in the forms that datasets have them, and how they are run.
 
 The gold answer is a JSON object whose keys say which form it has: ``inputs`` and ``outputs`` for programs
 that read and print, with ``fn_name`` for functions; ``test`` and ``entry_point`` as in HumanEval;
@@ -21,17 +21,17 @@ from llmrl.sandbox.plain import decode, encode
 
 _CALL = "from llmrl.sandbox.guest import call\ncall()"
 _TAGGED = 8
-"""How many times longer than its JSON a value may be as plain data, where each tuple says that it is one."""
+"""Largest size of a value as plain data, as a multiple of its JSON, since every tuple is marked as one."""
 _DEFINED = re.compile(r"^(?:async )?def (\w+)", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """How many tests passed."""
+    """The tests that passed."""
 
     passed: tuple[bool, ...]
-    """One for each test; those that were not reached have not passed."""
+    """Whether each test passed; those that were not reached have not."""
     note: str = ""
 
 
@@ -44,7 +44,7 @@ class Task(Protocol):
         ...
 
     def defines(self, code: str) -> bool:
-        """Whether code has a function that the tests call; true of any code if they call none."""
+        """Whether code has a function that the tests call; True if they call none."""
         ...
 
     def program(self, code: str) -> str:
@@ -87,7 +87,7 @@ class Programs:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calls:
-    """A function, or a method of a class ``Solution``; what it returns is compared here, outside."""
+    """A function, or a method of a class ``Solution``; its results are compared here, outside."""
 
     function: str
     arguments: tuple[list[Any], ...]
@@ -110,7 +110,7 @@ class Calls:
         return Verdict(passed=passed, note="" if all(passed) else _reason(run))
 
     def _accepted(self) -> list[tuple[Any, ...]]:
-        """What each call may return. APPS puts every value into a list of one, and its judge takes either."""
+        """The accepted results of each call. APPS puts each value into a list, and its judge takes either."""
         wrapped = all(
             isinstance(value, list) and len(cast("list[Any]", value)) == 1 for value in self.outputs
         )
@@ -123,7 +123,7 @@ class UnitTests:
 
     exam: Exam
     prompt: str = ""
-    """Text that the code goes on from, unless it defines the function anew."""
+    """Text that the code continues, unless it defines the function itself."""
     function: str = ""
     solution: str | None = None
 
@@ -151,7 +151,7 @@ def read_task(answer: str) -> Task:
     """The tests in a gold answer.
 
     Raises:
-        ValueError: it is no JSON object, or has the keys of none of the forms.
+        ValueError: it is not a JSON object, or its keys fit none of the forms.
     """
     try:
         row = json.loads(answer)
@@ -187,7 +187,7 @@ def _mbpp(row: dict[str, Any]) -> Task:
 
 
 def _assertions(tests: Any) -> list[str]:
-    """At least one, and none that is empty: every program passes those."""
+    """Check that there are tests and that none is empty: every program would pass those."""
     if isinstance(tests, list) and tests and all(map(_is_text, cast("list[Any]", tests))):
         return cast("list[str]", tests)
     raise ValueError(
@@ -231,7 +231,7 @@ def _listed(row: dict[str, Any], key: str) -> tuple[Any, ...]:
 
 
 def _require(entries: Sequence[object], kind: type, key: str, allowed: str) -> None:
-    """Each entry is what its form has there; else every program would be judged by what nobody meant."""
+    """Check the type of each entry; else every program would be judged by unintended tests."""
     for place, entry in enumerate(entries):
         if not isinstance(entry, kind):
             raise ValueError(f"{key}[{place}] must be {allowed}, got {shown(entry)}; rewrite the row so")
@@ -242,12 +242,12 @@ def _is_text(test: object) -> bool:
 
 
 def _definition(function: str, *, within: str = "") -> re.Pattern[str]:
-    """Where a function is defined; ``within`` matches what a class around it puts before the line."""
+    """Pattern of a function's definition; ``within`` matches what a class around it puts before the line."""
     return re.compile(rf"^{within}(?:async )?def {re.escape(function)}\b", re.MULTILINE)
 
 
 def _agrees(line: str, accepted: Sequence[Any], tolerance: float) -> bool:
-    """Whether a call returned what was wanted; whatever the line holds costs its test and nothing else."""
+    """Whether a call returned what was wanted; a malformed line costs only its own test."""
     try:
         value = decode(json.loads(line)["value"])
         return any(same_value(value, wanted, tolerance=tolerance) for wanted in accepted)
@@ -256,7 +256,7 @@ def _agrees(line: str, accepted: Sequence[Any], tolerance: float) -> bool:
 
 
 def _with_room(limits: Limits, expected: int) -> Limits:
-    """The limits and room for so many bytes more, so that no right answer is too long."""
+    """The limits with room for ``expected`` more bytes, so that no right answer is too long."""
     more = expected // 1024 + 1
     output, disk = limits.output_kib + more, limits.disk_mib + more // 1024
     return replace(limits, output_kib=output, disk_mib=disk)
@@ -267,7 +267,7 @@ def _padded(passed: list[bool], length: int) -> tuple[bool, ...]:
 
 
 def _reason(run: Run) -> str:
-    """Why a test may have failed: how the run ended, and the last line of what it complained about."""
+    """Reason why a test may have failed: how the run ended, and its last line of complaint."""
     if run.ending == "ended" and not run.errors.strip():
         return "another answer is right"
     return f"{run.ending} {run.errors.strip().rpartition(chr(10))[2]}".strip()

@@ -1,7 +1,7 @@
-"""The zygote: a process that has nothing, and forks one jail for each request.
+"""The zygote: a process without resources that forks one jail for each request.
 
-It is a bare Python with the standard library loaded. Of what is to be run it sees nothing: a request has
-limits and open descriptors, the text of the program among them, which only the jailed child reads.
+It is a bare Python with the standard library loaded. It never sees what is run: a request has limits and
+open descriptors, the program's text among them, which only the jailed child reads.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ array bisect calendar cmath collections copy csv ctypes dataclasses datetime dec
 fractions functools hashlib heapq inspect io itertools json linecache math numbers operator pprint queue
 random re secrets statistics string textwrap threading time traceback types typing unicodedata uuid zoneinfo
 """
-"""What programs import most often; a child need not load it again."""
+"""Modules that programs import most often, which a child need not load again."""
 PROGRAM = 3
-"""The descriptor of its text in a jail, after those of its input and output."""
+"""Descriptor of the program's text in a jail, after those of its input and output."""
 _OURS = 32
-"""Our descriptors begin here, above all that a jail is given."""
+"""First of our descriptors, above all that a jail is given."""
 _REQUEST = 4096
 
 
 def main() -> None:
-    """``zygote ISOLATION CONTROL``: the level, and the descriptor of the socket on which requests come."""
+    """Run as ``zygote ISOLATION CONTROL``: the level, and the descriptor of the socket for requests."""
     os.environ.clear()
     isolation: Isolation = "kernel" if sys.argv[1] == "kernel" else "process"
     control = socket.socket(fileno=_moved(int(sys.argv[2])))
@@ -57,7 +57,7 @@ def main() -> None:
 
 
 class Zygote:
-    """Forks jails, and tells how they ended."""
+    """Forks jails, and reports how they ended."""
 
     def __init__(self, isolation: Isolation, control: socket.socket, proc: int) -> None:
         self._isolation: Isolation = isolation
@@ -67,7 +67,7 @@ class Zygote:
         """Process ids by the descriptors that become readable when they end."""
 
     def serve(self) -> None:
-        """Until the other end of the socket is closed; with this process go all those that it has forked."""
+        """Serve until the other end of the socket is closed; all jails end with this process."""
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         while True:
@@ -81,7 +81,7 @@ class Zygote:
                     return
 
     def _jail_next(self) -> int | None:
-        """Fork the jail that is asked for; None if nobody asks any more."""
+        """Fork the requested jail; None if the other end is closed."""
         request, descriptors, _, _ = socket.recv_fds(self._control, _REQUEST, 8)
         if not request:
             return None
@@ -129,7 +129,7 @@ class Zygote:
 
 
 def _continue_in_child(control: socket.socket) -> None:
-    """Go on as the first process of the pid namespace; this one only waits for it."""
+    """Continue in a child, the first process of the pid namespace; this one only waits for it."""
     pid = os.fork()
     if pid:
         control.close()

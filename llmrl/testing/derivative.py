@@ -28,7 +28,7 @@ STOPS: Sequence[Callable[..., Any]] = (
     TENSOR.tolist,
     TENSOR.__float__,
 )
-"""Where a value leaves the graph."""
+"""Functions through which a value leaves the graph."""
 
 
 def agrees_with_finite_differences(objective: Objective, seed: int) -> None:

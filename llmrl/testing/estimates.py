@@ -19,7 +19,7 @@ VOCABULARY, LENGTH = 4, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class World:
-    """Every response of some length, a policy with a parameter for each choice, and a reference."""
+    """All responses of some length, a policy with a parameter for each choice, and a reference."""
 
     theta: Tensor
     """[contexts, V] logits of the policy after each beginning of a response, shorter ones first; a leaf."""
@@ -36,21 +36,21 @@ class World:
 
     @property
     def current(self) -> TokenScores:
-        """[R, length] of each token under the policy."""
+        """[R, length] scores of each token under the policy."""
         return self._scores(self.theta)
 
     @property
     def log_ratio(self) -> Tensor:
-        """[R] nats of policy over reference."""
+        """[R] log-ratio of policy to reference, in nats."""
         return self.current.logp.sum(-1) - self._scores(self.reference).logp.sum(-1)
 
     @property
     def chances(self) -> Tensor:
-        """[R] probability of each response under the policy."""
+        """[R] probabilities of the responses under the policy."""
         return self.current.logp.sum(-1).exp()
 
     def batch(self, objective: Objective, reward: Tensor) -> Batch:
-        """All responses as rows, on policy, with rewards [R] minus their mean as advantages."""
+        """A batch of all responses, on policy, with rewards [R] minus their mean as advantages."""
         old, reads = self._scores(self.theta.detach()), objective.reads
         mask = torch.ones_like(old.logp, dtype=torch.bool)
         advantage = reward - (self.chances.detach() * reward).sum()
@@ -70,7 +70,7 @@ class World:
         )
 
     def expected_gradient(self, objective: Objective, reward: Tensor) -> Tensor:
-        """[contexts, V] of the loss of one response, or pair, averaged over the policy's own."""
+        """[contexts, V] gradient of the loss of one response, or pair, averaged over the policy's own."""
         batch, chances = self.batch(objective, reward), self.chances.detach()
         value = objective(self.current, batch).value
         if objective.mean_over == "pairs":
@@ -83,7 +83,7 @@ class World:
         return torch.autograd.grad(loss, self.theta)[0]
 
     def exact_gradient(self, worth: Tensor) -> Tensor:
-        """[contexts, V] of the expectation of [R] worths under the policy."""
+        """[contexts, V] gradient of the expectation of [R] worths under the policy."""
         return torch.autograd.grad((self.chances * worth).sum(), self.theta)[0]
 
     def _scores(self, table: Tensor) -> TokenScores:

@@ -19,7 +19,7 @@ class Finding:
     check: str
     outcome: Literal["passed", "failed", "left out"]
     says: str
-    """What was found: a sentence that names the fault, or why there was nothing to check."""
+    """Sentence that names the fault, or why there was nothing to check."""
 
 
 class Fault(Exception):
@@ -31,7 +31,7 @@ class LeftOut(Exception):
 
 
 Check = Callable[[Objective, int], None]
-"""Takes an objective and a seed; returns if it holds, or raises Fault or LeftOut."""
+"""A check of an objective with a seed; returns if it holds, or raises Fault or LeftOut."""
 
 
 def differs(ours: Tensor, expected: Tensor, *, rtol: float = 1e-9) -> bool:
@@ -42,7 +42,7 @@ def differs(ours: Tensor, expected: Tensor, *, rtol: float = 1e-9) -> bool:
 
 
 def worst(ours: Tensor, expected: Tensor) -> str:
-    """Where two [B, T] tensors differ most: the place and both values."""
+    """The place where two [B, T] tensors differ most, with both values."""
     gap = (ours - expected).abs().nan_to_num(nan=torch.inf)
     place = int(gap.argmax())
     row, token = divmod(place, ours.shape[1])

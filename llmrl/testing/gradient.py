@@ -1,4 +1,4 @@
-"""What an objective makes of an update: its mean loss, gradient and metrics, for any split of the rows."""
+"""Results of an objective on an update: its mean loss, gradient and metrics, for any split of the rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Outcome:
     """One update of one objective."""
 
     loss: Tensor
-    """[], the mean over the whole update."""
+    """Scalar mean over the whole update."""
     logp: Tensor
     """[B, T] gradient of the loss; 0 where the loss does not depend on it."""
     entropy: Tensor | None
@@ -30,7 +30,7 @@ class Outcome:
 
 
 class Alone:
-    """The ranks of a step that has only one."""
+    """The ranks of a step that has only one rank."""
 
     def total(self, values: Tensor) -> Tensor:
         return values
@@ -43,7 +43,7 @@ def outcome(objective: Objective, update: Update, parts: Sequence[Rows] | None =
     """The loss of ``update``, its gradient with respect to ``current``, and its metrics.
 
     Args:
-        objective: is called once for each part.
+        objective: called once for each part.
         update: all rows.
         parts: rows of each micro-batch; by default all rows are in one, as wide as they are.
     """
@@ -68,12 +68,12 @@ def outcome(objective: Objective, update: Update, parts: Sequence[Rows] | None =
 
 
 def share(objective: Objective, loss: Loss, part: Update) -> Tensor:
-    """What a part adds to the mean loss of its update."""
+    """The share of a part in the mean loss of its update."""
     return reduce_loss(loss.value, part.batch.mask, part.totals, objective.mean_over)
 
 
 def count(loss: Loss, tally: Tally) -> None:
-    """The metrics of one call, added to those of the update."""
+    """Add the metrics of one call to those of the update."""
     for name, metric in loss.metrics.items():
         add = tally.mean if isinstance(metric, Mean) else tally.largest
         add(name, metric.value, metric.where)

@@ -1,4 +1,4 @@
-"""The conformance kit: everything that the contract promises, asked of any objective."""
+"""The conformance kit: all that the contract promises, checked on any objective."""
 
 from __future__ import annotations
 
@@ -64,11 +64,11 @@ SEEDS = (0, 1, 2)
 def check_objective(
     objective: Objective, *, seeds: Collection[int] = SEEDS, leave_out: Collection[str] = ()
 ) -> tuple[Finding, ...]:
-    """Every check of the contract on one objective, on tiny updates in float64.
+    """Run every check of the contract on one objective, on tiny updates in float64.
 
     Args:
         objective: an instance, with the options to check.
-        seeds: of the updates; a check passes if it holds on all of them.
+        seeds: seeds of the updates; a check passes if it holds on all of them.
         leave_out: names of checks that this objective breaks on purpose.
     """
     return tuple(_found(name, objective, seeds, leave_out) for name in CHECKS)

@@ -17,7 +17,7 @@ FAR = 1e3
 """Nats between policies that have nothing in common."""
 
 ALIKE = 0.8
-"""Least cosine of a gradient of bfloat16 columns: thresholds decide otherwise about some of the tokens."""
+"""Least cosine of a gradient of bfloat16 columns, where thresholds decide differently for some tokens."""
 
 
 def finite_at_extremes(objective: Objective, seed: int) -> None:
@@ -107,7 +107,7 @@ def _seeded(objective: Objective, update: Update, seed: int) -> Outcome:
 
 
 def _extreme(update: Update, seed: int) -> Update:
-    """Every score either -1 or -1001 nats, every entropy 0 or 1."""
+    """An update with every score either -1 or -1001 nats, every entropy 0 or 1."""
     draw, mask = torch.Generator().manual_seed(seed), update.batch.mask
 
     def scores(like: TokenScores) -> TokenScores:
@@ -128,7 +128,7 @@ def _extreme(update: Update, seed: int) -> Update:
 
 
 def _settled(update: Update) -> Update:
-    """The same with a policy that has not moved from anything."""
+    """The update with a policy that has not moved from any other."""
     old = update.batch.old
     same = TokenScores(logp=old.logp)
     reference = None if update.batch.reference is None else same

@@ -86,20 +86,20 @@ class Policy:
         self._mask, self._entropy = update.batch.mask, update.current.entropy is not None
 
     def scores(self, *, detached: bool = False) -> TokenScores:
-        """What it thinks of its tokens; exactly 0 outside the mask."""
+        """Scores of its tokens; exactly 0 outside the mask."""
         logits = (self._features @ (self._theta.detach() if detached else self._theta)).log_softmax(-1)
         logp = logits.gather(-1, self._tokens[..., None])[..., 0].where(self._mask, 0.0)
         entropy = -(logits.exp() * logits).sum(-1).where(self._mask, 0.0)
         return TokenScores(logp=logp, entropy=entropy if self._entropy else None)
 
     def gradient_of(self, objective: Objective, update: Update) -> torch.Tensor:
-        """[FEATURES, VOCABULARY], one pass over all rows."""
+        """[FEATURES, VOCABULARY] gradient in one pass over all rows."""
         seen = replace(update, current=self.scores())
         total = share(objective, objective(seen.current, seen.batch), seen)
         return self._gradient(total)
 
     def gradient_with(self, weights: Outcome) -> torch.Tensor:
-        """[FEATURES, VOCABULARY], the second of two passes."""
+        """[FEATURES, VOCABULARY] gradient in the second of two passes."""
         scores = self.scores()
         total = (weights.logp * scores.logp).sum()
         if weights.entropy is not None and scores.entropy is not None:

@@ -17,18 +17,18 @@ from llmrl.testing.update import Update, totals_of
 GROUPS, PER_GROUP, WIDTH = 3, 4, 8
 ROWS = GROUPS * PER_GROUP
 EMPTY_ROW = ROWS - 1
-"""Nothing of this response is trained, as where the environment wrote all of it."""
+"""Row without trained tokens, as where the environment wrote all of it."""
 
 PAIRED = ((0, 1), (2, 3), (0, 3), (4, 5), (6, 7), (8, 9))
-"""Row 0 is in two pairs; rows 10 and 11 are in none. The second is the opponent's, if there is one."""
+"""Pairs in which row 0 occurs twice, rows 10 and 11 never. The second is the opponent's, if there is one."""
 
 
 def tiny_update(objective: Objective, seed: int = 0) -> Update:
     """An update as the trainer hands it to this objective, in float64: only the columns that it reads.
 
-    12 rows of up to 8 tokens in 3 groups of 4. Some rows have tokens in their middle that somebody else
-    wrote, with another turn of the policy behind them; the last row has no trained token. Objectives over
-    pairs get pairs, those with an opponent get its rows.
+    12 rows of up to 8 tokens in 3 groups of 4. Some rows have tokens of another author in their middle, with
+    another turn of the policy behind them; the last row has no trained token. Objectives over pairs get
+    pairs, those with an opponent get its rows.
     """
     draw = torch.Generator().manual_seed(seed)
     mask, turn = _layout(draw)
@@ -59,12 +59,12 @@ def compares(objective: Objective) -> bool:
 
 
 def blocks(update: Update) -> list[list[int]]:
-    """The rows that nobody may part, as training has them: single ones, and those that pairs connect."""
+    """Blocks of rows that may not be split, as in training: single rows, and those that pairs connect."""
     return units(range(update.rows), cast("list[tuple[int, int]]", update.batch.pairs.tolist()))
 
 
 def nothing(update: Update) -> Update:
-    """What a rank without rows computes on: one row of one token that is not trained."""
+    """The rows of a rank without rows: one row of one token that is not trained."""
     row = update.changed(tokens=lambda x: x.new_zeros(1, 1), rows=lambda x: x.new_zeros(1))
     pairs = torch.zeros(0, 2, dtype=torch.int64)
     return replace(row, batch=replace(row.batch, pairs=pairs, group=torch.tensor([-1])))
@@ -96,7 +96,7 @@ def _opponents(objective: Objective) -> Tensor:
 
 
 def _advantage(draw: torch.Generator, reward: Tensor) -> Tensor:
-    """Credit of the response, not quite centred, times a weight of the token as corrections make it."""
+    """Credit of the response, not quite centred, times a token weight like that of corrections."""
     credit = reward - reward.view(GROUPS, PER_GROUP).mean(-1).repeat_interleave(PER_GROUP)
     spread = 0.2 * torch.randn(ROWS, generator=draw, dtype=torch.float64)
     return (credit + spread)[:, None] * _uniform(draw, 0.5, 2.0)
@@ -108,7 +108,7 @@ def _entropy(batch: Batch, draw: torch.Generator) -> Tensor:
 
 
 def _as_read(update: Update, objective: Objective) -> Update:
-    """Without the optional columns that the objective does not read; nothing computes those."""
+    """The update without the optional columns that the objective does not read."""
     reads, batch = objective.reads, update.batch
     batch = replace(
         batch,

@@ -1,4 +1,4 @@
-"""An update as tests see it: all of its rows, what a policy thinks of them, and ways to lay them out anew."""
+"""An update in tests: all of its rows, the scores of a policy, and ways to lay them out anew."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ class Update:
 
     @property
     def rows(self) -> int:
-        """B."""
+        """B, the number of rows."""
         return self.batch.mask.shape[0]
 
     @property
     def width(self) -> int:
-        """T."""
+        """T, the number of tokens of the widest row."""
         return self.batch.mask.shape[1]
 
     def changed(self, *, tokens: Change = _same, rows: Change = _same) -> Update:
-        """Every [B, T] column through ``tokens``, every [B] column through ``rows``."""
+        """Map every [B, T] column through ``tokens``, every [B] column through ``rows``."""
         old = self.batch
         batch = replace(
             old,
@@ -54,7 +54,7 @@ class Update:
         return replace(self, current=_scores(self.current, tokens), batch=batch)
 
     def part(self, rows: Sequence[int]) -> Update:
-        """These rows in this order, no wider than the longest of them, and the pairs that lie within.
+        """Take these rows in this order, no wider than the longest of them, with the pairs among them.
 
         Raises:
             ValueError: a pair has one row inside and one outside.
@@ -75,16 +75,16 @@ class Update:
         return self.changed(tokens=lambda x: torch.cat([x, x.new_zeros(x.shape[0], by)], dim=1))
 
     def planted(self, value: float) -> Update:
-        """``value`` in every floating-point column outside the mask, where zeros are promised."""
+        """Plant ``value`` in every floating-point column outside the mask, where zeros are promised."""
         mask = self.batch.mask
         return self.changed(tokens=lambda x: x.where(mask, value) if x.is_floating_point() else x)
 
     def with_advantage(self, advantage: Tensor) -> Update:
-        """The same with other [B, T] credit."""
+        """A copy with other [B, T] credit."""
         return replace(self, batch=replace(self.batch, advantage=advantage))
 
     def cast(self, dtype: torch.dtype) -> Update:
-        """Every floating-point column in another precision."""
+        """Cast every floating-point column to another precision."""
 
         def change(column: Tensor) -> Tensor:
             return column.to(dtype) if column.is_floating_point() else column

@@ -1,4 +1,4 @@
-"""Test vectors: other people's inputs, losses and gradients, and what the code that trains makes of them."""
+"""Test vectors: other people's inputs, losses and gradients, compared with those of the code that trains."""
 
 from llmrl.vectors.check import Verdict, check_folder, check_vector
 from llmrl.vectors.vector import Vector, read_folder

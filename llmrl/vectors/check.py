@@ -17,23 +17,23 @@ Outcome = Literal["ok", "FAIL", "not in llmrl", "not understood"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of one vector."""
+    """The verdict on one vector."""
 
     name: str
     outcome: Outcome
     by: str = ""
-    """The parts of llmrl that computed it."""
+    """Parts of llmrl that computed it."""
     loss: float | None = None
     """Largest difference of a loss; None if the vector has none."""
     gradient: float | None = None
     other: float | None = None
-    """Largest difference of anything else."""
+    """Largest difference of any other output."""
     note: str = ""
-    """What failed, or what was not understood."""
+    """Failure, or the part of the vector that was not understood."""
 
     @property
     def good(self) -> bool:
-        """Whether it says nothing against llmrl."""
+        """Whether the vector does not contradict llmrl."""
         return self.outcome in ("ok", "not in llmrl")
 
 
@@ -41,14 +41,14 @@ def check_folder(folder: Path) -> Iterator[Verdict]:
     """The verdict on every vector of a folder, by name.
 
     Raises:
-        DataError: there are no vectors, or a file is none.
+        DataError: there are no vectors, or a file is not a vector.
     """
     for vector in read_folder(folder):
         yield check_vector(vector)
 
 
 def check_vector(vector: Vector) -> Verdict:
-    """What llmrl makes of one vector, with the code that trains."""
+    """Compute one vector with the code that trains, and compare."""
     try:
         method = method_of(vector.name)
         if method is None:

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 ATOL, RTOL = 5e-9, 1e-9
-"""In float64; the authors' epsilons of 1e-8 in denominators make differences of this size."""
+"""Tolerances in float64; the authors' epsilons of 1e-8 in denominators make differences of this size."""
 
 Kind = Literal["loss", "gradient", "other"]
 
@@ -20,12 +20,12 @@ class Claim:
     """Two tensors that should be equal, or for a negative vector differ."""
 
     quantity: str
-    """As the vector calls it."""
+    """Name of the quantity in the vector."""
     kind: Kind
     ours: Tensor
     theirs: Tensor
     exact: bool = False
-    """Whether not even rounding may differ."""
+    """Whether even rounding may not differ."""
     negative: bool = False
     """Whether they must differ."""
 
@@ -41,7 +41,7 @@ class Claim:
 
     @property
     def holds(self) -> bool:
-        """Whether it is as the vector says."""
+        """Whether the tensors agree, or differ, as the vector requires."""
         if self.exact or not math.isfinite(self.gap):
             return self.gap == 0
         close = (self.ours - self.theirs).abs() <= ATOL + RTOL * self.theirs.abs()
@@ -50,8 +50,8 @@ class Claim:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What llmrl makes of a vector."""
+    """The results of llmrl on a vector."""
 
     by: str
-    """The parts of llmrl that computed it, as a recipe names them."""
+    """Parts of llmrl that computed it, as a recipe names them."""
     claims: Sequence[Claim]

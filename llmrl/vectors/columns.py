@@ -1,4 +1,4 @@
-"""From a vector's columns to an update, as the trainer hands it to an objective; and what comes out."""
+"""A vector's columns as an update for an objective, like the trainer's, and the claims about the result."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REDUCTIONS: Mapping[str, MeanOver] = {
 
 
 def mean_over(vector: Vector, mode: str | None = None) -> dict[str, MeanOver]:
-    """The option ``mean_over`` that a vector asks for; nothing if it leaves that to the method.
+    """The option ``mean_over`` that a vector asks for; empty if it leaves that to the method.
 
     Raises:
         Unknown: a reduction by another name.
@@ -57,7 +57,7 @@ class Made:
 
     objective: Objective
     named: str
-    """As a recipe would say it."""
+    """Name and options, as a recipe would write them."""
 
     @classmethod
     def of(cls, name: str, **options: Any) -> Made:
@@ -67,12 +67,12 @@ class Made:
 
 
 def mask_of(vector: Vector) -> Tensor:
-    """[B, T] bool."""
+    """[B, T] bool mask of a vector."""
     return vector.tensor("turn_mask" if "turn_mask" in vector else "mask").bool()
 
 
 def column(vector: Vector, name: str) -> Tensor:
-    """[B, T], and 0 outside the mask, as the collator promises."""
+    """[B, T] column of a vector, and 0 outside the mask, as the collator promises."""
     return vector.tensor(name).where(mask_of(vector), 0.0)
 
 
@@ -82,7 +82,7 @@ def update_of(vector: Vector, reader: Objective, **changes: Any) -> Update:
     Args:
         vector: has at least ``logprobs`` and a mask.
         reader: the objective.
-        changes: columns of the batch that are not simply in the vector.
+        changes: columns of the batch that the vector does not contain as they are.
     """
     mask = mask_of(vector)
     current = scores(vector, "logprobs", "entropies")
@@ -115,7 +115,7 @@ def scores(
 
 
 def advantage_of(vector: Vector) -> Tensor:
-    """[B, T]; one number per response stands for all of its tokens."""
+    """[B, T] advantages; one number per response stands for all of its tokens."""
     mask = mask_of(vector)
     if "advantages" not in vector:
         return torch.zeros(mask.shape, dtype=torch.float64)
@@ -123,13 +123,13 @@ def advantage_of(vector: Vector) -> Tensor:
 
 
 def on_tokens(advantage: Tensor, mask: Tensor) -> Tensor:
-    """[B] or [B, T] as [B, T], and 0 outside the mask."""
+    """Expand [B] or [B, T] to [B, T], with 0 outside the mask."""
     wide = advantage if advantage.ndim == 2 else advantage[:, None].expand(mask.shape)
     return wide.where(mask, 0.0)
 
 
 def rewards_of(vector: Vector) -> Tensor:
-    """[B]."""
+    """[B] rewards of a vector."""
     for name in ("rewards", "scores"):
         if name in vector:
             return vector.tensor(name)
@@ -137,7 +137,7 @@ def rewards_of(vector: Vector) -> Tensor:
 
 
 def turns_of(vector: Vector) -> Tensor:
-    """[B, T] int64."""
+    """[B, T] int64 turns of a vector."""
     mask = mask_of(vector)
     if "turn_ids" not in vector:
         return torch.zeros(mask.shape, dtype=torch.int64)
@@ -147,7 +147,7 @@ def turns_of(vector: Vector) -> Tensor:
 def claims_of(
     vector: Vector, found: Outcome, update: Update, *, loss: str = "loss", gradient: str = "grad_logprobs"
 ) -> list[Claim]:
-    """The loss, its gradient, and that padding has none."""
+    """Claims about the loss, its gradient, and a gradient of 0 on padding."""
     outside = found.logp.where(~update.batch.mask, 0.0)
     claims = [
         Claim(quantity=loss, kind="loss", ours=found.loss, theirs=as_tensor(vector.outputs[loss])),
@@ -177,6 +177,6 @@ def other(vector: Vector, quantity: str, ours: Tensor) -> list[Claim]:
 
 
 def answer(vector: Vector, made: Made, update: Update, *more: Claim, by: str = "") -> Answer:
-    """What an objective makes of an update, and whatever else was found on the way to it."""
+    """The claims about an objective's result on an update, and any others found on the way."""
     found = outcome(made.objective, update)
     return Answer(by=f"{by}{made.named}", claims=[*claims_of(vector, found, update), *more])

@@ -30,7 +30,7 @@ Rows = NDArray[np.int64]
 
 
 def group_advantages(vector: Vector) -> Answer:
-    """Every way to compare the rewards of a group that the vector has."""
+    """Compare the rewards of a group in every way that the vector has."""
     rewards = _numbers(vector, "rewards")
     claims: list[Claim] = []
     for quantity in vector.outputs:
@@ -48,7 +48,7 @@ def maxrl(vector: Vector) -> Answer:
 
 
 def length_baseline(vector: Vector) -> Answer:
-    """Its baseline weighs by length, so it is asked as training asks it."""
+    """Compare by a baseline that weighs by length, called as in training."""
     rewards, masks = _numbers(vector, "rewards"), mask_of(vector).numpy()
     made = torch.zeros(rewards.size, dtype=torch.float64)
     for rows in _groups(vector):
@@ -60,7 +60,7 @@ def length_baseline(vector: Vector) -> Answer:
 
 
 def rloo(vector: Vector) -> Answer:
-    """The reward less the KL of the response, compared by leaving one out; then the loss."""
+    """Compare rewards less the KL of the response, leaving one out; then the loss."""
     made = Made.of("rloo", **clips(vector), **mean_over(vector))
     update = update_of(vector, made.objective)
     mask = update.batch.mask
@@ -73,7 +73,7 @@ def rloo(vector: Vector) -> Answer:
 
 
 def reinforce_pp(vector: Vector) -> Answer:
-    """Returns, which later tokens discount, then whitened."""
+    """Compare returns, which later tokens discount, and their whitening."""
     mask = mask_of(vector)
     returns = to_go(vector.tensor("token_rewards").where(mask, 0.0), mask, vector.setting("gamma"))
     claims = [*other(vector, "returns", returns), *_whitened(vector, returns)]
@@ -88,7 +88,7 @@ def reinforce_pp_baseline(vector: Vector) -> Answer:
 
 
 def kl_in_reward(vector: Vector) -> Answer:
-    """The shaping subtracts prices to come from the reward: the return of the vector's token rewards."""
+    """Compare the shaping, which subtracts later prices from the reward: the return of the token rewards."""
     reader = Made.of("grpo", kl_weight=1.0).objective
     given = replace(vector, inputs={**vector.inputs, "logprobs": vector.inputs["old_logprobs"]})
     update = update_of(given, reader)
@@ -101,7 +101,7 @@ def kl_in_reward(vector: Vector) -> Answer:
 
 
 def riskpo(vector: Vector) -> Answer:
-    """Credit of each bundle's papers, then the loss."""
+    """Compare the credit of each bundle's papers, then the loss."""
     made = Made.of("riskpo", **clips(vector), **mean_over(vector))
     update = update_of(vector, made.objective)
     papers, tracked = _released(vector), _tracked(vector)
@@ -127,7 +127,7 @@ def riskpo_paper(vector: Vector) -> Answer:
 
 
 def riskpo_quantiles(vector: Vector) -> Answer:
-    """Tracked quantiles begin at those of the first step."""
+    """Compare tracked quantiles, which begin at those of the first step."""
     levels = _numbers(vector, "alphas")
     begun = np.quantile(_numbers(vector, "first_batch"), levels).astype(np.float64)
     after = moved(begun, _numbers(vector, "second_batch"), levels, rate=vector.setting("lr_q"))
@@ -163,7 +163,7 @@ def _groups(vector: Vector) -> list[Rows]:
 
 
 def _by_group(vector: Vector, rewards: Scores, formula: Callable[[Scores], Scores]) -> Tensor:
-    """[B] what a credit's formula makes of the rewards of each group."""
+    """[B] results of a credit's formula on the rewards of each group."""
     made = np.zeros(rewards.size)
     for rows in _groups(vector):
         made[rows] = formula(rewards[rows])
@@ -211,7 +211,7 @@ def _whitened(vector: Vector, advantage: Tensor) -> list[Claim]:
 
 
 def _released(vector: Vector) -> Released:
-    """RiskPO's credit in the words of its released code."""
+    """RiskPO's credit with the options of its released code."""
     weight = vector.setting("w_mix")
     tracked = "qd" in vector.config
     return Released(
@@ -227,7 +227,7 @@ def _released(vector: Vector) -> Released:
 
 
 def _papers(vector: Vector, papers: Released, rewards: Scores, tracked: Scores) -> list[Claim]:
-    """What lies between the [Q, P] rewards of a bundle and the advantages."""
+    """Claims about the steps between the [Q, P] rewards of a bundle and the advantages."""
     scores = rewards.sum(0)
     low, high = papers.between(scores, tracked)
     worth = replace(papers, share="uniform").worth(rewards, low, high)[0]

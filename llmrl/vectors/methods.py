@@ -1,4 +1,4 @@
-"""Which vector is computed by what: the beginning of its name decides."""
+"""The method for each vector, chosen by the beginning of the vector's name."""
 
 from __future__ import annotations
 
@@ -83,14 +83,14 @@ ABSENT = (
     ),
     "xpo_cal_rows",
 )
-"""Methods that llmrl does not have."""
+"""Beginnings of the names of methods that llmrl does not have."""
 
 
 def method_of(name: str) -> Callable[[Vector], Answer] | None:
-    """What computes a vector of this name; None if llmrl does not have the method.
+    """The function that computes a vector of this name; None if llmrl does not have the method.
 
     Raises:
-        Unknown: no method begins like this.
+        Unknown: no method's name begins like this.
     """
     known = [one for one in (*METHODS, *ABSENT) if f"{name}_".startswith(f"{one}_")]
     if not known:

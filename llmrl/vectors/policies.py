@@ -29,7 +29,7 @@ from llmrl.vectors.vector import Unknown, Vector, as_tensor
 
 
 def clipped(vector: Vector, name: str, **options: Any) -> Answer:
-    """GRPO's formula under one of its names."""
+    """Compare GRPO's formula under one of its names."""
     config = vector.config
     if config.get("kl"):
         options |= {"kl_weight": config["kl_coef"], "kl": config["kl"]}
@@ -47,7 +47,7 @@ def dapo(vector: Vector) -> Answer:
 
 
 def on_policy(vector: Vector) -> Answer:
-    """The first update of a step, where ``old`` is the policy itself."""
+    """Compare the first update of a step, where ``old`` is the policy itself."""
     return dapo(replace(vector, inputs={**vector.inputs, "old_logprobs": vector.inputs["logprobs"]}))
 
 
@@ -109,7 +109,7 @@ def bypass(vector: Vector) -> Answer:
 
 
 def pitfall(vector: Vector) -> Answer:
-    """A mistake that is known: its numbers must differ from ours."""
+    """Compare a known mistake: its numbers must differ from ours."""
     made = Made.of("dr_grpo", **clips(vector), **mean_over(vector))
     update = update_of(vector, made.objective)
     claims = claims_of(vector, outcome(made.objective, update), update)
@@ -118,7 +118,7 @@ def pitfall(vector: Vector) -> Answer:
 
 
 def clip_cov(vector: Vector) -> Answer:
-    """The noise is what draws the tokens that the vector drew."""
+    """Compare with noise that draws the tokens that the vector drew."""
     config = {"fraction": "clip_cov_ratio", "cov_low": "clip_cov_lb", "cov_high": "clip_cov_ub"}
     options = {option: vector.setting(name) for option, name in config.items()}
     made = Made.of("clip_cov", **clips(vector), **options, **mean_over(vector))
@@ -137,7 +137,7 @@ def kl_cov(vector: Vector) -> Answer:
 
 
 def empg(vector: Vector) -> Answer:
-    """The shaping that makes the advantages, then the loss."""
+    """Compare the shaping that makes the advantages, then the loss."""
     shape = EntropyModulation(
         k=vector.setting("k"), k_next=vector.setting("k_f"), zeta=vector.setting("zeta")
     )
@@ -154,14 +154,14 @@ def empg(vector: Vector) -> Answer:
 
 
 def correction(vector: Vector) -> Answer:
-    """Importance weights between engine and trainer, in the advantages of a clipped loss."""
+    """Compare importance weights between engine and trainer, in the advantages of a clipped loss."""
     weights, named = _correction(vector)
     made = Made.of("grpo", **clips(vector), **mean_over(vector))
     return _with_correction(vector, made, weights, named)
 
 
 def kl_estimators(vector: Vector) -> Answer:
-    """Each estimator as the only term of GRPO's loss: there is no advantage."""
+    """Compare each estimator as the only term of GRPO's loss, without advantages."""
     claims: list[Claim] = []
     for name, wanted in vector.outputs.items():
         corrected_by_ratio = name == "k3_bias_corrected_trl"
@@ -177,7 +177,7 @@ def kl_estimators(vector: Vector) -> Answer:
 
 
 def microbatches(vector: Vector) -> Answer:
-    """The shares of micro-batches, with the denominators of the whole update."""
+    """Compare the shares of micro-batches, with the denominators of the whole update."""
     parts = [list(range(*bounds)) for bounds in vector.setting("split")]
     claims: list[Claim] = []
     for mode, wanted in vector.outputs.items():
@@ -195,7 +195,7 @@ def microbatches(vector: Vector) -> Answer:
 
 
 def empty_row(vector: Vector) -> Answer:
-    """A response without a trained token, under every reduction."""
+    """Compare a response without a trained token, under every reduction."""
     claims: list[Claim] = []
     modes = [name.removeprefix("loss_") for name in vector.outputs if name.startswith("loss_")]
     for mode in modes:
@@ -222,14 +222,14 @@ def _erc(vector: Vector, base: str) -> Answer:
 
 
 def _metric(made: Made, update: Update, name: str) -> Tensor:
-    """[B, T] flags that a metric is the mean of, 0 outside the mask."""
+    """[B, T] flags whose mean is a metric, 0 outside the mask."""
     metric = made.objective(update.current, update.batch).metrics[name]
     assert isinstance(metric, Mean)
     return metric.value.double().where(update.batch.mask, 0.0)
 
 
 def _details(vector: Vector, made: Made, update: Update) -> list[Claim]:
-    """Clip fractions, and the loss of each token."""
+    """Claims about clip fractions, and the loss of each token."""
     loss = made.objective(update.current, update.batch)
     claims = other(vector, "per_token_loss_masked", loss.value.where(update.batch.mask, 0.0))
     metrics = outcome(made.objective, update).metrics
@@ -241,7 +241,7 @@ def _details(vector: Vector, made: Made, update: Update) -> list[Claim]:
 
 
 def _chosen(vector: Vector, made: Made, update: Update, output: str) -> list[Claim]:
-    """Which tokens the method has chosen."""
+    """Claims about the tokens that the method has chosen."""
     wanted = torch.zeros(update.batch.mask.shape, dtype=torch.float64)
     if output == "chosen":
         for row, token in vector.outputs[output]:
@@ -262,7 +262,7 @@ def _with_correction(vector: Vector, made: Made, weights: Correction, named: str
 
 
 def _correction(vector: Vector) -> tuple[Correction, str]:
-    """The correction that a config describes, in any of the words that authors have for it."""
+    """The correction that a config describes, in any of its authors' terms."""
     config = vector.config
     levels: dict[str, Level] = {
         "token": "token",

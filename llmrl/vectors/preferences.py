@@ -27,11 +27,11 @@ KINDS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
 """Objective and options for each name of a loss of the margin."""
 
 CHARGES = {"paper_reward_to_go": "reward_to_go", "sequence": "sequence", "trl_token": "token"}
-"""Nash-MD's option ``kl`` for each name of it."""
+"""Nash-MD's option ``kl`` for each name in the vectors."""
 
 
 def dpo(vector: Vector) -> Answer:
-    """Any loss of the margin between two log-ratios."""
+    """Compare any loss of the margin between two log-ratios."""
     kind = vector.setting("kind")
     if kind not in KINDS:
         raise Unknown(f"a loss of pairs called {kind}")
@@ -53,7 +53,7 @@ def rebel(vector: Vector) -> Answer:
 
 
 def xpo(vector: Vector) -> Answer:
-    """The first rows are the policy's, the others the reference's, in the same order."""
+    """Compare XPO: the first rows are the policy's, the others the reference's, in the same order."""
     made = Made.of("xpo", beta=vector.setting("beta"), optimism=vector.setting("alpha"))
     first = vector.tensor("model_is_chosen").bool()
     own = torch.arange(first.numel())
@@ -64,7 +64,7 @@ def xpo(vector: Vector) -> Answer:
 
 
 def nash_md(vector: Vector) -> Answer:
-    """The advantage is the preference less its control variate, as credit makes it."""
+    """Compare Nash-MD, whose advantage is the preference less its control variate, as credit makes it."""
     mode = vector.setting("kl_mode")
     if mode not in CHARGES:
         raise Unknown(f"a KL of Nash-MD called {mode}")
@@ -75,7 +75,7 @@ def nash_md(vector: Vector) -> Answer:
 
 
 def nash_exactness(vector: Vector) -> Answer:
-    """Averaged over every response, which forms of the KL have the gradient of the KL."""
+    """Compare, over every response, which forms of the KL have the gradient of the KL on average."""
     world = World.of(vector.tensor("theta"), vector.tensor("log_mu"), vector.setting("N"))
     nothing = torch.zeros(world.responses.shape[0], dtype=torch.float64)
     exact = world.exact_gradient(world.log_ratio)
@@ -106,7 +106,7 @@ def nash_average(vector: Vector) -> Answer:
 
 
 def pairs_of(vector: Vector) -> Tensor:
-    """[P, 2] rows with the same id, the chosen one first where the vector says which."""
+    """[P, 2] rows with the same id, the chosen one first if the vector marks it."""
     ids = vector.tensor("pair_ids")
     chosen = vector.tensor("is_chosen") if "is_chosen" in vector else torch.zeros_like(ids)
     order = torch.argsort(chosen, descending=True, stable=True)

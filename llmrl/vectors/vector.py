@@ -1,4 +1,4 @@
-"""A test vector as its JSON file has it: settings, inputs, and the outputs that somebody else's code gave."""
+"""A test vector as in its JSON file: settings, inputs, and the outputs of other people's code."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch import Tensor
 from llmrl.errors import DataError
 
 INDEX = "INDEX.json"
-"""Lists a folder's vectors, and is none."""
+"""File that lists a folder's vectors, and is not one."""
 
 
 class Unknown(Exception):
-    """A vector asks for something that is not understood; the message says what."""
+    """A vector asks for something that is not supported; the message names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class Vector:
 
     name: str
     config: Mapping[str, Any]
-    """Options of the method, in the words of its authors."""
+    """Options of the method, in its authors' terms."""
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
 
@@ -48,7 +48,7 @@ class Vector:
         """The first of these settings that the vector has.
 
         Raises:
-            Unknown: it has none of them.
+            Unknown: the vector has none of them.
         """
         for name in names:
             if name in self.config:
@@ -65,7 +65,7 @@ def read_folder(folder: Path) -> list[Vector]:
     """Every vector of a folder, by name.
 
     Raises:
-        DataError: there is no such folder, it has no vectors, or a file is no vector.
+        DataError: there is no such folder, it has no vectors, or a file is not a vector.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; give one with a JSON file for each vector.")

@@ -1,4 +1,4 @@
-"""What vLLM's engine tells its workers of weights, in values that its wire carries."""
+"""The messages about weights from vLLM's engine to its workers, in values that vLLM's wire carries."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 from llmrl.weights.bundle import Handle, Part, Probe, TensorSpec, Way, WeightBundle
 
 BACKEND = "llmrl"
-"""Under this name vLLM knows our transfer."""
+"""Name under which vLLM knows our transfer."""
 
 COLUMNS = attrgetter("name", "dtype", "start", "stop", "part", "file")
 UNPROVEN = Probe(tokens=np.empty(0, np.int32), logp=np.empty(0, np.float32))
 
 
 def told(bundle: WeightBundle) -> dict[str, Any]:
-    """The fields of an ``Update``, which are what ``heard`` takes."""
+    """The fields of an ``Update`` for a bundle, which ``heard`` takes."""
     return {
         "version": bundle.version,
         "base": bundle.base,
@@ -42,7 +42,7 @@ def heard(
     specs: list[list[Any]],
     left_out: list[str],
 ) -> WeightBundle:
-    """The bundle again, but for its proof, which is the engine's business."""
+    """Rebuild the bundle without its proof, which only the engine needs."""
     return WeightBundle(
         version=version,
         base=base,

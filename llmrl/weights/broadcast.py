@@ -26,16 +26,16 @@ class BroadcastStore:
         self._sent: dict[int, Future[None]] = {}
 
     def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
-        """Into the copy that is sent."""
+        """Pack the version into the copy that is sent."""
         return replace(self._packed.write(version, buckets), way="group")
 
     def seal(self, bundle: WeightBundle) -> None:
-        """It is sent after the versions before it."""
+        """Queue the version to be sent after those before it."""
         self._packed.seal(bundle)
         self._sent[bundle.version] = self._thread.submit(self._send, bundle.version)
 
     def release(self, version: int) -> None:
-        """Every engine has it, or the group was given up and the engines have said why."""
+        """Free the copy: every engine has it, or the group was given up and the engines have reported why."""
         self._sent.pop(version).exception()
         self._packed.release(version)
 
@@ -47,5 +47,5 @@ class BroadcastStore:
 
 
 def _aside(device: torch.device) -> AbstractContextManager[object]:
-    """On a GPU apart from the stream on which the policy trains meanwhile."""
+    """On a GPU, a stream apart from the one on which the policy trains meanwhile."""
     return torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext()

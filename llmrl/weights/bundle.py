@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from llmrl.weights.memory import mapped
 
 Part = Literal["whole", "index", "value", "down", "up", "scale"]
-"""What an array is of its tensor: all of it; where it changed and to what; or an adapter that is added."""
+"""Part of a tensor that an array is: all of it; places and values of changes; or a factor of an adapter."""
 
 Way = Literal["place", "group", "device"]
-"""They lie at a place, or are broadcast, a file at a time, in the group that engines have joined, or wait on
-the engine's own GPU, where each file is a handle."""
+"""Route of the bytes: files at a place; a broadcast, a file at a time, in the group that engines have joined;
+or memory of the engine's own GPU, where each file is a handle."""
 
 ORIGINAL = -1
-"""As the base of a bundle: the model folder, which every engine has."""
+"""Base of a bundle that changes the model folder, which every engine has."""
 
 ALIGNMENT = 64
 """Bytes; every array in a block starts where any dtype may start, and on a cache line."""
@@ -34,88 +34,88 @@ Words = NDArray[np.unsignedinteger]
 class TensorSpec:
     """Where one array lies in the bundle's bytes.
 
-    Without slots, with which pickle takes three times as long: every engine reads one for every tensor.
+    Without slots, as pickle would take three times as long: every engine reads one per tensor.
     """
 
     name: str
-    """Of the tensor in the Hugging Face state dict."""
+    """Name of the tensor in the Hugging Face state dict."""
     shape: tuple[int, ...]
     dtype: str
     """``float32``, ``bfloat16``, ...; an index is ``uint32``, flat and ascending."""
     start: int
-    """Offset in bytes."""
+    """Offset in the file, in bytes."""
     stop: int
     part: Part = "whole"
     file: str = ""
-    """Whose bytes these are: a file's below the bundle's place, or the place's own if this is empty; of what
-    does not lie at a place, the bucket's, by its number."""
+    """Name of the file with the bytes, below the bundle's place; empty if the place is the file. If nothing
+    lies at a place, the number of the bucket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handle:
-    """Memory of a GPU that another process of the machine may open."""
+    """A block of GPU memory that another process of the machine may open."""
 
     device: str
-    """Its UUID."""
+    """UUID of the GPU."""
     size: int
-    """Bytes."""
+    """Size of the block in bytes."""
     storage: tuple[bytes, int, int]
-    """CUDA's handle of the allocation, the bytes of the storage, and where in the allocation it begins."""
+    """CUDA's handle of the allocation, bytes of the storage, and the storage's offset in the allocation."""
     event: tuple[bytes, int, bytes, bool]
-    """Torch's count of who uses it (its file and place), and the event that ends its writing."""
+    """Torch's reference count (its file and offset), and the event that marks the end of writing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probe:
-    """A few tokens and what the policy thinks of them: the proof that an engine serves its weights."""
+    """A few tokens and the policy's logprobs of them: the proof that an engine serves its weights."""
 
     tokens: NDArray[np.int32]
     """[L] token ids."""
     logp: NDArray[np.float32]
-    """[L] nats at temperature 1; the first is 0."""
+    """[L] logprobs in nats at temperature 1; the first is 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class WeightBundle:
-    """What turns an engine's weights into those of one version: all tensors, or only what differs.
+    """All that turns an engine's weights into those of one version: all tensors, or only the differences.
 
-    Engines are given complete ones only; what is less becomes complete in the ``Inbox`` before them.
+    Engines get complete bundles only; the ``Inbox`` in front of them completes the others.
     """
 
     version: int
     """Optimizer steps taken when these weights were made."""
     base: int | None = None
-    """The version that it changes, or ``ORIGINAL``; None: complete."""
+    """The version that the bundle changes, or ``ORIGINAL``; None if it is complete."""
     kept: bool = False
-    """Whether bundles that change this one may follow."""
+    """Whether later bundles may change this one."""
     changed: float = 1.0
     """Share of all elements whose bits differ from those of a base version."""
     specs: tuple[TensorSpec, ...]
     left_out: frozenset[str] = frozenset()
     """Tensors of the model folder that transformers does not load, such as a copy of a tied head."""
     place: Path
-    """A file that can be mapped, or a folder of such files."""
+    """Path of a file that can be mapped, or of a folder of such files."""
     machine: str | None
-    """Whose processes can open ``place``; None: everybody's."""
+    """Name of the machine whose processes can open ``place``; None if all can."""
     way: Way = "place"
-    """How the bytes are got at."""
+    """Route by which the bytes are reached."""
     handles: tuple[Handle, ...] = ()
-    """Of the files, if they are on a GPU."""
+    """Handles of the files, if they are on a GPU."""
     data: NDArray[np.uint8] | None = None
     """The bytes of ``place``, for an engine that cannot open it."""
     probe: Probe
 
     @property
     def size(self) -> int:
-        """Bytes that travel."""
+        """Number of bytes that travel."""
         return sum(spec.stop - spec.start for spec in self.specs)
 
     def copied(self) -> NDArray[np.uint8]:
-        """The bytes of ``place``, which is a file, to be sent along."""
+        """A copy of the bytes of ``place``, which is a file, to be sent along."""
         return mapped(self.place)[: max((spec.stop for spec in self.specs), default=0)]
 
     def arrays(self) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
-        """Every array with its bytes, mapped rather than read."""
+        """Every array with its bytes, which are mapped, not read."""
         yield from arrays(self.place, self.specs, {} if self.data is None else {"": self.data})
 
 
@@ -131,10 +131,10 @@ def arrays(
 
 
 def aligned(end: int) -> int:
-    """Where the next array may start."""
+    """Offset at which the next array may start."""
     return -(-end // ALIGNMENT) * ALIGNMENT
 
 
 def words(data: NDArray[np.uint8], *, elements: int) -> Words:
-    """The bits of each element, by which two are equal even if they are not numbers."""
+    """The bits of each element, for comparisons in which NaNs may be equal."""
     return data.view(f"u{data.size // elements}") if elements else data

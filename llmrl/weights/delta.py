@@ -11,28 +11,28 @@ from llmrl.weights.parcel import Parcel
 
 INDEX = np.dtype(np.uint32)
 LARGEST = 2**32
-"""Elements of a tensor that an index can name."""
+"""Most elements of a tensor that an index can address."""
 
 
 class Held:
-    """The bits that every engine holds, and how far new ones are from them."""
+    """The bits that every engine holds, and their distance from new ones."""
 
     def __init__(self) -> None:
         self.version: int | None = None
-        """None: the engines hold nothing, or nobody knows what."""
+        """Version that the engines hold; None if they hold nothing, or it is unknown."""
         self._words: dict[str, Words] = {}
         self.elements = 0
         self.changed = 0
-        """Elements of the version under way that are not as they were."""
+        """Elements of the version under way that differ from those held."""
 
     def begin(self) -> int | None:
-        """Start on a new version; returns the one that it will change."""
+        """Start on a new version; returns the version that it will change."""
         base, self.version = self.version, None
         self.elements = self.changed = 0
         return base
 
     def changes(self, new: Parcel, *, base: int | None) -> Iterator[Parcel]:
-        """What makes the held tensor equal to ``new``, in the fewest bytes; it is held from here on."""
+        """The fewest bytes that make the held tensor equal to ``new``, which is held from here on."""
         words = new.words
         self.elements += words.size
         if base is None:

@@ -1,4 +1,4 @@
-"""Weights that stay on one GPU: each bucket is packed there, and the engine's process opens the very memory.
+"""Weights that stay on one GPU: each bucket is packed there, and the engine's process opens that memory.
 
 Written after torch 2.13 (``torch.multiprocessing.reductions``); no pickle travels, only the numbers and names
 of CUDA's handles.
@@ -24,10 +24,10 @@ from llmrl.weights.proof import Stored
 from llmrl.weights.store import Written
 
 TORCH = cast("Any", reductions)
-"""It has no types."""
+"""Torch's module, which has no types."""
 
 STORAGE, EVENT = slice(7, 10), slice(11, 15)
-"""Where torch lists what opens a storage, and what tells its owner that it is not needed any more."""
+"""Places in torch's tuple of what opens a storage, and of what tells its owner that it is free again."""
 
 
 def share_beside(stored: Stored, *, dtype: str, most: float, memory: int | None = None) -> float:
@@ -35,9 +35,9 @@ def share_beside(stored: Stored, *, dtype: str, most: float, memory: int | None 
 
     Args:
         stored: the tensors.
-        dtype: of the copy.
-        most: what the recipe allows.
-        memory: bytes of the GPU; by default those of the first one here.
+        dtype: the copy's dtype.
+        most: the recipe's limit.
+        memory: bytes of the GPU; by default those of the first GPU here.
     """
     copy = sum(map(prod, stored.values())) * getattr(torch, dtype).itemsize
     whole: int = memory or cast("Any", torch.cuda).get_device_properties(0).total_memory
@@ -46,36 +46,36 @@ def share_beside(stored: Stored, *, dtype: str, most: float, memory: int | None 
 
 
 class DeviceStore:
-    """For an engine on the policy's own GPU."""
+    """A store for an engine on the policy's own GPU."""
 
     def __init__(self, device: torch.device) -> None:
         self._packed = PackedStore(device)
 
     def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
-        """A copy on the device, and what opens it."""
+        """Copy the version on the device; returns the handles that open it."""
         written = self._packed.write(version, buckets)
         handles = tuple(exported(block) for block in self._packed.blocks(version))
         return replace(written, way="device", handles=handles)
 
     def seal(self, bundle: WeightBundle) -> None:
-        """The bundle itself is what the engine gets."""
+        """No-op: the engine gets the bundle itself."""
 
     def release(self, version: int) -> None:
-        """The engine has copied it."""
+        """Free the copy, as the engine has its own."""
         self._packed.release(version)
 
 
 def exported(block: Tensor) -> Handle:
-    """What another process needs to open a block of bytes; the block has to live until it has."""
+    """A handle with which another process opens a block of bytes; the block must live until then."""
     listed = TORCH.reduce_tensor(block)[1]
     return Handle(device=_name(block.device), size=block.nbytes, storage=listed[STORAGE], event=listed[EVENT])
 
 
 def opened(handle: Handle, device: torch.device) -> Tensor:
-    """The block, over the same memory.
+    """The block behind a handle, over the same memory.
 
     Raises:
-        WeightSyncError: it is on another device.
+        WeightSyncError: the block is on another device.
     """
     if (here := _name(device)) != handle.device:
         raise WeightSyncError(
@@ -88,5 +88,5 @@ def opened(handle: Handle, device: torch.device) -> Tensor:
 
 
 def _name(device: torch.device) -> str:
-    """Equal in all processes for the same GPU, however each of them counts."""
+    """A name equal in all processes for the same GPU, however each of them counts."""
     return str(cast("Any", torch.cuda).get_device_properties(device).uuid)

@@ -1,4 +1,4 @@
-"""Weights in a folder that others can read: safetensors files, and a manifest that says what they are."""
+"""Weights in a folder that others can read: safetensors files, and a manifest that describes them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ SPECS = TypeAdapter(tuple[TensorSpec, ...])
 
 
 class FolderStore:
-    """A folder per version: it is there with everything in it, or it is not there."""
+    """A folder per version, which appears complete or not at all."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.absolute()
 
     def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
-        """A file for every bucket, under a name that nobody reads yet."""
+        """Write a file for every bucket, under a name that no engine reads yet."""
         unfinished = self._unfinished(version)
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
@@ -67,10 +67,10 @@ class FolderStore:
 
 
 def read_folder(place: Path) -> WeightBundle:
-    """What was sealed in a folder of one version, every byte of it checked.
+    """The bundle that was sealed in a folder of one version, with every byte checked.
 
     Raises:
-        WeightSyncError: there is no manifest, or a file is not as it says.
+        WeightSyncError: there is no manifest, or a file differs from it.
     """
     try:
         told: dict[str, Any] = json.loads((place / MANIFEST).read_text())

@@ -25,7 +25,7 @@ from llmrl.errors import DisconnectedError
 from llmrl.weights.seat import ABANDONED, Seat
 
 COLLECTIVE = timedelta(seconds=120)
-"""Longest time for one broadcast, once all members are there."""
+"""Longest time for one broadcast once all members have met."""
 
 ERRORS = "TORCH_NCCL_ASYNC_ERROR_HANDLING"
 
@@ -37,11 +37,11 @@ class Group:
     """A member: it meets the others before every broadcast, so that no collective waits for a straggler."""
 
     def __init__(self, seat: Seat, *, device: torch.device, listener: int | None = None) -> None:
-        """Returns when all members have come.
+        """Join the group; returns when all members have come.
 
         Args:
-            seat: of this member.
-            device: where the tensors are; ``cpu`` talks gloo, ``cuda`` NCCL.
+            seat: this member's seat.
+            device: device of the tensors; ``cpu`` talks gloo, ``cuda`` NCCL.
             listener: rank 0's listening socket, for the others to meet at.
         """
         self._seat, self._meetings = seat, 0
@@ -55,10 +55,10 @@ class Group:
         self.broadcast(torch.zeros(1, dtype=torch.uint8, device=device))
 
     def meet(self) -> None:
-        """Returns when every member has got here as often as this one.
+        """Wait until every member has called this as often as this one.
 
         Raises:
-            DisconnectedError: one of them never will.
+            DisconnectedError: a member never will.
         """
         self._meetings += 1
         wanted = self._seat.size * self._meetings
@@ -70,7 +70,7 @@ class Group:
                 self._rest(wait)
 
     def broadcast(self, bucket: Tensor) -> None:
-        """Rank 0's bytes, in the bucket of every member when this returns.
+        """Copy rank 0's bytes into the bucket of every member.
 
         Raises:
             DisconnectedError: a member is gone or stands still.
@@ -91,7 +91,7 @@ class Group:
 
     @contextmanager
     def _or_nobody(self) -> Generator[None]:
-        """What goes wrong here ends the group for all members."""
+        """Give up the group for all members on an error in the block."""
         try:
             yield
         except (RuntimeError, TimeoutError) as error:  # torch's own, gloo's and NCCL's are RuntimeErrors
@@ -101,7 +101,7 @@ class Group:
 
 
 class _Wait:
-    """Looks again after a twentieth of the time that it has waited: soon at first, seldom later."""
+    """A poll with growing pauses, each a twentieth of the time waited so far."""
 
     def __init__(self, deadline_s: float, *, what: str) -> None:
         self._began, self._deadline_s, self._what = time.monotonic(), deadline_s, what
@@ -114,15 +114,15 @@ class _Wait:
 
 
 def hang_up(address: str, reason: str) -> None:
-    """Have all members of a group give it up, as one of them will not come."""
+    """Have all members of a group give it up, as one member will not come."""
     try:
         _give_up(_store(address, listener=None), reason)
     except dist.DistError:
-        return  # rank 0 is gone, and everybody with a connection to it knows
+        return  # rank 0 is gone, and every member connected to it knows
 
 
 def _give_up(store: Store, reason: str) -> str:
-    """Say why, unless somebody has said it before; returns what was said first."""
+    """Post the reason unless one is posted; returns the first one."""
     try:
         return store.compare_set(REASON, "", reason).decode()
     except dist.DistError:

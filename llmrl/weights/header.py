@@ -13,14 +13,14 @@ from llmrl.weights.bundle import TensorSpec
 INDEX = "model.safetensors.index.json"
 
 LENGTH = struct.Struct("<Q")
-"""How a file begins: with the bytes of its header."""
+"""First bytes of a file: the length of its header."""
 
 DTYPES = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16", "U32": "uint32"}
-"""Other dtypes keep the names that safetensors gives them."""
+"""Our names of safetensors' dtypes; others keep the names that safetensors gives them."""
 
 
 def read_headers(folder: Path) -> dict[str, TensorSpec]:
-    """Every tensor of a folder's files by its name; its place is an offset in the file.
+    """Every tensor of a folder's files by its name, with its offset in the file.
 
     Raises:
         ModelError: there is no such file, or one of them is cut short or has no readable header.
@@ -34,7 +34,7 @@ def read_headers(folder: Path) -> dict[str, TensorSpec]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Those that transformers reads: others may have the same weights under other names."""
+    """The files that transformers reads: others may have the same weights under other names."""
     one, index = folder / "model.safetensors", folder / INDEX
     if one.exists():
         return [one]
@@ -48,7 +48,7 @@ def read_header(path: Path) -> dict[str, TensorSpec]:
     """The tensors of one file.
 
     Raises:
-        ModelError: it is cut short or has no readable header.
+        ModelError: the file is cut short or has no readable header.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Engine side of a weight sync: whatever was sent becomes complete weights in memory that can be mapped."""
+"""Engine side of a weight sync: every bundle becomes complete weights in memory that can be mapped."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Arrays = Iterable[tuple[TensorSpec, NDArray[np.uint8]]]
 
 
 class Inbox:
-    """Holds what later bundles change: nothing, the last version, or the model folder's weights."""
+    """Holds the weights that later bundles change: none, the last version's, or the model folder's."""
 
     def __init__(self, folder: Path, *, dtype: str) -> None:
-        """Of an engine that loaded the model in ``folder`` and computes in ``dtype``."""
+        """An inbox for an engine that loaded the model in ``folder`` and computes in ``dtype``."""
         self._folder, self._dtype = folder, getattr(torch, dtype)
         self._memory = SharedMemory()
         self._block: NDArray[np.uint8] = self._memory.array(0)
@@ -34,13 +34,13 @@ class Inbox:
         self._originals: dict[str, torch.Tensor] = {}
 
     def take(self, bundle: WeightBundle) -> WeightBundle:
-        """The same version, complete, in a place that this machine's processes can map.
+        """Complete a bundle, in a place that this machine's processes can map.
 
         Raises:
-            WeightSyncError: it changes a version that is not held here, or a folder is not as it was sealed.
+            WeightSyncError: it changes a version that is not held here, or a folder differs from its seal.
         """
         if bundle.way != "place":
-            return bundle  # it goes to the engine's own processes, and is completed there
+            return bundle  # the engine's own processes get it, and complete it
         if bundle.machine is None:
             bundle = _read_own(bundle)
         readable = bundle.data is None and bundle.machine in (None, machine())
@@ -49,12 +49,12 @@ class Inbox:
         return self.complete(bundle, bundle.arrays())
 
     def complete(self, bundle: WeightBundle, arrays: Arrays) -> WeightBundle:
-        """The same version, complete, in memory of this process; ``arrays`` are what it holds.
+        """Complete a bundle in memory of this process; ``arrays`` are its contents.
 
         Raises:
             WeightSyncError: it changes a version that is not held here.
         """
-        # A version that is there already was sent again: its engine did not get to load it.
+        # A version that is held already was sent again: its engine did not get to load it.
         if bundle.version != self._version:
             self._apply(bundle, arrays)
         specs = tuple(self._specs.values())
@@ -104,7 +104,7 @@ class Inbox:
             self._bytes(name)[:] = parcel(name, "whole", whole).host
 
     def _read_originals(self, *, adapted: Container[str], left_out: Container[str]) -> None:
-        """The model folder's tensors, in memory that only adapted ones differ from.
+        """Read the model folder's tensors into memory that only adapted ones will change.
 
         The others stay as they are: a model may keep some in float32, whatever it computes in.
         """
@@ -133,7 +133,7 @@ class Inbox:
 
 
 def _read_own(bundle: WeightBundle) -> WeightBundle:
-    """What the policy has left in its folder, if nobody else has written there since."""
+    """The bundle that the policy left in its folder, unless another run has written there since."""
     found = read_folder(bundle.place)
     if not np.array_equal(found.probe.logp, bundle.probe.logp):
         raise WeightSyncError(

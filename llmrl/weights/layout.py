@@ -1,7 +1,7 @@
-"""How a model's folder names and cuts the tensors that transformers holds.
+"""The names and cuts that a model's folder has for the tensors that transformers holds.
 
-In memory the matrices of all experts are one tensor; in the folder, and where vLLM loads them, each is one of
-its own, and some have other names.
+In memory the matrices of all experts are one tensor; in the folder, and where vLLM loads them, each is a
+tensor of its own, and some have other names.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from llmrl.weights.outbox import Tensors
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cut:
-    """Where a tensor of the folder lies in one of the model's."""
+    """Position of a tensor of the folder in one of the model's."""
 
     name: str
     shape: tuple[int, ...]
     strides: tuple[int, ...]
-    """In elements."""
+    """Strides in elements."""
     start: int
 
     def of(self, whole: Tensor) -> Tensor:
-        """That part of a contiguous tensor, without a copy."""
+        """This part of a contiguous tensor, without a copy."""
         return whole.as_strided(self.shape, self.strides, whole.storage_offset() + self.start)
 
 
 class Layout:
-    """Of one model, made while its tensors have their shapes: before they are shared by ranks."""
+    """The layout of one model, made while its tensors are whole: before ranks share them."""
 
     def __init__(self, model: PreTrainedModel, tensors: Mapping[str, Tensor]) -> None:
-        """Of ``tensors`` by the names they had before there were adapters."""
+        """Derive the layout of ``tensors``, which have the names from before there were adapters."""
         known: dict[tuple[object, ...], Sequence[Cut]] = {}
         self._cuts = {name: _cuts(model, name, tensor, known) for name, tensor in tensors.items()}
 
     @property
     def names(self) -> frozenset[str]:
-        """Of all tensors in the folder."""
+        """Names of all tensors in the folder."""
         return frozenset(cut.name for cuts in self._cuts.values() for cut in cuts)
 
     def stored(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The model's tensors as its folder has them; what is written there is written into the model's."""
+        """Views of the model's tensors as its folder has them; writes to them reach the model's."""
         return {cut.name: cut.of(tensors[name]) for name in tensors for cut in self._cuts[name]}
 
     def sent(self, bucket: Tensors) -> Tensors:
-        """The same for what travels; adapters only get the name of what they change."""
+        """The same for a bucket to send; adapters only get the name of what they change."""
         return [
             (cut.name, part, cut.of(tensor.contiguous()) if part == "whole" else tensor)
             for name, part, tensor in bucket
@@ -63,7 +63,7 @@ class Layout:
 def _cuts(
     model: PreTrainedModel, name: str, tensor: Tensor, known: dict[tuple[object, ...], Sequence[Cut]]
 ) -> Sequence[Cut]:
-    """Layers are cut alike, and a tensor may be large: each kind is cut once, its elements numbered."""
+    """The cuts of a tensor; each kind of layer is cut once, with numbered elements, as it may be large."""
     shape = tuple(tensor.shape)
     names = [
         (stored, tuple(part.shape))

@@ -1,4 +1,4 @@
-"""Memory with a path: any process of this machine can map it, and it is gone when nobody uses it."""
+"""Memory with a path: any process of this machine can map it, and it is freed when no process uses it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 class SharedMemory:
-    """A file without a name, in memory alone: a process that is killed leaves nothing behind.
+    """An unnamed file in memory: a killed process leaves nothing behind.
 
-    Not in /dev/shm, whose 64 MiB in a container no model fits into.
+    It is not in /dev/shm, whose 64 MiB in a container no model fits into.
     """
 
     def __init__(self) -> None:
@@ -28,11 +28,11 @@ class SharedMemory:
 
     @property
     def path(self) -> Path:
-        """Where processes of the same user and machine can open it while this one lives."""
+        """Path at which processes of the same user and machine can open it while this one lives."""
         return Path(f"/proc/{os.getpid()}/fd/{self._file}")
 
     def write(self, data: NDArray[np.uint8], start: int) -> None:
-        """Put bytes at an offset; what is written over costs no new memory."""
+        """Put bytes at an offset; overwriting takes no new memory."""
         self.array(start + data.size)[start:] = data
 
     def array(self, size: int) -> NDArray[np.uint8]:
@@ -46,7 +46,7 @@ class SharedMemory:
 
 
 class Windows:
-    """Other processes' shared memory, each mapped once: to map it costs more than to read what is there."""
+    """Other processes' shared memory, each mapped once: mapping costs more than reading."""
 
     def __init__(self) -> None:
         self._open: dict[int, NDArray[np.uint8]] = {}
@@ -72,5 +72,5 @@ def mapped(path: Path) -> NDArray[np.uint8]:
 
 
 def machine() -> str:
-    """Equal for processes that can open each other's memory."""
+    """An identifier equal for processes that can open each other's memory."""
     return f"{BOOT.read_text().strip()}:{os.stat('/proc/self/ns/pid').st_ino}"

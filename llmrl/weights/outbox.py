@@ -15,10 +15,10 @@ Tensors = Sequence[tuple[str, Part, Tensor]]
 
 
 class Outbox:
-    """Sends versions in order; with ``deltas`` each but the first says only what has changed."""
+    """Sends versions in order; with ``deltas`` each but the first contains only the changes."""
 
     def __init__(self, store: Store, *, deltas: bool, left_out: frozenset[str] = frozenset()) -> None:
-        """Into ``store``; ``left_out`` are the model folder's tensors that the policy does not have."""
+        """Send into ``store``; ``left_out`` are the model folder's tensors that the policy does not have."""
         self._store, self._left_out = store, left_out
         self._held = Held() if deltas else None
 
@@ -30,8 +30,8 @@ class Outbox:
         Args:
             buckets: all tensors, or with a ``base`` what is added to it; each bucket is done with before
                 the next one is asked for.
-            version: of the weights.
-            probe: what the policy thinks of them.
+            version: version of the weights.
+            probe: the probe with the policy's logprobs.
             base: None, or ``ORIGINAL`` for adapters.
         """
         held = self._held
@@ -56,7 +56,7 @@ class Outbox:
         return bundle
 
     def release(self, version: int) -> None:
-        """Every engine has taken this version."""
+        """Free a version that every engine has taken."""
         self._store.release(version)
 
     def _parcels(self, buckets: Iterable[Tensors], base: int | None) -> Iterator[list[Parcel]]:

@@ -14,7 +14,7 @@ from llmrl.weights.store import Written
 
 
 class PackedStore:
-    """One more copy of the weights beside the policy's, so that it can be trained while they wait."""
+    """A second copy of the weights beside the policy's, so that it can train while they wait."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -22,7 +22,7 @@ class PackedStore:
         self._free: list[Tensor] = []
 
     def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
-        """Pack each bucket, over one that nobody needs any more if there is one of its size."""
+        """Pack each bucket, over a free one of its size if there is one."""
         blocks: list[Tensor] = []
         self._used[version] = blocks
         specs: list[TensorSpec] = []
@@ -39,14 +39,14 @@ class PackedStore:
         return Written(place=Path(), machine=None, specs=tuple(specs))
 
     def seal(self, bundle: WeightBundle) -> None:
-        """The bundle itself is what the engines get."""
+        """No-op: the engines get the bundle itself."""
 
     def blocks(self, version: int) -> Sequence[Tensor]:
         """The buckets in the order in which they were written."""
         return self._used[version]
 
     def release(self, version: int) -> None:
-        """Its buckets are for the next version."""
+        """Reuse the version's buckets for the next one."""
         self._free = self._used.pop(version)
 
     def _block(self, size: int) -> Tensor:

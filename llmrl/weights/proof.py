@@ -20,7 +20,7 @@ from llmrl.weights.header import read_headers
 Stored = Mapping[str, tuple[int, ...]]
 
 TOLERANCE = {"float32": 3e-4, "bfloat16": 0.5}
-"""Mean difference in nats that rounding explains, by dtype: single tokens are off by more in bfloat16, above
+"""Mean difference in nats that rounding explains, by dtype. In bfloat16 single tokens are off by more, above
 all such improbable ones as a probe has. Weights that were mixed up or cut are off by whole nats."""
 
 
@@ -56,12 +56,12 @@ def check_names(bundle: WeightBundle, stored: Stored) -> None:
 
 
 def check_probe(bundle: WeightBundle, logp: NDArray[np.float32], *, dtype: str) -> None:
-    """Compare what the engine now thinks of the probe with what the policy thinks.
+    """Compare the engine's logprobs of the probe with the policy's.
 
     Args:
-        bundle: what was sent.
-        logp: [L] nats, the engine's for ``bundle.probe.tokens``.
-        dtype: of the engine's forward pass; decides how much rounding is forgiven.
+        bundle: the bundle that was sent.
+        logp: [L] the engine's logprobs of ``bundle.probe.tokens``, in nats.
+        dtype: dtype of the engine's forward pass; decides how much rounding is tolerated.
 
     Raises:
         WeightSyncError: they differ by more than rounding explains.

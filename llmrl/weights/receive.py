@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Init(WeightTransferInitInfo):
-    """What is agreed on before the first update."""
+    """The settings agreed on before the first update."""
 
     seat: dict[str, Any] | None = None
-    """Of the engine's first worker in the group of a broadcast; None where nothing is broadcast."""
+    """Seat of the engine's first worker in the group of a broadcast; None where nothing is broadcast."""
 
 
 @dataclass
 class Update(WeightTransferUpdateInfo):
-    """The bundle, as ``backend.told`` tells it."""
+    """A bundle as ``backend.told`` encodes it."""
 
     version: int = 0
     base: int | None = None
@@ -60,12 +60,12 @@ class Transfer(WeightTransferEngine[Init, Update]):
         self._receiver = Receiver(Path(self.model_config.model), dtype=dtype, device=self.device)
         if init_info.seat is not None:
             first = Seat(**init_info.seat)
-            # vLLM may have settled for itself how NCCL talks; rank 0 has not, and both must do the same.
+            # vLLM may have chosen for itself how NCCL talks; rank 0 has not, and both must do the same.
             with unpinned_nccl_env():
                 self._receiver.join(replace(first, rank=first.rank + self.parallel_config.rank))
 
     def start_weight_update(self) -> None:
-        """Get every layer ready to be loaded anew, whatever an update that broke off has left there."""
+        """Prepare every layer to be loaded anew, whatever an interrupted update has left there."""
         reload.initialize_layerwise_reload(self.model)
         for layer in self.model.modules():
             info = get_layerwise_info(layer)
@@ -84,11 +84,11 @@ class Transfer(WeightTransferEngine[Init, Update]):
         _repack_tied_head(self.model)
 
     def shutdown(self) -> None:
-        """What is held between updates goes with the process."""
+        """No-op: what is held between updates ends with the process."""
 
 
 def _pack_experts_again(layer: torch.nn.Module) -> None:
-    """On CPU vLLM packs the matrices of experts only when it builds their kernel: have it built anew."""
+    """Have expert kernels rebuilt: on CPU vLLM packs the experts' matrices only when it builds them."""
     method = getattr(layer, "quant_method", None)
     if getattr(method, "moe_kernel", None) is not None and current_platform.is_cpu():
         cast("Any", method).moe_kernel = None
@@ -105,10 +105,10 @@ def _repack_tied_head(model: torch.nn.Module) -> None:
 
 
 class WorkerExtension:
-    """Named in ``worker_extension_cls``: a base of vLLM's worker, and importing it registers the backend."""
+    """A base of vLLM's worker, named in ``worker_extension_cls``; importing it registers the backend."""
 
     def take_weights(self, update: dict[str, Any]) -> None:
-        """vLLM's whole update session in one call: each is a round trip in which nothing is generated."""
+        """Run vLLM's whole update session in one call: each is a round trip in which nothing is generated."""
         worker = cast("Worker", self)
         worker.start_weight_update()
         worker.update_weights(update)

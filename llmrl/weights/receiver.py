@@ -22,25 +22,25 @@ Named = tuple[str, Tensor]
 
 
 class Receiver:
-    """Reads what lies at a place of this machine or on this GPU, or takes part in a broadcast."""
+    """Reads weights at a place of this machine or on this GPU, or takes part in a broadcast."""
 
     def __init__(self, folder: Path, *, dtype: str, device: torch.device) -> None:
-        """Of an engine that loaded the model in ``folder``, and computes in ``dtype`` on ``device``."""
+        """A receiver for an engine that loaded ``folder`` and computes in ``dtype`` on ``device``."""
         self._inbox = Inbox(folder, dtype=dtype)
         self._windows = Windows()
         self._device = device
         self._group: Group | None = None
 
     def join(self, seat: Seat) -> None:
-        """Returns when all members of the group have come."""
+        """Join the group; returns when all members have come."""
         self._group = Group(seat, device=self._device)
 
     def tensors(self, bundle: WeightBundle) -> Iterator[Named]:
-        """Every tensor of the model by its name; a broadcast arrives bucket by bucket as this is read.
+        """Every tensor of the model by its name; reading on receives a broadcast bucket by bucket.
 
         Raises:
             DisconnectedError: a broadcast broke off.
-            WeightSyncError: changes of a version that is not held here were broadcast.
+            WeightSyncError: a broadcast has changes of a version that is not held here.
         """
         match bundle.way:
             case "place":
@@ -54,7 +54,7 @@ class Receiver:
         # A folder has other files for every version.
         blocks = {} if bundle.place.is_dir() else {"": self._windows.on(bundle.place)}
         with warnings.catch_warnings(action="ignore", category=UserWarning):
-            # Torch knows no tensors that cannot be written to, and says so; whoever loads weights reads them.
+            # Torch warns of tensors that cannot be written to; weights that are loaded are only read.
             listed = [(s.name, tensor_of(s, data)) for s, data in arrays(bundle.place, bundle.specs, blocks)]
         return iter(listed)
 

@@ -1,22 +1,22 @@
-"""A place in the group that weights are broadcast in; who only names it needs no torch."""
+"""A place in the group that weights are broadcast in; code that only names one needs no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 ABANDONED = "the group that weights are broadcast in was given up"
-"""In the message of every member that did so: vLLM hands on the words of an error, not its class."""
+"""Text in the error of every member that gave up: vLLM forwards an error's words, not its class."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:
-    """One member's, or the first of an engine's, which has one for each of its workers."""
+    """The place of one member, or of the first of an engine's workers, which take consecutive places."""
 
     address: str
     """host:port of rank 0's store."""
     rank: int
-    """0 sends."""
+    """Rank in the group; rank 0 sends."""
     size: int
-    """Members of the group."""
+    """Number of members."""
     deadline_s: float
     """Longest wait for the other members, some of which may have responses to finish first."""

@@ -14,7 +14,7 @@ from llmrl.weights.parcel import Parcel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """Where everything was put."""
+    """The location of everything that was written."""
 
     place: Path
     machine: str | None
@@ -31,23 +31,23 @@ class Store(Protocol):
         ...
 
     def seal(self, bundle: WeightBundle) -> None:
-        """All is in place, and this describes it."""
+        """Complete the version: all is in place, and ``bundle`` describes it."""
         ...
 
     def release(self, version: int) -> None:
-        """Nobody reads this version any more."""
+        """Free the version: no engine reads it any more."""
         ...
 
 
 class MemoryStore:
-    """Written once per version, mapped by every engine of the machine."""
+    """Shared memory, written once per version and mapped by every engine of the machine."""
 
     def __init__(self) -> None:
         self._used: dict[int, SharedMemory] = {}
         self._free: list[SharedMemory] = []
 
     def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
-        """Into memory that no engine reads now; what an earlier version left is written over."""
+        """Write into memory that no engine reads now, over what an earlier version left."""
         memory = self._free.pop() if self._free else SharedMemory()
         specs: list[TensorSpec] = []
         end = 0
@@ -60,8 +60,8 @@ class MemoryStore:
         return Written(place=memory.path, machine=machine(), specs=tuple(specs))
 
     def seal(self, bundle: WeightBundle) -> None:
-        """The bundle itself is what the engines get."""
+        """No-op: the engines get the bundle itself."""
 
     def release(self, version: int) -> None:
-        """Its memory is for the next version."""
+        """Reuse the version's memory for the next one."""
         self._free.append(self._used.pop(version))

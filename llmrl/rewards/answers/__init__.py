@@ -1,1 +1,1 @@
-"""Reading what a response says its answer is."""
+"""The answers in responses: reading what a response gives as its answer."""

@@ -11,11 +11,11 @@ from llmrl.prompts.thoughts import without_thoughts
 from llmrl.rewards.answers.boxed import OPENING, closing_brace, last_boxed
 
 TRIED = 3
-"""Announcements that are looked at, last one first: a response full of open boxes must not take long."""
+"""Most announcements that are looked at, last one first: a response full of open boxes must not take long."""
 LONGEST = 2000
-"""Characters of an announced answer that are read; a box with more holds none."""
+"""Most characters of an announced answer that are read; a longer box holds none."""
 CLOSING = 4000
-"""Characters at the end of a response in which an answer that nothing announces is looked for."""
+"""Characters at the end of a response in which an unannounced answer is looked for."""
 
 _DIGIT = r"[ \t]*+(?=[-+$\\*\u2212(\u20ac\u00a3]*+[ ]?[.0-9])"
 _ANNOUNCEMENT = re.compile(
@@ -75,30 +75,30 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])(?=[\s*]|$)|\n")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What a response gives as its answer, or a part of it that might be."""
+    """The text that a response gives as its answer, or a part of it that might be."""
 
     text: str
     form: Literal["box", "announced", "closing"]
-    """In a box; behind an announcement, to the end of its line; or the end of a response without either."""
+    """Place of the claim: in a box; from an announcement to the end of its line; or the end of a response."""
     cut: bool = False
-    """The response ends with it, and the token budget ended the response."""
+    """Whether the response ends with it because of the token budget."""
 
     @property
     def denied(self) -> bool:
-        """Whether it says, before any number, or at the end of the response, that there is no answer."""
+        """Whether it denies an answer, before any number or at the end of the response."""
         if self.form == "closing":
             return any(refuses(sentence) for sentence in sentences(self.text)[-2:])
         return self.form == "announced" and refuses(re.split("[0-9]", self.text, maxsplit=1)[0])
 
 
 def claims(response: str, *, finished: bool = True, boxes_stand: bool = True) -> Iterator[Claim]:
-    """What may be the answer, the best first: the last announcements, then the end of the response.
+    """Candidates for the answer, the best first: the last announcements, then the end of the response.
 
-    Thoughts (``<think>``) and whatever follows the answer as a next question are left out. What follows an
-    answer that is taken back replaces it.
+    Thoughts (``<think>``) and a next question after the answer are left out. If an answer is taken back, what
+    follows replaces it.
 
     Args:
-        response: all of it.
+        response: the whole response.
         finished: False if the token budget cut it off.
         boxes_stand: what words announce behind a box is a remark on it, and left out too; False where a box
             may hold what leads to the answer.
@@ -119,7 +119,7 @@ def claims(response: str, *, finished: bool = True, boxes_stand: bool = True) ->
 
 
 def refuses(text: str) -> bool:
-    """Whether it says that there is no answer."""
+    """Whether a text says that there is no answer."""
     return _REFUSAL.search(text) is not None
 
 
@@ -129,7 +129,7 @@ def sentences(text: str) -> list[str]:
 
 
 def gold_part(answer: str) -> str:
-    """What a gold answer announces, as GSM8K's do after ``####`` and MATH's in a box, or else all of it."""
+    """The announced part of a gold answer, as after GSM8K's ``####`` or in MATH's boxes, or else all."""
     if "####" in answer:
         return answer.rpartition("####")[2]
     if (boxed := last_boxed(answer)) is not None:
@@ -151,7 +151,7 @@ def after_marker(response: str, marker: str, *, finished: bool = True) -> Claim 
 
 
 def _up_to_next_question(text: str, announcements: Sequence[re.Match[str]]) -> str:
-    """Without the questions that a model goes on to ask itself after its answer."""
+    """The text without the questions that a model goes on to ask itself after its answer."""
     if not announcements:
         return text
     following = _NEXT_QUESTION.search(text, announcements[0].end())
@@ -159,9 +159,9 @@ def _up_to_next_question(text: str, announcements: Sequence[re.Match[str]]) -> s
 
 
 def _without_remarks(text: str, announcements: Sequence[re.Match[str]]) -> list[re.Match[str]]:
-    """Without what words announce behind a box, such as "To check the answer: 7 = 42 / 6".
+    """The announcements without remarks in words behind a box, such as "To check the answer: 7 = 42 / 6".
 
-    A correction is none, and what follows it; nor is a final answer.
+    Corrections, what follows them, and final answers are kept.
     """
     boxes = [number for number, each in enumerate(announcements) if each["box"]][-TRIED:]
     last = next((number for number in reversed(boxes) if _is_filled(text, announcements[number].end())), None)
@@ -183,15 +183,15 @@ def _without_remarks(text: str, announcements: Sequence[re.Match[str]]) -> list[
 
 
 def _is_filled(text: str, start: int) -> bool:
-    """Whether a box is closed and has something in it, and not the word for it alone."""
+    """Whether a box is closed and holds more than the word for an answer."""
     end = closing_brace(text, start)
     return end is not None and not _PLACEHOLDER.fullmatch(text[start:end])
 
 
 def _taken_back(text: str, announcements: Sequence[re.Match[str]]) -> int:
-    """Where the last announced answer is taken back and another one given; 0 if it stands.
+    """Index at which the last announced answer is taken back and another one given; 0 if it stands.
 
-    A box is replaced only by what a correction says that it is instead, not by any number behind it.
+    A box is replaced only by the answer that a correction states, not by any number behind it.
     """
     if not announcements:
         return 0

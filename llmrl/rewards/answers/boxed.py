@@ -6,7 +6,7 @@ OPENING = "\\boxed{"
 
 
 def closing_brace(text: str, start: int) -> int | None:
-    """Index of the brace that closes the one just before ``start``; None if nothing does."""
+    """Index of the brace that closes the one just before ``start``; None if there is none."""
     depth = 1
     for index in range(start, len(text)):
         if text[index] == "{":
@@ -19,7 +19,7 @@ def closing_brace(text: str, start: int) -> int | None:
 
 
 def last_boxed(text: str) -> str | None:
-    """What stands in the last box; None without a box that is closed."""
+    """The content of the last closed box; None without one."""
     opening = text.rfind(OPENING)
     if opening < 0:
         return None

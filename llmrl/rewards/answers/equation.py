@@ -12,11 +12,11 @@ _GREEK = frozenset({
     "Gamma", "Delta", "Theta", "Lambda", "Sigma", "Phi", "Psi", "Omega",
 })  # fmt: skip
 _SPOKEN = frozenset({"gcd", "lcm", "max", "min", "det", "dim", "deg", "Pr"})
-"""Commands that are words: what they are functions of is no unknown of the equation."""
+"""Commands that are words, whose arguments are no unknowns of the equation."""
 _SHORT = frozenset({"of", "in", "is", "to", "at", "by", "an", "or", "cm", "mm", "km", "kg", "ft"})
-"""Words of two letters; other two small letters are a product."""
+"""Words of two letters; any other two lower-case letters are a product."""
 _CALL = re.compile(r"(?<=[A-Za-z'])[ ]?\(\s{0,3}-?[0-9A-Za-z.,|=<>\\\s]{0,40}\)")
-"""What a name is a function of: (x) and (-2), but no sum, as in x(x + 1)."""
+"""Arguments of a name, such as (x) and (-2), but no sum, as in x(x + 1)."""
 _SUBSCRIPT = re.compile(r"_(?:\{[^{}]{0,30}\}|[A-Za-z0-9])")
 _DECORATION = re.compile(
     r"m?(?:\\(?:measured)?angle(?![A-Za-z])|\u2220)|[\s${}]"
@@ -24,29 +24,29 @@ _DECORATION = re.compile(
 )
 _OPERATOR = re.compile(r"[-+*/^!<>0-9]|\\(?:sqrt|[dt]?frac|d?binom|log|ln|exp)(?![A-Za-z])")
 _BINDING = re.compile(r"\\(?:int|lim|sum|prod)(?![A-Za-z])|\\frac\s?\{d")
-"""What has letters of its own, as the x of a limit; it comes to something all the same."""
+"""Commands that bind letters, such as the x of a limit, and still have a value."""
 _EQUALS = re.compile(r"(?<![<>!:=])=(?!=)")
 _NAME = re.compile(r"\\?[A-Za-z]+")
 
 
 def leads_to_a_number(left: str) -> bool:
-    """Whether what stands left of a number in a plain text leaves that number the answer.
+    """Whether the text to the left of a number makes that number the answer.
 
-    So do nothing, arithmetic, a name (x =, f(2) =, total cost =), and what defines a name or leads to one
-    (A = bh =, and 2x = 10, so x =); x + y = is a statement of its own.
+    True for nothing, arithmetic, a name (x =, f(2) =, total cost =), and text that defines a name or leads to
+    one (A = bh =, and 2x = 10, so x =); x + y = is a statement of its own.
     """
     sides = _sides(left)
     return not any(_unknowns(side) for side in sides) or any(_is_name(side) for side in sides)
 
 
 def symbol(left: str) -> str:
-    """The symbol that stands for the number, without decoration; empty if there is none, or words."""
+    """The symbol that equals the number, without decoration; empty if there is none, or words."""
     named = [side for side in reversed(_sides(left)) if _is_name(side) and _unknowns(side)]
     return "" if not named or _words(named[0]) else _DECORATION.sub("", named[0])
 
 
 def is_statement(text: str) -> bool:
-    """Whether it is an equation of unknowns with a number, as x^2 + y^2 = 25, and defines no name."""
+    """Whether it equates unknowns with a number, as x^2 + y^2 = 25, and defines no name."""
     if not _EQUALS.search(text) or _BINDING.search(text) or "\\{" in text:
         return False
     sides = _split(_SUBSCRIPT.sub("", plain(text)))
@@ -55,12 +55,12 @@ def is_statement(text: str) -> bool:
 
 
 def _sides(left: str) -> list[str]:
-    """The sides that stand before an equals sign."""
+    """The sides before an equals sign."""
     return _split(left)[:-1]
 
 
 def _split(text: str) -> list[str]:
-    """The sides of an equation; the = of P(X = 2) is none of its own."""
+    """The sides of an equation; the = inside P(X = 2) does not divide it."""
     return _CALL.sub(lambda call: call.group().replace("=", "|"), text).split("=")
 
 
@@ -73,7 +73,7 @@ def _is_name(side: str) -> bool:
 
 
 def _unknowns(side: str) -> int:
-    """Letters, and corners such as ABC; two small letters are a product."""
+    """Number of letters, and of corners such as ABC; two lower-case letters are a product."""
     names = [] if _BINDING.search(side) else _NAME.findall(side)
     single = sum(
         name[1:] in _GREEK if name[0] == "\\" else len(name) == 1 or name.isupper() for name in names

@@ -1,4 +1,4 @@
-"""Expressions in LaTeX before algebra sees them: which only look different, and which would take for ever."""
+"""LaTeX expressions before algebra: those that only look different, and those that would take for ever."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 import re
 
 LONGEST = 2000
-"""Characters of the longest expression that is read."""
+"""Most characters of an expression that is read."""
 DEEPEST = 20
-"""Brackets inside one another in the deepest one."""
+"""Deepest nesting of brackets that is read."""
 _MOST_POWER = 100
-"""Product of the exponents of brackets; beyond it, expanding them takes long."""
+"""Largest product of the exponents of brackets; beyond it, expanding them takes long."""
 
 _HOSTILE = re.compile(
     r"""
@@ -37,7 +37,7 @@ _TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf|textit|mbox)\{([^{}]*)\}")
 
 
 def squeezed(expression: str) -> str:
-    """The expression without what only looks: space, text styles, sizes; equal ones mean the same."""
+    """The expression without mere appearance: space, text styles, sizes; equal results mean the same."""
     text = _DECORATION.sub("", _TEXT.sub(r"\1", expression)).rstrip(".")
     text = re.sub(r"\\[dtc]frac", r"\\frac", text)
     return re.sub(r"\A\(([A-Za-z])\)\Z", r"\1", text)

@@ -17,7 +17,7 @@ _CONTEXT = decimal.Context(prec=60, Emax=10**5, Emin=-(10**5))
 _PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 _TIGHT = Decimal("1e-40")
 _DECIMALS = Decimal("5e-7")
-"""How far a number with a decimal point may be from what it rounds: six decimals ..."""
+"""Largest distance of a number with a decimal point from what it rounds: six decimals ..."""
 _RELATIVE = Decimal("1.000001e-6")
 """... and six digits."""
 _MOST_POWER = 2000
@@ -38,7 +38,7 @@ _WORD = re.compile(r"(?<!\\)\b[A-Za-z]{3}")
 """Three letters side by side are a word more often than a product."""
 _NUMERIC_FRACTION = re.compile(r"\\frac\{?[0-9]+\}?\{?[0-9]+\}?")
 _IMAGINARY = frozenset("ei")
-"""Letters that are numbers: formulas with them may be equal even if they differ elsewhere."""
+"""Letters that are numbers, with which formulas may be equal even if they differ elsewhere."""
 _NAMES = frozenset({"\\frac", "\\sqrt", "\\pi", "\\cdot", "\\times", "\\div"})
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}"}
 
@@ -51,20 +51,20 @@ class Formula:
     closing: str
     values: tuple[Decimal, ...]
     rounded: bool
-    """It has a decimal point."""
+    """Whether it has a decimal point."""
     certain: bool
-    """None of its letters is a number, so that a difference is one."""
+    """Whether no letter is a number, so that a difference in value is a difference."""
     rooted: bool
-    """It has a root of letters, so that equality for positive ones need not be equality."""
+    """Whether it has a root of letters, so that equality for positive letters need not be equality."""
 
 
 class _NotArithmetic(Exception):
-    """It carries no error: algebra takes over."""
+    """A text that is not arithmetic, which is left to algebra."""
 
 
 @lru_cache(maxsize=8192)
 def formula(text: str) -> Formula | None:
-    """The formula that a text is; None if it is not arithmetic alone."""
+    """Parse a text as a formula; None if it is not arithmetic alone."""
     plain = re.sub(r"\\[dtc]frac", r"\\frac", _SILENT.sub("", text)).rstrip(".")
     tokens = _tokens(plain)
     if not tokens or _WORD.search(plain):
@@ -119,7 +119,7 @@ def _near(first: Decimal, second: Decimal, *, rounded: bool) -> bool:
 
 
 def _tokens(text: str) -> list[str]:
-    """The tokens of a text; empty if it has anything else in it."""
+    """The tokens of a text; empty if it contains anything else."""
     tokens: list[str] = []
     at = 0
     while at < len(text.rstrip()):
@@ -132,13 +132,13 @@ def _tokens(text: str) -> list[str]:
 
 
 def _letter_value(letter: str) -> Decimal:
-    """A value between 1 and 3 of its own for every letter, with no pattern that a formula could meet."""
+    """The value of a letter: its own, between 1 and 3, with no pattern that a formula could meet."""
     seed = int.from_bytes(letter.encode(), "big") * 2654435761 % 2**32
     return 1 + 2 * (Decimal(seed) + Decimal(2).sqrt()) / 2**32
 
 
 class _Reader:
-    """Recursive descent over tokens; every rule returns the value that it has read."""
+    """A recursive descent over tokens; every rule returns the value that it has read."""
 
     def __init__(self, tokens: list[str]) -> None:
         self._tokens, self._at = tokens, 0
@@ -197,11 +197,11 @@ class _Reader:
         return value
 
     def _beside(self, value: Decimal) -> Decimal:
-        """Two factors without a sign between them; a whole number beside a fraction of numbers is mixed."""
+        """Combine two factors without a sign between them; a whole number beside a fraction is mixed."""
         start = self._at
         whole = self._tokens[start - 1]
         if self._next[0].isdecimal() or self._next[0] == ".":
-            raise _NotArithmetic  # "2 3" is no product that anybody means
+            raise _NotArithmetic  # "2 3" is not a product
         factor = self._power()
         fraction = "".join(self._tokens[start : self._at])
         if not whole.isdecimal() or not _NUMERIC_FRACTION.fullmatch(fraction):
@@ -226,7 +226,7 @@ class _Reader:
         return base ** (int(exponent) if exponent == int(exponent) else exponent)
 
     def _argument(self) -> Decimal:
-        """A group, or one digit or letter: the 3 of x^34."""
+        """Read a group, or one digit or letter: the 3 of x^34."""
         if self._next == "{":
             return self._group("{", "}")
         if self._next == "-":

@@ -1,4 +1,4 @@
-"""Numerals: every number that a text says, however it is spelt, with its place and its exact value."""
+"""Numerals: every number in a text, however it is written, with its place and its exact value."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fractions import Fraction
 from llmrl.rewards.answers.spelled import SPELLED, spelled_value
 
 LONGEST = 64
-"""Characters of the longest number that is read; arithmetic on longer ones could take for ever."""
+"""Most characters of a number that is read; arithmetic on longer ones could take for ever."""
 _BIGGEST_POWER = 400
-"""Bits of the largest power that is computed."""
+"""Most bits of a power that is computed."""
 
 _DIGITS = r"""(?>[0-9]{1,3}(?:,[0-9]{3})++(?![0-9])
     | [0-9]{1,2}(?:,[0-9]{2}(?=,)){1,5}+,[0-9]{3}(?![0-9])    # India groups by two: 12,34,567
@@ -35,7 +35,7 @@ _NUMBER = re.compile(
 )
 _SCALES = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _COUNTED = 10**6
-"""Scales from here on are units that answers are counted in."""
+"""Least scale that is also a unit in which answers are counted."""
 _LETTERS = {"k": 10**3, "m": 10**6, "b": 10**9}
 _SUFFIX = re.compile(
     r"""
@@ -50,7 +50,7 @@ _SUFFIX = re.compile(
 _UNKNOWN = re.compile(
     r"[xyznabie](?![A-Za-z])|\s?(?:\^|\\(?:sqrt|pi|times|cdot|ln|log|sin|cos|tan)|[\u03c0\u221a])"
 )
-"""What makes the number before it a factor or a base: 2x, 3\\sqrt{2}."""
+"""Text that makes the number before it a factor or a base: 2x, 3\\sqrt{2}."""
 _COMPOUND = re.compile(
     r"[ ]?(?!and\b)(?P<big>[a-z]+)?,?[ ](?:and[ ])?(?P<count>[0-9]{1,3})[ ]?(?P<small>[a-z]+)\b",
     re.IGNORECASE,
@@ -65,7 +65,7 @@ _FACTORS = {
     ("day", "hour"): 24,
     ("year", "month"): 12,
 }
-"""How many of the smaller unit the larger one is; names without the s of their plural."""
+"""Number of smaller units in the larger one; names without the s of their plural."""
 _ABBREVIATIONS = {
     "hr": "hour",
     "min": "minute",
@@ -84,18 +84,18 @@ class Numeral:
     """A number in a text."""
 
     value: Fraction | None
-    """None: it is written like one, but too long to read, divided by zero, or a factor of something."""
+    """Value; None if it is too long to read, divided by zero, or a factor of something."""
     others: frozenset[Fraction] = frozenset()
-    """The same quantity in another unit: 50% is also 1/2, 50 cents are 1/2 dollar."""
+    """Values of the same quantity in other units: 50% is also 1/2, 50 cents are 1/2 dollar."""
     start: int
     end: int
     signed: bool = False
-    """It has a sign of its own."""
+    """Whether it has a sign of its own."""
     comma: bool = False
-    """Its decimals follow a comma."""
+    """Whether its decimals follow a comma."""
 
     def equals(self, other: Numeral) -> bool:
-        """Whether the values are the same, exactly; if only one knows another unit, in that one too."""
+        """Whether the values are equal, exactly; if only one has another unit, also in that one."""
         if self.value is None or other.value is None:
             return False
         if self.value == other.value:
@@ -142,14 +142,14 @@ def _single(text: str, found: re.Match[str]) -> Numeral:
 
 
 def _scaled(value: Fraction, suffix: re.Match[str], *, money: bool) -> tuple[Fraction, frozenset[Fraction]]:
-    """The value with what follows the number, and the values it has in another unit."""
+    """The value with its suffix, and the values in other units."""
     if suffix["percent"] or suffix["cents"]:
         return value, frozenset({value / 100})
     if suffix["dozen"]:
         return value * 12, frozenset({value})
     if suffix["word"]:
         scale = _SCALES[suffix["word"]]
-        # Who is asked for millions answers "3 million" or "3".
+        # A question in millions is answered by "3 million" or "3".
         return value * scale, frozenset({value} if scale >= _COUNTED else ())
     letter = suffix["letter"] or (suffix["wealth"] if money else None)
     return value * _LETTERS[letter.lower()] if letter else value, frozenset()
@@ -179,7 +179,7 @@ def _spoken(found: re.Match[str]) -> Numeral:
 
 
 def _value(found: re.Match[str]) -> Fraction | None:
-    """The exact value of the number without what follows it."""
+    """The exact value of the number without its suffix."""
     if len(found.group()) > LONGEST or (found["comma"] and not found["top"].isdecimal()):
         return None
     value = _fraction(found["top"] + (found["comma"] or "").replace(",", "."))
@@ -191,7 +191,7 @@ def _value(found: re.Match[str]) -> Fraction | None:
 
 
 def _joined(top: Fraction, found: re.Match[str]) -> Fraction | None:
-    """The value with its denominator or minutes, its whole and its sign; None if it divides by zero."""
+    """The value with its denominator or minutes, whole part and sign; None if it divides by zero."""
     value: Fraction | None = top
     if found["minutes"]:
         minutes = int(found["minutes"])

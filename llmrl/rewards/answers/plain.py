@@ -40,12 +40,12 @@ _SQUARED_UNIT = re.compile(
     r"((?<=[0-9])[ ]?(?:[mcdk]?m|ft|feet|in|inch(?:es)?|yd|yards?|mi|miles?|met(?:er|re)s?|units?))"
     r"[ ]?\^[23](?![0-9])"
 )
-"""Without LaTeX only what is sure to be a unit loses its power: the x^2 of 18 x^2 is none."""
+"""Powers of units to drop; without LaTeX only of certain units: the x^2 of 18 x^2 is none."""
 _SLANTED = re.compile(r"(?<!\S)\*([^*\s][^*\n]{0,80})\*(?![\w*])")
 
 
 def plain(text: str) -> str:
-    """The text with one spelling for each sign, and without emphasis; numbers keep their values."""
+    """Normalize a text to one spelling for each sign, without emphasis; numbers keep their values."""
     if not text.isascii():
         text = _ascii(text)
     if "\\" in text or "{" in text:

@@ -48,15 +48,15 @@ _BOUND_AFTER = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a chain of numerals comes to: 7 of "3 + 4 = 7"."""
+    """The result of a chain of numerals: 7 in "3 + 4 = 7"."""
 
     numeral: Numeral | None
-    """None: nothing in the chain is a result, as in "3 + 4" or "x + 5"."""
+    """Value of the result; None if the chain has none, as "3 + 4" or "x + 5"."""
     start: int
-    """Where the chain begins."""
+    """Index at which the chain begins."""
     end: int
     derived: bool
-    """It stands behind an equals sign."""
+    """Whether it follows an equals sign."""
 
 
 def results(text: str, *, words: bool = False) -> list[Result]:
@@ -74,8 +74,8 @@ def results(text: str, *, words: bool = False) -> list[Result]:
 def stated(text: str, *, words: bool = False) -> Result | None:
     """The one result that a sentence states as an answer; None if there is none, or it hedges.
 
-    A number that the sentence comes to at once is meant ("18, which is 8 more than 10"); after a phrase that
-    may hold numbers of its own, it is the one after "is", or else the last.
+    It is the first result ("18, which is 8 more than 10"), unless a phrase that may hold numbers of its own
+    precedes that: then it is the one after "is", or else the last.
     """
     every = results(text, words=words)
     if not every:
@@ -124,7 +124,7 @@ def _result(text: str, chain: Sequence[Numeral]) -> Result:
 
 
 def _free(text: str, numeral: Numeral) -> bool:
-    """No variable, root or function holds it."""
+    """Whether no variable, root or function is attached to it."""
     before = text[max(numeral.start - 12, 0) : numeral.start]
     return not _BOUND_BEFORE.search(before) and not _BOUND_AFTER.match(text, numeral.end)
 

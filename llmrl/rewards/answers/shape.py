@@ -1,4 +1,4 @@
-"""Shapes: relations, unions and matrices, and whether what they join agrees place by place."""
+"""Shapes: relations, unions and matrices, and whether their parts agree place by place."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def settled(gold: str, claim: str) -> bool | None:
 
 
 def _solved(shape: tuple[str, ...], gold: list[str], claim: list[str]) -> bool:
-    """Both say which letters are, or lie between, which numbers: x = 3, y = 4 and 3 < x < 7."""
+    """Whether both give the same letters numbers or bounds: x = 3, y = 4 and 3 < x < 7."""
     if not _RELATIONS.issuperset(shape):
         return False
     ours, theirs = ([piece.strip() for part in parts for piece in part.split(",")] for parts in (gold, claim))
@@ -42,14 +42,14 @@ def _solved(shape: tuple[str, ...], gold: list[str], claim: list[str]) -> bool:
 
 
 def _explicit(shape: tuple[str, ...], gold: list[str], claim: list[str]) -> bool:
-    """Both give the same letter as a function of others: y = 2x + 3."""
+    """Whether both give the same letter as a function of others: y = 2x + 3."""
     if shape != ("=",) or gold[0] != claim[0] or len(gold[0]) != 1 or not gold[0].isalpha():
         return False
     return gold[0] not in gold[1] + claim[1]
 
 
 def _parts(text: str) -> tuple[tuple[str, ...], list[str]]:
-    """An expression without its relations, unions and matrices, and the parts that they join."""
+    """The shape of an expression (relations, unions and matrices), and the parts that it joins."""
     text = _MATRIX.sub(r"\\\1{pmatrix}", re.sub(r"\\text\s*\{\s*,?\s*(?:or|and)\s*\}", ",", text))
     pieces = _JOINT.split(text)
     return tuple(_JOINTS.get(joint, joint) for joint in pieces[1::2]), [part.strip() for part in pieces[::2]]

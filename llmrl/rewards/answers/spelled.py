@@ -44,7 +44,7 @@ SPELLED = re.compile(
 
 
 def spelled_value(found: re.Match[str]) -> Fraction:
-    """The value of what ``SPELLED`` matched."""
+    """The value of a match of ``SPELLED``."""
     value = Fraction(1, 2) if found["half"] else Fraction(_cardinal(found["count"].lower()))
     value += Fraction(1, 2) if found["more"] else 0
     part = (found["part"] or "").lower()
@@ -53,7 +53,7 @@ def spelled_value(found: re.Match[str]) -> Fraction:
 
 
 def _cardinal(text: str) -> int:
-    """ "two hundred and five thousand one": what precedes a scale multiplies it, the rest adds up."""
+    """Value of "two hundred and five thousand one": what precedes a scale multiplies it, the rest adds up."""
     total = group = 0
     for word in re.findall(r"[a-z]+", text):
         if word in _SMALL:

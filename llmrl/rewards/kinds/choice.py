@@ -68,12 +68,12 @@ class Choice:
     r"""1 if the response chooses the gold option, else 0.
 
     It may name the letter ("\boxed{B}", "the answer is (B)", "B. Paris", "**B**") or, if the last message of
-    the prompt lists the options, say the text of exactly one. Two letters are no choice. The gold is a
-    letter, or a text of these.
+    the prompt lists the options, contain the text of exactly one. Two letters are no choice. The gold is a
+    letter, or an option's text.
     """
 
     letters: str = "ABCDE"
-    """The letters that options have, unless the prompt lists other ones."""
+    """Letters of the options, unless the prompt lists other ones."""
 
     reads_answer: ClassVar[bool] = True
 
@@ -96,7 +96,7 @@ class Choice:
 
 
 def _claims(sample: Sample) -> list[Claim]:
-    """What may hold the choice; an announced claim that makes none leaves it to no other."""
+    """Texts that may hold the choice; if an announced claim makes none, no other is tried."""
     found: list[Claim] = []
     # An announcement ends at its verb, and the "cannot" before that would be lost.
     said = _CANNOT_BE.sub(r"\1 is not", sample.last_turn)
@@ -112,11 +112,11 @@ def _claims(sample: Sample) -> list[Claim]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Options:
-    """The letters that may be chosen, and what they stand for where the prompt says it."""
+    """The letters that may be chosen, and their texts if the prompt has them."""
 
     letters: str
     texts: dict[str, list[str]]
-    """The words and signs of each."""
+    """Words and signs of each option."""
 
     @classmethod
     def of(cls, question: str, letters: str) -> _Options:
@@ -133,7 +133,7 @@ class _Options:
         return self._at_the_start(plain(claim.text).strip()) or self._by_text(claim.text)
 
     def _closing(self, said: str) -> str | None:
-        """The whole response is a choice, or its last sentences make one, or it begins with one."""
+        """The choice of an unannounced response: its whole text, its last sentences, or its beginning."""
         text = plain(said).strip()
         whole = self._at_the_start(text) if len(sentences(text)) == 1 else None
         if whole is not None:
@@ -145,7 +145,7 @@ class _Options:
         return self._leading(text) or self._by_text(said)
 
     def _named(self, sentence: str) -> set[str]:
-        """The letters that a sentence names, and does not reject."""
+        """The letters that a sentence names and does not reject."""
         chosen = [
             self._at_the_start(sentence[found.end() :])
             for found in _CHOSEN.finditer(sentence)
@@ -159,7 +159,7 @@ class _Options:
         return {letter for letter in (*chosen, *named) if letter is not None and letter in self.letters}
 
     def _leading(self, text: str) -> str | None:
-        """The letter that the first line begins with; None where others have lines too."""
+        """The letter that the first line begins with; None if other lines begin with letters too."""
         found = _LEADING.match(text)
         if found is None or found[1] not in self.letters or _SECOND_THOUGHT.search(text):
             return None
@@ -199,19 +199,19 @@ class _Options:
 
 
 def _denied(before: str) -> bool:
-    """Whether the clause that ends here says "not"."""
+    """Whether the clause that ends here has a "not"."""
     return _DENIAL.search(_CLAUSE.split(before)[-1]) is not None
 
 
 def _tokens(text: str) -> list[str]:
-    """Words, numbers, and the signs that make other numbers and terms of them."""
+    """Words, numbers, and the signs that combine them into other numbers and terms."""
     # Of two spaces, as plain text takes the power from a letter as from a unit: cm^2.
     text = plain(_POWER.sub(r"\1  ^", text)).casefold()
     return _TOKEN.findall(_THOUSANDS.sub("", _DASH.sub(" ", text)))
 
 
 def _says(said: list[str], option: list[str]) -> bool:
-    """Whether the option stands there by itself: the 7 of -7, 7^2 or \\sqrt{7} is no 7."""
+    """Whether the option occurs by itself: the 7 of -7, 7^2 or \\sqrt{7} is no 7."""
     size = len(option)
     return bool(option) and any(
         said[at : at + size] == option
@@ -222,6 +222,6 @@ def _says(said: list[str], option: list[str]) -> bool:
 
 
 def _belongs(before: list[str], first: str) -> bool:
-    """Whether the token before an option is one term with it."""
+    """Whether the token before an option belongs to the same term."""
     signed = _JOINER.fullmatch(first) and first in "+-"
     return any(_JOINER.fullmatch(token) or (signed and _OPERAND.fullmatch(token)) for token in before)

@@ -1,4 +1,4 @@
-"""``code``: does the program in a response pass its tests? It runs in a sandbox, and never anywhere else."""
+"""``code``: does the program in a response pass its tests? It runs in a sandbox, and nowhere else."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ class Code:
     """
 
     isolation: Literal["kernel", "process", "docker", "fusion"] = "kernel"
-    """Namespaces and seccomp; seccomp and Landlock alone; a container; a SandboxFusion server."""
+    """Isolation: namespaces and seccomp; seccomp and Landlock alone; a container; a SandboxFusion server."""
     seconds: float = 6.0
-    """Time of all tests of a response together; keep it below ``scoring.deadline_s``."""
+    """Time limit of all tests of a response together; keep it below ``scoring.deadline_s``."""
     memory_mib: int = 1024
-    """Memory of the program."""
+    """Memory limit of the program."""
     partial: bool = False
-    """The score is the share of the tests that pass."""
+    """Whether the score is the share of the tests that pass."""
     tolerance: float = 1e-6
-    """How far a number may be from an expected one with a fraction, relatively or absolutely."""
+    """Largest difference, relative or absolute, of a number from an expected one with a fraction."""
     image: str = "python:3.11-slim"
-    """For ``docker``."""
+    """Image for ``docker``."""
     url: str = ""
-    """For ``fusion``: the server, as ``http://sandbox:8080``."""
+    """URL of the server for ``fusion``, such as ``http://sandbox:8080``."""
 
     reads_answer: ClassVar[bool] = True
 
@@ -69,15 +69,15 @@ class Code:
         return Score(value, f"{right} of {tests} tests passed {verdict.note}".strip())
 
     def bare(self) -> Reward:
-        """A row is right if its own solution passes; without one, if its tests can be read."""
+        """The check of a row: its own solution must pass; without one, its tests must be readable."""
         return Solution(judge=self)
 
     def warm_up(self) -> None:
-        """See whether the sandbox can be used here."""
+        """Check whether the sandbox can be used here."""
         self._sandbox().start()
 
     def close(self) -> None:
-        """End the sandbox; the next judgement starts it again. For tests: with its process it ends anyway."""
+        """End the sandbox, which also ends with its process; the next judgement restarts it. For tests."""
         self._sandbox().close()
 
     def _sandbox(self) -> Sandbox:
@@ -86,7 +86,7 @@ class Code:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Solution:
-    """Judges the solution that a row has, in place of a response."""
+    """Judges a row's own solution in place of a response."""
 
     judge: Code
 
@@ -102,8 +102,8 @@ class Solution:
 def code_in(response: str, task: Task) -> str:
     """The last fenced block of a response that defines what its task asks for, or else the last one.
 
-    Examples of use come after the function, and those of input and output after a program, which no function
-    gives away: blocks marked as Python come first. Without a block all of the response is code.
+    Examples of use may follow the function, and those of input and output the program, which no function
+    identifies: blocks marked as Python come first. Without a block all of the response is code.
     """
     fenced: list[tuple[str, str, str]] = _FENCED.findall(response)
     blocks = [(kind, _outdented(text, len(before))) for before, kind, text in fenced] or [("", response)]
@@ -113,7 +113,7 @@ def code_in(response: str, task: Task) -> str:
 
 
 def _outdented(text: str, columns: int) -> str:
-    """Without the indentation of a fence in a list: at most so much, and no more than the first line has."""
+    """Remove a fence's indentation in a list: at most ``columns``, and no more than the first line has."""
     first = text.lstrip("\n")
     columns = min(columns, len(first) - len(first.lstrip(" \t")))
     return re.sub(rf"^[ \t]{{1,{columns}}}", "", text, flags=re.MULTILINE) if columns else text
@@ -121,7 +121,7 @@ def _outdented(text: str, columns: int) -> str:
 
 @cache
 def _sandbox(isolation: Literal["kernel", "process", "docker", "fusion"], image: str, url: str) -> Sandbox:
-    """One for all rewards of this process that ask for the same."""
+    """The sandbox that all rewards of this process with these options share."""
     match isolation:
         case "docker":
             return Docker(image=image)

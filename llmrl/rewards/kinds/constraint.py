@@ -1,4 +1,4 @@
-"""Constraints: what an instruction asks of a response's form and a program can check, by the names of IFEval.
+"""Constraints on a response's form that a program can check, by the names of IFEval.
 
 Zhou et al. 2023, "Instruction-Following Evaluation for Large Language Models", arXiv:2311.07911, table 4: 24
 of its 25 kinds; the language of a response is left out, because no program says it reliably.
@@ -54,12 +54,12 @@ class Constraint:
         return cls(name=name, arguments=checked)
 
     def holds(self, text: str) -> bool:
-        """Whether a response does what it asks."""
+        """Whether a response keeps the constraint."""
         return bool(text.strip()) and _CHECKS[self.name](text, **self.arguments)
 
 
 def constraint_names() -> tuple[str, ...]:
-    """Every kind, sorted."""
+    """The names of all kinds, sorted."""
     return tuple(sorted(_CHECKS))
 
 
@@ -93,7 +93,7 @@ def _words(text: str) -> list[str]:
 
 
 def _says(text: str, word: str) -> int:
-    """How often a word or phrase stands in a text, whatever its capitals."""
+    """Number of times that a word or phrase occurs in a text, ignoring case."""
     return len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE))
 
 
@@ -130,7 +130,7 @@ def _number_sentences(text: str, num_sentences: int, relation: Relation = "at le
 
 @_constraint("length_constraints:number_paragraphs")
 def _number_paragraphs(text: str, num_paragraphs: int) -> bool:
-    """Paragraphs are what stands between three stars; the ends may be empty, the middle may not."""
+    """Count the paragraphs between three stars; those at the ends may be empty, those between may not."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
     inner = parts[1:-1]
     return all(inner) and len([part for part in parts if part]) == num_paragraphs

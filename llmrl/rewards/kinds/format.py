@@ -1,4 +1,4 @@
-"""Rewards for the form of a response, whatever it says."""
+"""Rewards for the form of a response, whatever its content."""
 
 from __future__ import annotations
 

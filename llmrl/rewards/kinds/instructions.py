@@ -1,4 +1,4 @@
-"""``instructions``: does the response keep the constraints that its row or the recipe puts on its form?"""
+"""``instructions``: does the response keep the constraints that its row or the recipe sets on its form?"""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Instructions:
     """
 
     every: bool = False
-    """1 if all are kept, else 0, instead of the share."""
+    """Whether to score 1 if all are kept, else 0, instead of the share."""
 
     reads_answer: ClassVar[bool] = True
 
@@ -46,19 +46,19 @@ class Instructions:
         return _score(row_constraints(gold_of(sample)), sample.last_turn, every=self.every)
 
     def bare(self) -> Reward:
-        """A gold answer is no response here: it is right if its constraints can be read."""
+        """A check that a row's constraints can be read, as its gold answer is no response."""
         return _Readable()
 
 
 @reward("constraints")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraints:
-    """The share of the same constraints for every row that the response keeps, by the names of IFEval."""
+    """The share of constraints, the same for every row, that the response keeps, by the names of IFEval."""
 
     require: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     """Names and arguments: ``{ "length_constraints:number_words" = { num_words = 50 } }``."""
     every: bool = False
-    """1 if all are kept, else 0, instead of the share."""
+    """Whether to score 1 if all are kept, else 0, instead of the share."""
 
     reads_answer: ClassVar[bool] = False
 
@@ -76,7 +76,7 @@ class Constraints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Readable:
-    """1 if the row's constraints can be read; else it raises."""
+    """Scores 1 if the row's constraints can be read; otherwise it raises."""
 
     reads_answer: ClassVar[bool] = True
 
@@ -88,7 +88,7 @@ def row_constraints(answer: str) -> list[Constraint]:
     """The constraints of a row.
 
     Raises:
-        ValueError: it is no JSON of the two forms, empty, or names a constraint that does not exist.
+        ValueError: it is not JSON of the two forms, is empty, or names a constraint that does not exist.
     """
     try:
         rows = _ROWS.validate_python(read_json(answer))
@@ -101,7 +101,7 @@ def row_constraints(answer: str) -> list[Constraint]:
 
 
 def _pairs(rows: _Published | list[dict[str, Any]] | None) -> list[tuple[str, dict[str, Any]]]:
-    """Names with their arguments; empty if there are not as many of either."""
+    """Pair names with their arguments; empty if the numbers of both differ."""
     if rows is None:
         return []
     if isinstance(rows, list):

@@ -1,4 +1,4 @@
-"""``json``: is the response JSON, of the form that a schema asks for?"""
+"""``json``: is the response JSON that conforms to a schema?"""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _FENCE = re.compile(r"```(?:json|JSON)?[ \t]*\n(.*?)\n?```", re.DOTALL)
 class Json:
     """1 if the response holds JSON that a schema accepts, else 0.
 
-    JSON as RFC 8259 has it: no NaN, no comments, no name twice in an object. JSON Schema by ``jsonschema``,
-    in the dialect that ``$schema`` names, 2020-12 by default.
+    JSON is read as in RFC 8259: no NaN, no comments, no name twice in an object. JSON Schema is checked by
+    ``jsonschema``, in the dialect that ``$schema`` names, 2020-12 by default.
     """
 
     schema: dict[str, Any] = field(default_factory=dict[str, Any])
     """JSON Schema; the default accepts any JSON. References must stay inside it."""
     where: Literal["whole", "fenced"] = "whole"
-    """``whole``: the response is the JSON. ``fenced``: it stands in the last code fence, if there is one."""
+    """``whole``: the response is the JSON. ``fenced``: the last code fence holds it, if there is one."""
 
     reads_answer: ClassVar[bool] = False
 
@@ -41,7 +41,7 @@ class Json:
         try:
             validator_for(self.schema).check_schema(self.schema)
         except SchemaError as error:
-            raise ValueError(f"schema is no JSON Schema: {error.message}") from None
+            raise ValueError(f"schema is not a JSON Schema: {error.message}") from None
 
     def __call__(self, sample: Sample) -> Score:
         from jsonschema.validators import validator_for  # noqa: PLC0415  see above
@@ -60,17 +60,17 @@ class Json:
 
 
 def read_json(text: str) -> Any:
-    """The value that a text is.
+    """Parse a text as JSON.
 
     Raises:
-        ValueError: it is no JSON; NaN, Infinity and a name twice in an object are none.
+        ValueError: it is not JSON; NaN, Infinity and a name twice in an object are refused.
         RecursionError: it is nested too deeply.
     """
     return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not JSON")
 
 
 def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def _object(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _references(schema: object) -> Iterator[str]:
-    """Everything that ``$ref`` and its like name, at any depth."""
+    """Targets of ``$ref`` and its like, at any depth."""
     if isinstance(schema, dict):
         entries: dict[str, Any] = schema  # pyright: ignore[reportUnknownVariableType]  it comes from TOML
         for name, value in entries.items():

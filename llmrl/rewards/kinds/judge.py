@@ -1,4 +1,4 @@
-"""Rewards that a model gives in words: ``judge`` reads its verdict, ``compare`` its choice between two."""
+"""Rewards in a model's words: ``judge`` reads its verdict, ``compare`` its choice between two."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from llmrl.rewards.reward import Score, gold_of, reward
 from llmrl.roles.asker import Asker, chat, filled
 
 NUMBER = r"(?<![\w.])(?<!/)(?<!/ )(?<!out of )(-?\d+(?:\.\d+)?)(?!\w)"
-"""The 8 of 8/10 and of "8 out of 10"."""
+"""Pattern of a score: the 8 of 8/10 and of "8 out of 10"."""
 _SHOWN = 120
-"""Characters of what the judge said that a note quotes, from its end."""
+"""Most characters of the judge's answer that a note quotes, from its end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict(Asker):
-    """Options of rewards that ask a model at temperature 0 and read what it writes, never run it."""
+    """Options of rewards that ask a model at temperature 0 and read its text, never run it."""
 
     template: str
-    """The question, with places such as ``{prompt}``."""
+    """Template of the question, with placeholders such as ``{prompt}``."""
     system: str = ""
-    """Said before it, as the system's message."""
+    """System message before the question."""
     pattern: str | None = None
-    """What is read: the last match of its first group. By default a number, or one of ``choices``."""
+    """Pattern whose last match, in its first group, is read; by default a number, or one of ``choices``."""
     choices: Mapping[str, float] = field(default_factory=dict[str, float])
-    """What each word that can be read is worth, in any case of letters (a single letter in its own: "a" is a
-    word of English); by default a number is its worth."""
+    """Score of each readable word, ignoring case (except for a single letter: "a" is a word of English); by
+    default a number is its own score."""
     range: tuple[float, float] | None = None
-    """Numbers outside cannot be read; the score is where a number lies between the two, from 0 to 1."""
+    """Bounds of a number, others being unreadable; its place between them is the score, from 0 to 1."""
     max_tokens: int = 64
-    """Of the verdict; one that it cuts off cannot be read, but for a choice and what a ``pattern`` finds."""
+    """Most tokens of the verdict; one cut off is unreadable, but for a choice or a match of ``pattern``."""
     unreadable: Literal["error", "abstain"] = "error"
-    """What it is if nothing can be read from it; never a 0."""
+    """Result if nothing can be read; never a 0."""
 
     reads_answer: ClassVar[bool] = False
     places: ClassVar[frozenset[str]] = frozenset()
-    """Those that the template must have."""
+    """Placeholders that the template must have."""
 
     def __post_init__(self) -> None:
         Asker.__post_init__(self)
@@ -60,7 +60,7 @@ class Verdict(Asker):
             raise ValueError(f"range must be two numbers, the lower one first, got {list(self.range)}")
 
     async def verdict(self, sample: Sample, places: Mapping[str, str]) -> Score:
-        """What the judge says once it has read the template with these texts in their places."""
+        """Ask the judge, with these texts in the template's placeholders, and read its verdict."""
         known = {"prompt": _text(sample), "response": sample.response, **places}
         if "{answer}" in self.template:
             known["answer"] = gold_of(sample)
@@ -75,7 +75,7 @@ class Verdict(Asker):
         return Score(value, note)
 
     def read(self, said: str) -> float | None:
-        """The worth of what the judge said, its thoughts apart; None if it cannot be read."""
+        """The score in the judge's answer, without its thoughts; None if it cannot be read."""
         found = list(re.finditer(self._pattern, without_thoughts(said), self._flags))
         word = (found[-1][1] or "").strip() if found else ""
         if self.choices:
@@ -86,8 +86,8 @@ class Verdict(Asker):
             return None
 
     def _is_whole(self, said: str) -> bool:
-        """Whether what was cut off is a verdict: caught by a pattern, or a choice and nothing else. A number
-        may be one on the way to it."""
+        """Whether an answer that was cut off is a verdict: matched by a pattern, or only a choice. A number
+        could have had more digits."""
         return self.pattern is not None or said.strip().lower() in {name.lower() for name in self.choices}
 
     @property
@@ -108,13 +108,13 @@ class Verdict(Asker):
 
     @abstractmethod
     async def __call__(self, sample: Sample) -> Score:
-        """The score of one response."""
+        """Score one response."""
 
 
 @reward("judge")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judge(Verdict):
-    """What a model writes about a response, read as a number or as one of ``choices``."""
+    """A model's text about a response, read as a number or as one of ``choices``."""
 
     places: ClassVar[frozenset[str]] = frozenset({"response"})
 
@@ -125,13 +125,13 @@ class Judge(Verdict):
 @reward("compare")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compare(Verdict):
-    """The mean over the rivals of what a model says of the response (first) and a rival (second).
+    """The mean over the rivals of a model's verdict on the response (first) and a rival (second).
 
-    Judges favour a place, so each pair is shown in both orders and the two verdicts are averaged.
+    Judges favour a position, so each pair is shown in both orders and the two verdicts are averaged.
     """
 
     choices: Mapping[str, float] = field(default_factory=lambda: {"A": 1.0, "B": 0.0})
-    """What each word that can be read is worth to ``{first}``; to ``{second}`` it is worth 1 minus that."""
+    """Score of ``{first}`` for each readable word; ``{second}`` gets 1 minus that."""
 
     places: ClassVar[frozenset[str]] = frozenset({"first", "second"})
     reads_rivals: ClassVar[Literal[True]] = True
@@ -154,7 +154,7 @@ class Compare(Verdict):
 
 
 def _text(sample: Sample) -> str:
-    """The prompt without what a chat template puts around it."""
+    """The prompt without the chat template around it."""
     if len(sample.conversation) == 1:
         return sample.conversation[0]["content"]
     return "\n".join(f"{turn['role']}: {turn['content']}" for turn in sample.conversation)

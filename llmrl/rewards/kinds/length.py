@@ -18,7 +18,7 @@ class Overlong:
     """
 
     max_tokens: int | None = None
-    """From this length on the penalty is -1; the buffer is part of it. By default the response's budget."""
+    """Length from which on the penalty is -1, including the buffer; by default the response's budget."""
     buffer_tokens: int | None = None
     """Length of the slope; by default a fifth of ``max_tokens``, as in the paper."""
 
@@ -36,7 +36,7 @@ class Overlong:
         return -min(max(sample.tokens - (most - slope), 0) / slope, 1.0)
 
     def _slope(self, most: int) -> int:
-        """Its length, where a response has at most so many tokens."""
+        """Length of the slope if a response has at most ``most`` tokens."""
         slope = max(1, most // 5) if self.buffer_tokens is None else self.buffer_tokens
         if not 0 < slope <= most:
             raise ValueError(f"buffer_tokens must lie in 1 .. max_tokens = {most}, got {slope}")
@@ -49,9 +49,9 @@ class Length:
     """A linear budget: 1 up to ``free_tokens``, then falling to 0 at ``max_tokens``."""
 
     max_tokens: int
-    """From this length on the score is 0."""
+    """Length from which on the score is 0."""
     free_tokens: int = 0
-    """Up to this length the score is 1."""
+    """Length up to which the score is 1."""
 
     reads_answer: ClassVar[bool] = False
 

@@ -17,9 +17,9 @@ class Exact:
     """1 if the response is the gold answer, else 0."""
 
     strip: bool = True
-    """White space around either does not count."""
+    """Whether to ignore white space around either."""
     ignore_case: bool = False
-    """Capitals do not count."""
+    """Whether to ignore case."""
 
     reads_answer: ClassVar[bool] = True
 
@@ -55,14 +55,14 @@ class Regex:
 @reward("capture")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capture:
-    """1 if what a group of a pattern caught last is the gold answer, up to space around it."""
+    """1 if the last match of a pattern's group is the gold answer, up to space around it."""
 
     pattern: str
     """Python regular expression, searched anywhere; flags stand in it, as in ``(?i)answer: (\\w+)``."""
     group: int | str = 1
     """Number or name of the group."""
     ignore_case: bool = False
-    """Capitals do not count."""
+    """Whether to ignore case."""
 
     reads_answer: ClassVar[bool] = True
 
@@ -80,7 +80,7 @@ class Capture:
         return Score(value, f"caught {shown(caught[-1])}")
 
     def bare(self) -> Reward:
-        """Any text can be a gold answer, so only a missing one is found."""
+        """The same reward for bare gold answers: any text can be one, so only a missing one is found."""
         return self._comparison()
 
     def _comparison(self) -> Exact:
@@ -91,9 +91,9 @@ def compiled(pattern: str) -> re.Pattern[str]:
     """The pattern, compiled.
 
     Raises:
-        ValueError: it is no regular expression.
+        ValueError: it is not a regular expression.
     """
     try:
         return re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"pattern is no regular expression: {error}") from None
+        raise ValueError(f"pattern is not a regular expression: {error}") from None

@@ -21,15 +21,15 @@ from llmrl.rewards.kinds.number import boxed_numeral, boxed_symbol, claimed_nume
 from llmrl.rewards.reward import Reward, Score, gold_of, reward
 
 TAIL = 2000
-"""Characters at the end of a response in which mathematics that nothing announces is looked for."""
+"""Characters at the end of a response in which unannounced mathematics is looked for."""
 _DECIMALS = Fraction(5, 10**7)
 _RELATIVE = Fraction(1, 10**6)
 _ALGEBRA = re.compile(r"[\\^_$]")
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _WORD = re.compile("[A-Za-z]{3,}")
-"""Algebra would take it for a product, and then east is seat."""
+"""A word, which algebra would take for a product, and then east is seat."""
 _SPOKEN = re.compile(r"(?<![\\A-Za-z])(?=[A-Z]*[a-z])[A-Za-z]{2,}")
-"""A word, and no product of capitals or command of LaTeX."""
+"""A word, as opposed to a product of capitals or a command of LaTeX."""
 _BEGINNING = re.compile(r"\W*[A-Z]")
 _BETWEEN = re.compile(r"\s*(?:,|,?\s*(?:and|or))\s*", re.IGNORECASE)
 _BASED = re.compile(r"\(?([0-9A-F]+)\)?_\{?([0-9]+)\}?")
@@ -40,7 +40,7 @@ _UNITS = frozenset({
     "cm", "mm", "km", "dm", "kg", "mg", "ft", "in", "lb", "oz", "mph", "hr", "hrs", "min", "sec", "ml", "mL",
     "st", "nd", "rd", "th", "am", "pm",
 })  # fmt: skip
-"""What may stand right beside the number of a gold answer; other letters there are factors, as in 6pq."""
+"""Units that may follow the number of a gold answer directly; other letters there are factors, as in 6pq."""
 _ASSIGNED = re.compile(r"\A\s*[A-Za-z](?:\([A-Za-z]\))?\s*=(?!=)\s*")
 
 
@@ -57,7 +57,7 @@ class Math:
     """
 
     whole: bool = False
-    """The response is nothing but the answer: no box, no dollar signs, no words around it."""
+    """Whether the response must be the answer alone: no box, no dollar signs, no words around it."""
 
     reads_answer: ClassVar[bool] = True
 
@@ -71,22 +71,22 @@ class Math:
         return Score(0.0, "no answer")
 
     def bare(self) -> Reward:
-        """Gold answers come without a box."""
+        """The reward for gold answers, which come without a box."""
         return replace(self, whole=True)
 
     def warm_up(self) -> None:
-        """SymPy takes a third of a second to import."""
+        """Import SymPy, which takes a third of a second."""
         _equal(r"\frac{1}{2}", "x")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Gold:
-    """The gold answer, and the number that it is, if it is one."""
+    """The gold answer, and its value if it is a number."""
 
     text: str
     numeral: Numeral | None
     symbol: str
-    """What the number is said to be: x of x = 5."""
+    """Symbol that equals the number: x of x = 5."""
 
     @classmethod
     def read(cls, answer: str) -> _Gold:
@@ -122,12 +122,12 @@ class _Gold:
         return self._compare(claim)
 
     def _is_of_another(self, claim: Claim) -> bool:
-        """Whether the box is about y where the gold answer is about x; one that names nothing is about it."""
+        """Whether the box names another symbol than the gold answer; a box without one does not."""
         named = boxed_symbol(claim.text) if self.symbol and claim.form == "box" else ""
         return named not in ("", self.symbol)
 
     def _compare(self, claim: Claim) -> Score:
-        """By what both come to, or else by algebra; a gold answer that it cannot read is its text alone."""
+        """Compare by value, or else by algebra; a gold answer that algebra cannot read, by its text."""
         text = claim.text if claim.form == "box" else _expression_in(claim)
         if ("=" in self.text) != ("=" in text) and (is_statement(self.text) or is_statement(text)):
             return Score(0.0, f"read {shown(text)}")  # math-verify would compare the number alone
@@ -151,7 +151,7 @@ class _Gold:
 
 
 def _is_term(gold: str) -> bool:
-    """Whether letters that nothing marks as text are factors of its number: 5t is no 5 of some unit."""
+    """Whether unmarked letters are factors of its number, not units: 5t is no 5."""
     found = _BESIDE.finditer("" if "\\$" in gold else _MARKED.sub("", gold))
     return any(each[1] not in _UNITS for each in found)
 
@@ -163,13 +163,13 @@ def _same_in_base(gold: str, claim: str) -> bool | None:
 
 
 def _bare(answer: str) -> str:
-    """The expression of a gold answer: what it announces, in a box or between dollar signs."""
+    """The expression of a gold answer: its announced part, in a box or between dollar signs."""
     text = gold_part(answer)
     return (last_boxed(text) or text).strip().strip("$").strip()
 
 
 def _is_told(answer: str) -> bool:
-    """Whether it is told how the answer is found: in several sentences, or a long one around formulas."""
+    """Whether it explains how the answer is found: in several sentences, or a long one around formulas."""
     begun = [part for part in sentences(answer) if _BEGINNING.match(part)]
     words = [count for part in begun if (count := len(_SPOKEN.findall(part)))]
     formulas = "$" in answer
@@ -177,9 +177,9 @@ def _is_told(answer: str) -> bool:
 
 
 def _expression_in(claim: Claim) -> str:
-    """The mathematics between dollar signs: what an announcement comes to first, or what stands last.
+    """The mathematics between dollar signs: the first in an announcement, or else the last.
 
-    Without dollar signs an announced sentence is taken as it is, a closing one is not mathematics.
+    Without dollar signs an announced sentence is taken as it is; a closing one is not mathematics.
     """
     text = claim.text[-TAIL:]
     found = list(_FORMULA.finditer(text))
@@ -200,7 +200,7 @@ def _unmarked(text: str) -> str:
 
 
 def _as_good(gold: Numeral, claim: Numeral) -> bool:
-    """Equal, or equal to six decimals where one of them is no whole number."""
+    """Whether they are equal, or equal to six decimals if one of them is no whole number."""
     if gold.equals(claim):
         return True
     assert gold.value is not None  # promised by boxed_numeral
@@ -213,7 +213,7 @@ def _as_good(gold: Numeral, claim: Numeral) -> bool:
 
 @lru_cache(maxsize=4096)
 def _read(expression: str) -> tuple[Any, ...]:
-    """The expression as SymPy objects; empty if math-verify cannot read it. Nothing in it is executed."""
+    """Parse the expression into SymPy objects; empty if math-verify cannot. Nothing in it is executed."""
     from math_verify import LatexExtractionConfig, parse  # noqa: PLC0415  imports SymPy, a third of a second
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that its alarms are off, as we asked
@@ -228,7 +228,7 @@ def _read(expression: str) -> tuple[Any, ...]:
 
 @lru_cache(maxsize=4096)
 def _equal(gold: str, claim: str) -> bool:
-    """Equality by math-verify: numbers to six decimals, expressions by simplification, sets, intervals.
+    """Compare by math-verify: numbers to six decimals, expressions by simplification, sets, intervals.
 
     A comparison that fails, as with 1/0, shows no equality.
     """

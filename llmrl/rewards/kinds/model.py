@@ -1,4 +1,4 @@
-"""Rewards that a reward model gives: ``classifier`` one for the response, ``process`` one for its steps."""
+"""Rewards by a reward model: ``classifier`` scores the response, ``process`` its steps."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class Classifier(Asker):
 @reward("process")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process(Asker):
-    """The scores of the steps of a response, of a role of kind ``steps``, made into one."""
+    """The scores of a response's steps by a role of kind ``steps``, aggregated."""
 
     aggregate: Literal["min", "mean", "product", "last"] = "min"
-    """How; ``min`` is as good as the worst step."""
+    """Aggregation of the scores; ``min`` is as good as the worst step."""
 
     reads_answer: ClassVar[bool] = False
     asks: ClassVar[str] = "steps"

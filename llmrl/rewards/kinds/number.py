@@ -1,4 +1,4 @@
-"""``number``: is the number that the response ends with the gold number, exactly?"""
+"""``number``: does the number that the response ends with equal the gold number exactly?"""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ _OPENING, _CLOSING = re.compile(r"[(\[]\s*\Z"), re.compile(r"\s*[)\]]")
 class Number:
     r"""1 if the response's final number equals the gold one, else 0.
 
-    The final number is what the last ``\boxed{}``, ``####``, ``<answer>`` or "answer is" announces, or else
-    what the last sentence with numbers comes to. Separators, currency, units and number words are read as
-    people read them: 50% is 50 and also 1/2, 3/4 is 0.75, 1 1/2 is 1.5. An answer that hedges ("5 or 6") is
-    none.
-    The gold is the one number of the answer, after its ``####``, ``A:`` or ``=`` if it has one.
+    The final number is the one that the last ``\boxed{}``, ``####``, ``<answer>`` or "answer is" announces,
+    or else the result of the last sentence with numbers. Separators, currency, units and number words are
+    read as people read them: 50% is 50 and also 1/2, 3/4 is 0.75, 1 1/2 is 1.5. An answer that hedges ("5 or
+    6") is none. The gold is the one number of the answer, after its ``####``, ``A:`` or ``=`` if it has one.
     """
 
     marker: str | None = None
@@ -50,7 +49,7 @@ class Number:
         return Score(float(claim.equals(gold)), f"read {shown(str(claim.value))}")
 
     def bare(self) -> Reward:
-        """The gold answers of a dataset need not carry the marker."""
+        """The reward without the marker, which a dataset's gold answers need not have."""
         return replace(self, marker=None)
 
 
@@ -82,7 +81,7 @@ def final_numeral(response: str, marker: str | None = None, *, finished: bool = 
 
 
 def decisive(claim: Claim) -> bool:
-    """Whether a claim is the answer, be it a number or not; else an earlier one may be."""
+    """Whether a claim is the answer, even one without a number; otherwise an earlier one may be."""
     if claim.form != "announced":
         return True
     return claim.denied or bool(numerals(plain(claim.text), words=True))
@@ -98,9 +97,9 @@ def claimed_numeral(claim: Claim) -> Numeral | None:
 
 
 def boxed_numeral(text: str) -> Numeral | None:
-    """The one number that an expression is, with its units; None if it is more.
+    """The single number of an expression, with its units; None if there is more.
 
-    In mathematics a comma lists: 1,2 are two numbers, whatever they are in the shops of Europe.
+    In mathematics a comma separates: 1,2 are two numbers, although in Europe it may mark decimals.
     """
     found = _in_box(plain(text))
     if found is None or found.numeral is None or found.numeral.value is None or found.numeral.comma:
@@ -109,13 +108,13 @@ def boxed_numeral(text: str) -> Numeral | None:
 
 
 def boxed_symbol(text: str) -> str:
-    """What a box says its number to be: x of ``x = 5``; empty if no symbol stands for it."""
+    """The symbol that a box equates with its number: x of ``x = 5``; empty if there is none."""
     text = _joined_groups(plain(text))
     return next((symbol(_before(text, result)) for result in results(text, words=True)), "")
 
 
 def _in_box(text: str) -> Result | None:
-    """The one result in a box, with nothing but words and units around it."""
+    """The one result in a box, with only words and units around it."""
     text = _joined_groups(text)
     found = results(text, words=True)
     if not found or any(not _same(each, found[0]) for each in found[1:]):
@@ -144,14 +143,14 @@ def _in_prose(claim: Claim, text: str) -> Result | None:
 
 
 def _announced(text: str) -> Result | None:
-    """What the first sentence with numbers states."""
+    """The result that the first sentence with numbers states."""
     spoken = (sentence for sentence in sentences(text) if numerals(sentence, words=True))
     first = next(spoken, None)
     return None if first is None else stated(first, words=True)
 
 
 def _at_the_end(text: str) -> Result | None:
-    """The result of the last sentence with numbers; in it, of what is bold, if anything is."""
+    """The result of the last sentence with numbers; of its bold part, if it has one."""
     for sentence in reversed(sentences(text)):
         bold = [part for part in _BOLD.findall(sentence) if numerals(plain(part))]
         if bold or numerals(plain(sentence)):
@@ -160,5 +159,5 @@ def _at_the_end(text: str) -> Result | None:
 
 
 def _joined_groups(text: str) -> str:
-    """1 234 567 as 1,234,567; only where a single number is expected."""
+    """Join 1 234 567 as 1,234,567; only where a single number is expected."""
     return _GROUPED.sub(lambda found: found[1] + found[2].replace(" ", ","), text)

@@ -1,4 +1,4 @@
-"""The reward that an environment gives: what it says that the conversation was worth."""
+"""The environment's reward: its value of the conversation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llmrl.rewards.reward import Score, reward
 @reward("outcome")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """The environment's outcome as it is; where the environment has none it abstains."""
+    """The environment's outcome as it is; abstains if there is none."""
 
     reads_answer: ClassVar[bool] = False
 

@@ -18,8 +18,8 @@ from llmrl.roles.service import Service
 class Remote(Service):
     """The score that a service gives to a sample, which it gets as JSON in a POST.
 
-    It answers ``{"score": 0.5}``, ``{"abstain": "why"}`` or ``{"error": "why"}``, a score with a ``note`` if
-    it likes. Any other answer is an error, and so is any status but 200.
+    It answers ``{"score": 0.5}``, ``{"abstain": "why"}`` or ``{"error": "why"}``; a score may have a
+    ``note``. Any other answer is an error, and so is any status but 200.
     """
 
     reads_answer: ClassVar[bool] = False
@@ -29,7 +29,7 @@ class Remote(Service):
 
 
 def _verdict(body: bytes, url: str) -> Score:
-    """What the service says, taken by its word and by nothing else."""
+    """Read the service's verdict from its answer alone."""
     try:
         answer: Any = json.loads(body)
     except ValueError:

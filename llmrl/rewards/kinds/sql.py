@@ -1,4 +1,4 @@
-"""``sql``: does the query of the response return what the gold query returns, on SQLite?"""
+"""``sql``: does the response's query return the same as the gold query, on SQLite?"""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _TAG = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _COMMENT = re.compile(r"--[^\n]*|/\*.*?\*/", re.DOTALL)
 _ORDER = re.compile(r"\border\s+by\b", re.IGNORECASE)
 _STEPS = 1000
-"""Instructions of SQLite's machine between two looks at the clock."""
+"""Instructions of SQLite's machine between two checks of the clock."""
 _LONGEST_VALUE = 10**5
-"""Bytes of the longest text, blob or query."""
+"""Most bytes of a text, blob or query."""
 _LARGEST_RESULT = 10**7
-"""Bytes of text in all rows."""
+"""Most bytes of text in all rows."""
 _READS = frozenset({sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE})
 _CHANCE = frozenset({"random", "randomblob", "load_extension", "zeroblob", "sqlite_compileoption_get"})
 """Functions that are of no use in an answer."""
@@ -36,9 +36,9 @@ _CHANCE = frozenset({"random", "randomblob", "load_extension", "zeroblob", "sqli
 class Sql:
     """1 if the response's query returns the rows that the gold query returns, else 0.
 
-    The query is what stands in the last code fence, in ``<answer>``, or the whole response. It is one
-    statement that only reads, on a database of its own in memory. Rows are compared as a bag, in order if the
-    gold query sorts them; columns by position, whatever they are called; numbers to six decimals.
+    The query is the text in the last code fence, in ``<answer>``, or the whole response. It is one statement
+    that only reads, on a database of its own in memory. Rows are compared as a bag, in order if the gold
+    query sorts them; columns by position, whatever their names; numbers to six decimals.
     """
 
     setup: str = ""
@@ -46,7 +46,7 @@ class Sql:
     seconds: float = 2.0
     """Longest time of a query."""
     most_rows: int = 10_000
-    """A query with more rows is wrong."""
+    """Most rows of a query; one with more is wrong."""
 
     reads_answer: ClassVar[bool] = True
 
@@ -100,7 +100,7 @@ class Sql:
             size += sum(len(value) for value in row if isinstance(value, str | bytes))
             if len(rows) > self.most_rows or size > _LARGEST_RESULT:
                 raise ValueError(f"more than most_rows = {self.most_rows} rows, or {_LARGEST_RESULT} bytes")
-        if time.monotonic() > end:  # within one function nobody looks at the clock
+        if time.monotonic() > end:  # the clock is not checked within one function
             raise ValueError(f"longer than seconds = {self.seconds:g}")
         return rows
 
@@ -111,7 +111,7 @@ class Sql:
 
 
 def _guard(database: sqlite3.Connection, end: float) -> None:
-    """From now on it can only be read, and not after ``end``."""
+    """Make the database read-only from now on, and interrupt it after ``end``."""
     database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
     database.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
     database.set_authorizer(_authorize)
@@ -139,7 +139,7 @@ def _sorts(query: str) -> bool:
 
 
 def _plain(value: object) -> object:
-    """Numbers that are equal to six decimals are the same."""
+    """A value for comparison; numbers that are equal to six decimals become the same."""
     return round(value, 6) if isinstance(value, float) else value
 
 

@@ -1,1 +1,1 @@
-"""The processes that rewards run in, and what they say."""
+"""The processes that rewards run in, and their verdicts."""

@@ -1,4 +1,4 @@
-"""What nobody finished is judged by nobody: an aborted response is an error with a reason, never a zero."""
+"""Unfinished responses are not judged: an aborted response is an error with a reason, never a zero."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from llmrl.rollouts.rollout import Rollout, RolloutGroup
 
 
 def overrule(group: RolloutGroup, judgements: Sequence[Judgement]) -> tuple[Judgement, ...]:
-    """The judgements of a group, whatever they are, without a verdict on its aborted responses."""
+    """Replace the judgements of aborted responses, whatever they are, by errors."""
     return tuple(map(_overruled, group.rollouts, judgements))
 
 

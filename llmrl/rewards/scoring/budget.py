@@ -12,13 +12,13 @@ from llmrl.rewards.judgement import Judgement
 
 @dataclass(frozen=True, slots=True)
 class ErrorBudget:
-    """A step whose share of errors is larger than ``max_error_rate`` ends the run."""
+    """A limit on a step's share of errors; a larger share than ``max_error_rate`` ends the run."""
 
     max_error_rate: float
-    """Share in 0 .. 1, as ``scoring.max_error_rate``."""
+    """Largest share in 0 .. 1, as ``scoring.max_error_rate``."""
 
     def check(self, judgements: Sequence[Judgement]) -> None:
-        """Look at all judgements of one step.
+        """Check all judgements of one step.
 
         Raises:
             RewardError: the budget is exceeded; the message has rate, limit and the most frequent note.

@@ -1,4 +1,4 @@
-"""Where rewards run: ``python -m llmrl.rewards.scoring.child``, killed without mercy and replaced.
+"""A process for rewards: ``python -m llmrl.rewards.scoring.child``, killed without mercy and replaced.
 
 It reads JSON lines on stdin and answers on stdout. First the setup, answered by the names of the rewards that
 read the gold answer, and of those that are awaited. Then a line for each sample, or where rewards are awaited
@@ -31,7 +31,7 @@ from llmrl.roles.asker import Asker
 
 
 def main() -> None:
-    """Serve until stdin closes, then take along whatever the rewards have left running."""
+    """Serve until stdin closes, then end all that the rewards have left running."""
     asks, replies = _take_pipes()
     _die_with_parent(lifeline=int(sys.argv[1]))
     _go_first()
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def _take_pipes() -> tuple[BinaryIO, int]:
-    """The protocol on private descriptors, so that a reward that prints or reads cannot disturb it."""
+    """Move the protocol to private descriptors, so that a reward that prints or reads cannot disturb it."""
     asks, replies = os.fdopen(os.dup(0), "rb"), os.dup(1)
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
@@ -70,7 +70,7 @@ def _die_with_parent(*, lifeline: int) -> None:
 
 
 def _go_first() -> None:
-    """When memory runs out, go before the parent does; and leave no core behind."""
+    """Be killed before the parent when memory runs out, and leave no core behind."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
@@ -100,7 +100,7 @@ def _warm_up(name: str, reward: Heavy) -> None:
     try:
         reward.warm_up()
     except LlmrlError:
-        raise  # a refused sandbox says itself what is missing
+        raise  # a refused sandbox reports what is missing itself
     except Exception as error:
         raise PluginError(f"rewards.{name}: warm_up failed: {error}.\n{traceback.format_exc()}") from error
 
@@ -118,7 +118,7 @@ def _limit_memory(mib: int | None) -> None:
 
 
 def _grades_gold(reward: Reward) -> bool:
-    """Whoever asks a model does not: it is not there yet, and nothing says that it knows the gold answer."""
+    """Whether a reward grades gold answers; not if it asks a model, which is not started and may not know."""
     return reward.reads_answer and not isinstance(reward, Asker)
 
 
@@ -128,14 +128,14 @@ def _bare(reward: Reward) -> Reward:
 
 @dataclass(frozen=True, slots=True)
 class _Desk:
-    """Where samples come in and verdicts go out."""
+    """The exchange of samples and verdicts with the parent."""
 
     replies: int
     rewards: dict[bool, list[Reward]]
-    """All of them, and under True those that grade gold answers."""
+    """All rewards, and under True those that grade gold answers."""
     own: int = field(default_factory=os.getpid)
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.new_event_loop)
-    """Lives as long as the process, so that a reward may keep its connections."""
+    """Event loop that lives as long as the process, so that a reward may keep its connections."""
 
     def serve(self, asks: BinaryIO) -> None:
         for line in asks:
@@ -156,7 +156,7 @@ class _Desk:
         waiting = iter(enumerate(samples))
 
         async def take_turns() -> None:
-            for at, sample in waiting:  # one iterator for all: whoever is done takes the next
+            for at, sample in waiting:  # one iterator for all: each task that is done takes the next
                 await self._judge_awaited(rewards, at, Sample(**sample), ask["deadline_s"])
 
         await asyncio.gather(*(take_turns() for _ in range(ask["at_once"])))

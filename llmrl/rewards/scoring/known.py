@@ -1,4 +1,4 @@
-"""The verdicts that were given already, by the content of what was judged."""
+"""Verdicts that were given already, by the content of what was judged."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from llmrl.rewards.scoring.part import Part
 
 
 class KnownVerdicts:
-    """The last of them; errors are not among them, since the next try may succeed."""
+    """The most recent verdicts; errors are not kept, since the next try may succeed."""
 
     def __init__(self, entries: int) -> None:
         self._entries = entries
         self._parts: OrderedDict[bytes, dict[str, Part]] = OrderedDict()
 
     def find(self, text: bytes) -> dict[str, Part] | None:
-        """What every reward said about a sample, at no cost of time; None if that is not known."""
+        """The verdicts of every reward on a sample, at no cost of time; None if they are unknown."""
         key = _key(text)
         if key in self._parts:
             self._parts.move_to_end(key)
         return self._parts.get(key)
 
     def keep(self, text: bytes, parts: Mapping[str, Part]) -> None:
-        """Remember it, and forget what has not been asked for the longest time."""
+        """Remember verdicts, and forget those that were not used for the longest time."""
         if any(part.status == "error" for part in parts.values()):
             return
         self._parts[_key(text)] = at_no_cost(parts)
@@ -34,7 +34,7 @@ class KnownVerdicts:
 
 
 def at_no_cost(parts: Mapping[str, Part]) -> dict[str, Part]:
-    """The same verdicts, as they are when nobody had to be asked."""
+    """The same verdicts, as they are when no reward had to be asked."""
     return {name: replace(part, seconds=0.0) for name, part in parts.items()}
 
 

@@ -1,4 +1,4 @@
-"""What one named reward said about one response, and how the parts make a judgement."""
+"""The verdict of one named reward on one response, and its part in a judgement."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmrl.rewards.judgement import Judgement, Sample, Status
 from llmrl.rewards.reward import Awaited, Reward, Score
 
 LONGEST_NOTE = 300
-"""Characters of a note; longer ones are cut."""
+"""Most characters of a note; longer ones are cut."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +24,13 @@ class Part:
 
     status: Status
     value: float | None = None
-    """Finite if ``status`` is ``score``, else None."""
+    """Finite value if ``status`` is ``score``, else None."""
     note: str = ""
     seconds: float = 0.0
 
 
 def evaluate(reward: Reward, sample: Sample) -> Part:
-    """Call a reward and say what became of it; nothing that it raises gets through."""
+    """Call a reward and return its verdict; an exception becomes an error."""
     start = time.perf_counter()
     try:
         part = _read(reward(sample))
@@ -40,7 +40,7 @@ def evaluate(reward: Reward, sample: Sample) -> Part:
 
 
 async def evaluate_awaited(reward: Awaited, sample: Sample, *, seconds: float, deadline_s: float) -> Part:
-    """Await a reward for at most ``seconds``, what is left of ``deadline_s``, and say what became of it.
+    """Await a reward for at most ``seconds``, the rest of ``deadline_s``, and return its verdict.
 
     Does not return while a reward refuses to be cancelled.
     """
@@ -67,7 +67,7 @@ def _timed(part: Part, start: float) -> Part:
 
 
 def combine(parts: Mapping[str, Part], weights: Mapping[str, float]) -> Judgement:
-    """Any error makes the judgement an error, else any abstention an abstention; else the sum counts."""
+    """Combine the parts: any error makes an error, else any abstention an abstention; else the sum counts."""
     values = {name: part.value for name, part in parts.items() if part.value is not None}
     seconds = sum(part.seconds for part in parts.values())
     status, note = _verdict(parts)
@@ -92,7 +92,7 @@ def _verdict(parts: Mapping[str, Part]) -> tuple[Status, str]:
 
 
 def _read(returned: object) -> Part:
-    """A part from whatever a reward returned."""
+    """Make a part from a reward's return value."""
     value, note = (returned.value, returned.note) if isinstance(returned, Score) else (returned, "")
     if value is None:
         return Part(status="abstain", note=f"abstained: {note}" if note else "")

@@ -1,4 +1,4 @@
-"""The parent's end of one reward process: ask, watch the clock, kill, bury."""
+"""The parent's end of one reward process: ask, watch the clock, kill, reap."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from llmrl.errors import DeadlineError, PluginError, RecipeError, RewardError, s
 from llmrl.rewards.scoring.part import Part
 
 START_DEADLINE_S = 60.0
-"""Plugins may import much; a process that is not ready by then will never be."""
+"""Seconds for a process to be ready, as plugins may import much; a later one never will be."""
 _EXIT_S = 5.0
-"""A killed process is gone in milliseconds; one that the kernel cannot end by then is given up."""
+"""Seconds for a killed process to go, which takes milliseconds; one that does not is given up."""
 _DRAIN_S = 0.2
-"""For the last lines of a process that exited; only a descendant outside its group holds the pipes longer."""
+"""Seconds for the last lines of a process that exited; only a descendant outside its group takes longer."""
 _STALL_S = 0.25
-"""If a timer comes later than this, our own loop stood still and the child may have lacked its input."""
+"""Delay of a timer from which on our own loop stood still, and the child may have lacked its input."""
 _GRACE_S = 0.5
-"""For a child to cancel an awaited reward at its deadline, before it is killed."""
+"""Seconds for a child to cancel an awaited reward at its deadline, before it is killed."""
 _LAST_WORDS = 300
 _STDERR = 2
 _SETUP_ERRORS = {"PluginError": PluginError, "RecipeError": RecipeError}
@@ -32,30 +32,30 @@ _SETUP_ERRORS = {"PluginError": PluginError, "RecipeError": RecipeError}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """How the samples of one ask are judged."""
+    """The terms on which the samples of one request are judged."""
 
     width: int
-    """Rewards that judge each."""
+    """Number of rewards that judge each sample."""
     gold: bool
-    """Only by the rewards that read the answer, bare."""
+    """Whether only the rewards that read the answer judge, bare."""
     at_once: int | None
-    """Samples that awaited rewards judge together; None for the others, which take one after another."""
+    """Number of samples that awaited rewards judge at once; None for the others, which take one at a time."""
     deadline_s: float
-    """For each sample."""
+    """Deadline for each sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of one ask."""
+    """The result of one request."""
 
     finished: Mapping[int, tuple[Part, ...]]
-    """The parts of each sample that was finished, by its place in the ask."""
+    """Parts of each finished sample, by its index in the request."""
     failure: str = ""
-    """Why the process is gone before it answered everything; empty if it did."""
+    """Reason why the process ended before it answered everything; empty if it did not."""
     underway: Mapping[int, Underway]
-    """After a failure: the samples that went with it. At least one did."""
+    """Samples that were lost with a failed process, at least one."""
     now: float
-    """On the loop's clock."""
+    """Time on the loop's clock."""
 
 
 @dataclass(slots=True)
@@ -63,16 +63,16 @@ class Underway:
     """A sample that is being judged."""
 
     since: float
-    """When it began, on the loop's clock."""
+    """Start of its judgement, on the loop's clock."""
     parts: list[Part] = field(default_factory=list[Part])
-    """Its finished ones."""
+    """Finished parts of the sample."""
     excused: bool = False
-    """It has been given its time again, because our own loop stood still."""
+    """Whether it was given its time again, because our own loop stood still."""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Ask:
-    """An ask that is being answered. The child begins the next sample when it has finished one, in order."""
+    """A request being answered. The child begins the next sample when it has finished one, in order."""
 
     samples: int
     terms: Terms
@@ -85,7 +85,7 @@ class _Ask:
             self.underway[at] = Underway(now)
 
     def take(self, at: int, part: Part, now: float) -> None:
-        """Raises KeyError if that sample is not under way."""
+        """Record a finished part; raises KeyError if that sample is not under way."""
         self.underway[at].parts.append(part)
         if len(self.underway[at].parts) < self.terms.width:
             return
@@ -98,15 +98,15 @@ class _Ask:
 
     @property
     def patience_s(self) -> float:
-        """A child cancels awaited rewards itself, and is only killed if it cannot."""
+        """Seconds until a kill: a child cancels awaited rewards itself, and is only killed if it cannot."""
         return self.terms.deadline_s + (0.0 if self.terms.at_once is None else _GRACE_S)
 
     def due(self) -> float:
-        """When the first of those under way must be finished."""
+        """Time by which the first sample under way must be finished."""
         return min(each.since for each in self.underway.values()) + self.patience_s
 
     def excuse(self, now: float) -> bool:
-        """Give its time again to whatever has not been excused yet; False if everything has."""
+        """Give all samples not yet excused their time again; False if there is none."""
         guilty = [each for each in self.underway.values() if not each.excused]
         for each in guilty:
             each.since, each.excused = now, True
@@ -114,15 +114,15 @@ class _Ask:
 
 
 class RewardProcess(asyncio.SubprocessProtocol):
-    """One child in a process group of its own. It serves one ask at a time, and goes at its first offence."""
+    """A child in its own process group. It serves one request at a time, and ends at its first fault."""
 
     def __init__(self, *, lifeline: int) -> None:
         self.reads_answer: tuple[str, ...] = ()
         """Names of the rewards that read the gold answer."""
         self.awaited: Mapping[bool, frozenset[str]] = {}
-        """Names of the rewards that are awaited; under True of those that grade gold answers."""
+        """Names of the awaited rewards; under True those that grade gold answers."""
         self.pid = 0
-        """Its process id, which is also its group's."""
+        """Process id, which is also its group's."""
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[dict[str, Any]] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
@@ -135,7 +135,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
 
     @classmethod
     async def start(cls, setup: bytes) -> RewardProcess:
-        """A process that has imported its plugins and built its rewards.
+        """Start a process that imports its plugins and builds its rewards.
 
         Raises:
             PluginError: a plugin cannot be imported there.
@@ -143,7 +143,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
             RewardError: it died first.
             DeadlineError: it is not ready within 60 s.
         """
-        # It can import what its parent can import, and nothing from the folder it happens to be started in.
+        # It can import what its parent can import, and nothing from the folder that it happens to start in.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
         theirs, ours = os.pipe()
         process = cls(lifeline=ours)
@@ -163,7 +163,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
 
     @property
     def alive(self) -> bool:
-        """True while it can be asked."""
+        """Whether it can be asked."""
         return not self._failure
 
     async def ask(self, samples: Sequence[bytes], terms: Terms) -> Outcome:
@@ -257,7 +257,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
             )
 
     def _fail(self, reason: str) -> None:
-        """The end of this process, whatever began it; the first reason stays."""
+        """End this process for a reason; the first reason stays."""
         if self._gone.done():
             return
         if not self._failure:
@@ -282,7 +282,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
 
 
 def _question(samples: Sequence[bytes], terms: Terms) -> bytes:
-    """The lines that the child reads; see there."""
+    """The lines that the child reads."""
     gold = b"true" if terms.gold else b"false"
     if terms.at_once is None:
         return b"".join(b'{"gold":%s,"at":%d,"sample":%s}\n' % (gold, *each) for each in enumerate(samples))

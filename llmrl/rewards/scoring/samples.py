@@ -1,4 +1,4 @@
-"""What the rewards get to see of a group: one sample per response."""
+"""Samples, one per response: the part of a group that the rewards get."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def samples_of(group: RolloutGroup, *, max_tokens: int, rivals: bool) -> list[Sa
     """The samples of a group, in order.
 
     Args:
-        max_tokens: the budget that the responses had.
-        rivals: whether each sample carries the texts that it is compared with.
+        max_tokens: the budget of the responses.
+        rivals: whether each sample has the texts that it is compared with.
     """
     return [
         sample_of(
@@ -35,7 +35,7 @@ def samples_of(group: RolloutGroup, *, max_tokens: int, rivals: bool) -> list[Sa
 
 
 def sample_of(prompt: Prompt, response: Response, *, max_tokens: int, rivals: tuple[str, ...] = ()) -> Sample:
-    """The sample of one response to a prompt, which had a budget of ``max_tokens``."""
+    """The sample of one response to a prompt, with a budget of ``max_tokens``."""
     return Sample(
         prompt=prompt.text,
         response=response.text,
@@ -52,14 +52,14 @@ def sample_of(prompt: Prompt, response: Response, *, max_tokens: int, rivals: tu
 
 
 def messages_of(prompt: Prompt) -> tuple[Mapping[str, str], ...]:
-    """The messages of a prompt as rewards get them."""
+    """The messages of a prompt in the form that rewards get."""
     return tuple({"role": one.role, "content": one.content} for one in prompt.messages)
 
 
 def _rivals(group: RolloutGroup, rollout: Rollout) -> tuple[str, ...]:
-    """The other side's responses; where there is no other side, all other responses.
+    """The other side's responses; if there is no other side, all other responses.
 
-    Not the aborted ones: what nobody finished is judged by nobody, and it would lose to everybody.
+    Aborted responses are left out: they are unfinished, and would lose every comparison.
     """
     two_sides = len({one.opponent for one in group.rollouts}) == 2
     facing = [

@@ -31,7 +31,7 @@ class _Lane:
 
 @dataclass(slots=True)
 class _Slot:
-    """The place of one process and of its successors."""
+    """A place for one process and its successors."""
 
     process: RewardProcess
 
@@ -55,14 +55,14 @@ class Scorer:
         self._free: asyncio.Queue[_Slot] = asyncio.Queue()
         self._processes: set[RewardProcess] = set()
         self._begun: set[asyncio.Task[list[dict[str, Part]]]] = set()
-        """Chunks at a process; some may have nobody who waits for them any more."""
+        """Chunks under way in a process; the callers of some may be gone."""
         self._closed = False
 
     async def start(self, *, door: str = "") -> None:
         """Start the processes.
 
         Args:
-            door: where the roles of the run are reached, for rewards that ask one.
+            door: URL of the run's roles, for rewards that ask one.
 
         Raises:
             PluginError: a plugin cannot be imported; the message holds its traceback.
@@ -96,7 +96,7 @@ class Scorer:
         return tuple(combine(each, dict.fromkeys(each, 1.0)) for each in parts)
 
     def take_statistics(self) -> dict[str, float]:
-        """Metrics of each named reward since this was last asked: latency, and rates of what was no score."""
+        """Metrics of each named reward since the last call: latency, and rates of errors and abstentions."""
         tally, self._tally = self._tally, Tally()
         return tally.statistics()
 
@@ -110,7 +110,7 @@ class Scorer:
         self._processes.clear()
 
     async def _recall(self, texts: Sequence[bytes]) -> list[dict[str, Part]]:
-        """Verdicts that are known, and the others from the rewards, each once."""
+        """Known verdicts, and the others from the rewards, each once."""
         known = {text: parts for text in texts if (parts := self._known.find(text)) is not None}
         fresh = [text for text in dict.fromkeys(texts) if text not in known]
         asked = dict(zip(fresh, await self._ask(fresh), strict=True))
@@ -118,7 +118,7 @@ class Scorer:
             self._known.keep(text, parts)
             known[text] = at_no_cost(parts)
         self._tally.known += len(texts) - len(fresh)
-        # Whoever comes first has the verdict with the time that it took.
+        # The first of equal samples has the verdict with the time that it took.
         return [asked.pop(text, known[text]) for text in texts]
 
     async def _ask(self, texts: Sequence[bytes]) -> list[dict[str, Part]]:
@@ -144,7 +144,7 @@ class Scorer:
 
     @property
     def _begin(self) -> bytes:
-        """What a process reads first."""
+        """The setup, which a process reads first."""
         return _json(self._setup) + b"\n"
 
     def _lanes(self, names: Sequence[str], *, gold: bool) -> list[_Lane]:
@@ -160,9 +160,9 @@ class Scorer:
         ]
 
     async def _evaluate_chunk(self, texts: Sequence[bytes], lanes: Sequence[_Lane]) -> list[dict[str, Part]]:
-        """What a process has begun is judged to its end, also if nobody waits for it any more.
+        """Judge a chunk to its end in a process, even if the caller is gone.
 
-        To stop it is to kill the process, and another one takes longer to start than most rewards to judge.
+        Stopping it would kill the process, and another takes longer to start than most rewards to judge.
         """
         slot = await self._free.get()
         judging = asyncio.create_task(self._evaluate_at(slot, texts, lanes))
@@ -193,7 +193,7 @@ class Scorer:
             todo = [at for place, at in enumerate(todo) if place not in named]
 
     async def _living(self, slot: _Slot) -> RewardProcess:
-        """The slot's process, or its successor if it is gone."""
+        """The slot's process, or a successor if it is gone."""
         if self._closed:
             raise RewardError("rewards: the scorer was closed while responses were still to be judged.")
         if slot.process.alive:
@@ -207,7 +207,7 @@ class Scorer:
 
 
 def _named(outcome: Outcome, names: Sequence[str]) -> dict[int, dict[str, Part]]:
-    """The parts by name; where the process went, what was under way is an error."""
+    """The parts by name; if the process ended, samples under way get errors."""
     named = {at: dict(zip(names, parts, strict=True)) for at, parts in outcome.finished.items()}
     if outcome.failure:
         note = outcome.failure

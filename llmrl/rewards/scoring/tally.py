@@ -1,4 +1,4 @@
-"""What each named reward took and came to, step by step: for whoever has to find the slow or broken one."""
+"""Latencies and verdicts of each named reward, step by step, to find a slow or broken one."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ class Tally:
     statuses: Counter[tuple[str, Status]] = field(default_factory=Counter[tuple[str, Status]])
 
     def count(self, parts: Mapping[str, Part]) -> None:
-        """The verdicts on one response, by the name of their reward."""
+        """Count the verdicts on one response, by the name of their reward."""
         self.asked += 1
         for name, part in parts.items():
             self.seconds.setdefault(name, []).append(part.seconds)
             self.statuses[name, part.status] += 1
 
     def statistics(self) -> dict[str, float]:
-        """Metrics by name, of the group ``judgement``; none where nothing was judged."""
+        """Metrics by name, of the group ``judgement``; empty if nothing was judged."""
         judged = self.asked + self.known
         if not judged:
             return {}

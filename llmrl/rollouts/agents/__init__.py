@@ -1,4 +1,4 @@
-"""Programs that talk to the policy by themselves, through an endpoint that writes down every token."""
+"""Programs that call the policy by themselves, through an endpoint that records every token."""
 
 from llmrl.rollouts.agents.agent import Agent
 

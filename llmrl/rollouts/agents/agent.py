@@ -13,35 +13,35 @@ from llmrl.rollouts.environment import Environment, Episode
 class Agent(Environment):
     """A frozen dataclass whose fields are its options, registered like any other environment.
 
-    An environment is asked for replies; an agent asks, at an address where the policy answers.
+    Other environments reply when asked; an agent calls the policy itself, at a local address.
     """
 
     deadline_s: float = 300.0
-    """Seconds that one :meth:`run` may take, the policy's answers included."""
+    """Seconds that one :meth:`run` may take, including the policy's answers."""
     at_once: int | None = None
-    """Most runs at a time for one engine; others wait, and their deadline begins after that. None takes
-    ``engines.max_sequences``: of more, some would wait for the engine while their deadlines run."""
+    """Most concurrent runs of one engine; others wait, and their deadlines begin after that. None takes
+    ``engines.max_sequences``: with more, some would wait for the engine while their deadlines run."""
 
     @abstractmethod
     def run(
         self, prompt: Prompt, /, *, base_url: str, api_key: str, seed: int
     ) -> Awaitable[float | None] | float | None:
-        """One rollout: call the model as often as needed, and say what came of it.
+        """Make one rollout: call the model as often as needed, and return its outcome.
 
         It has a thread of its own, so it may be a plain or an async function, and may block.
 
         Args:
-            base_url: of an OpenAI-compatible API on this machine, ``/v1`` included.
-            api_key: tells whose calls they are; every rollout has its own, which ends with it.
-            seed: all that is random comes from it; the same for all responses to one draw.
+            base_url: URL of an OpenAI-compatible API on this machine, ``/v1`` included.
+            api_key: identifies the rollout's calls; every rollout has its own, which ends with it.
+            seed: source of all randomness; the same for all responses to one draw.
         Returns:
-            What the rollout is worth, for the reward ``outcome``; None abstains. What it raises, and no end
-            within ``deadline_s``, aborts this rollout alone: nobody judges it, and nothing of it is trained.
+            The rollout's value for the reward ``outcome``; None abstains. An exception, or no end within
+            ``deadline_s``, aborts this rollout alone: it is neither judged nor trained on.
         """
         ...
 
     def start(self, prompt: Prompt, /, *, seed: int) -> Episode:
-        """Not for agents: nobody tells them what the policy said.
+        """Refuse: an agent is not told the policy's turns.
 
         Raises:
             EngineError: always.

@@ -1,4 +1,4 @@
-"""The calls of one rollout of an agent, in order: each answered by the engine, and kept token by token."""
+"""The calls of one rollout of an agent, in order: each answered by the engine and recorded token by token."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ OVER = "the rollout of this key is over."
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Answer:
-    """What the endpoint writes back."""
+    """The endpoint's answer to one call."""
 
     exchange: Exchange
     read: int
-    """Tokens that the model read."""
+    """Number of tokens that the model read."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -35,22 +35,22 @@ class AgentCalls:
     engine: Engine
     rendering: Rendering
     name: str
-    """What its requests are called; unique in a run."""
+    """Name of its requests; unique in a run."""
     order: int
-    """Of its requests."""
+    """Priority of its requests."""
     seeds: tuple[int | str, ...]
-    """What the seed of each call derives from, besides its number."""
+    """Parts of every call's seed, besides the call's number."""
     limits: Limits
     temperature: float
     sampler: Sampler = "policy"
 
     first: NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, dtype=np.int32))
-    """[L] ids of the first call's context."""
+    """[L] token ids of the first call's context."""
     exchanges: list[Exchange] = field(default_factory=list[Exchange])
     full: bool = False
-    """Whether a call found no room for an answer, and none was answered after it."""
+    """Whether the last call found no room for an answer."""
     failure: Exception | None = None
-    """What the engine failed with; not the agent's doing."""
+    """Error of the engine, which is not the agent's fault."""
     gave_up: bool = False
     """Whether the engine left a call unfinished."""
 
@@ -60,15 +60,15 @@ class AgentCalls:
     _under_way: asyncio.Task[Completion] | None = field(default=None, init=False)
 
     async def answer(self, context: Context, *, most: int | None = None) -> Answer:
-        """The policy's answer to one call; one call at a time, in the order in which they come.
+        """Answer one call; one at a time, in the order in which they come.
 
         A call that repeats the last one is a client's retry: it gets the same answer, and nothing new is
         sampled.
 
         Args:
-            most: what the agent allows of tokens; None leaves it to the limits.
+            most: the agent's limit on tokens; None leaves it to the limits.
         Raises:
-            RefusedCall: nothing can go on from it, the rollout is over, or the engine failed.
+            RefusedCall: the call is impossible, the rollout is over, or the engine failed.
         """
         async with self._turn:
             self._refuse_if_over()
@@ -80,7 +80,7 @@ class AgentCalls:
             return self._last()
 
     def end(self) -> None:
-        """Answer nothing more, and drop what is being generated."""
+        """Refuse further calls, and drop what is being generated."""
         self._over = True
         if self._under_way is not None:
             self._under_way.cancel()
@@ -92,7 +92,7 @@ class AgentCalls:
             raise RefusedCall(f"the engine failed: {self.failure}")
 
     def _going_on(self, context: Context) -> tuple[NDArray[np.int32], list[Exchange]]:
-        """The rollout as it is once a call is heard: how it begins, and the exchanges."""
+        """The rollout once a call is heard: its first context, and the exchanges."""
         if not self.exchanges:
             return self.rendering.whole(context), []
         *before, last = self.exchanges
@@ -105,7 +105,7 @@ class AgentCalls:
         tokens, room = segments(opening, exchanges)[-1], self.limits.room(opening, exchanges)
         if room < 1:
             self.full = True
-            # Clients tell this end from a failure by the words "context length".
+            # Clients distinguish this end from a failure by the words "context length".
             raise NoRoom(
                 f"the context length leaves no room for an answer to {tokens.size} tokens: "
                 f"rollouts.max_tokens allows {self.limits.spoken} after the first call, "
@@ -150,7 +150,7 @@ class AgentCalls:
             finished=said.stop == "stop",
         )
         self.first, self._said = opening, context
-        self.full = False  # whoever made its history shorter has found room again
+        self.full = False  # a shorter history has room again
         self.exchanges = [*exchanges, Exchange(said=said, turn=turn, reply=Reply(), heard=None)]
 
     def _last(self) -> Answer:

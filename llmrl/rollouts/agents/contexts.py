@@ -1,4 +1,4 @@
-"""What a call to the model says, as token ids: whole, or from where the last one ended if it goes on."""
+"""The context of a call to the model as token ids: whole, or only what follows the last call."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from llmrl.prompts.tokenizer import Heard, Tokenizer
 from llmrl.rollouts.conversations.exchange import Exchange
 
 Context = tuple[Message, ...] | str | NDArray[np.int32]
-"""Messages of a chat call; text or token ids of a completion call."""
+"""A call's context: messages of a chat call; text or token ids of a completion call."""
 
 
 class RefusedCall(LlmrlError, ValueError):
-    """A call that the endpoint does not answer; the agent reads why."""
+    """A call that the endpoint refuses, with the reason for the agent."""
 
     code = "unsupported"
 
 
 class NoRoom(RefusedCall):
-    """No token is left for the policy."""
+    """A call that leaves no token for the policy."""
 
     code = "context_length_exceeded"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendering:
-    """How contexts become ids."""
+    """Turns contexts into token ids."""
 
     tokenizer: Tokenizer
     chat: bool
-    """Whether the model has a chat template in use, ``model.chat``."""
+    """Whether the model's chat template is used, ``model.chat``."""
 
     def whole(self, context: Context) -> NDArray[np.int32]:
-        """[L] ids of a call that goes on from nothing.
+        """[L] token ids of a call that continues no other.
 
         Raises:
-            RefusedCall: it is empty, nobody's turn, or of characters without a token.
+            RefusedCall: it is empty, not the policy's turn, or has characters without a token.
         """
         try:
             ids = self._whole(context)
@@ -52,12 +52,12 @@ class Rendering:
         return ids
 
     def heard(self, before: Context, exchange: Exchange, context: Context) -> tuple[str, Heard]:
-        """What a call says after the policy's last turn: its text, and its ids as the model reads them.
+        """The text that a call adds after the policy's last turn, and its ids as the model reads them.
 
-        A call that does not go on from there (a history made shorter, another conversation) is its own past.
+        A call that does not go on from there (a shortened history, another conversation) is its own past.
 
         Args:
-            before: what the call before said; ``exchange`` is the turn it was answered with.
+            before: context of the previous call; ``exchange`` is the turn that answered it.
         Raises:
             RefusedCall: as :meth:`whole`.
         """
@@ -81,7 +81,7 @@ class Rendering:
         return self.tokenizer.encode_prompt(context) if self.chat else self._plain(context)
 
     def _plain(self, messages: Sequence[Message]) -> NDArray[np.int32]:
-        """One content after the other with nothing between; the assistant's end with the end of sequence."""
+        """Join the contents with nothing between; the assistant's end with the end of sequence."""
         pieces = [self.tokenizer.encode_prompt("")]
         for message in messages:
             if message.role == "assistant":
@@ -94,7 +94,7 @@ class Rendering:
         return self.tokenizer.encode_reply((), text, after=self.tokenizer.stop_ids[0]).tokens
 
     def _added(self, before: Context, exchange: Exchange, context: Context) -> tuple[str, Heard] | None:
-        """What is new in a call; None if it does not go on from the last one."""
+        """The new part of a call; None if it does not go on from the last one."""
         match before, context:
             case str(), str():
                 return self._added_text(before + exchange.turn.text, context, after=exchange)
@@ -129,7 +129,7 @@ class Rendering:
         return self.tokenizer.decode(new), Heard(tokens=new)
 
     def _last_words(self, context: Context) -> str:
-        """What is new in a call that goes on from nothing, as far as it shows."""
+        """The visible new part of a call that continues no other."""
         if isinstance(context, tuple):
             return context[-1].content if context else ""
         return context if isinstance(context, str) else self.tokenizer.decode(context)
@@ -148,5 +148,5 @@ class Rendering:
 
 
 def _spoken(message: Message) -> tuple[str, str]:
-    """A message as its client may send it back: many trim it."""
+    """Role and content of a message as a client may send it back: many trim it."""
     return message.role, message.content.strip()

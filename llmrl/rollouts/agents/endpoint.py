@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server on this machine, where the policy answers the agents that have a key."""
+"""An OpenAI-compatible server on this machine, through which agents with a key call the policy."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BODY_BYTES = 64 * 2**20
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Endpoint:
-    """Reachable from this machine alone. Every rollout has a key, so a call is never another rollout's."""
+    """A server for this machine alone. Every rollout has a key, so a call is never another rollout's."""
 
     stops: Sequence[str] = ()
-    """``rollouts.stop``."""
+    """Texts that end a response, ``rollouts.stop``."""
     url: str = ""
-    """What an agent takes for its base URL; known after ``start``."""
+    """Base URL for agents; known after ``start``."""
     _calls: dict[str, AgentCalls] = field(default_factory=dict[str, AgentCalls])
     _runner: web.AppRunner | None = None
 
@@ -40,7 +40,7 @@ class Endpoint:
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
 
     async def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering."""
         for calls in self._calls.values():
             calls.end()
         if self._runner is not None:
@@ -48,7 +48,7 @@ class Endpoint:
 
     @contextmanager
     def admitted(self, calls: AgentCalls) -> Generator[str]:
-        """A new key, with which ``calls`` are made until the context ends."""
+        """Issue a key with which ``calls`` are made until the block ends."""
         key = f"llmrl-{secrets.token_urlsafe(32)}"
         self._calls[key] = calls
         try:

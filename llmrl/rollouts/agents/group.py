@@ -37,17 +37,17 @@ class AgentGroup:
     rendering: Rendering
     draw: Draw
     seeds: tuple[int | str, ...]
-    """What every seed derives from: the run, the purpose and the draw."""
+    """Parts of every seed: the run, the purpose and the draw."""
     sampling: Sampling
     limits: Limits
     places: asyncio.Semaphore
-    """Each run takes one; all groups of an engine share them."""
+    """A semaphore of which each run takes one place; all groups of an engine share it."""
 
     async def run(self) -> RolloutGroup:
-        """The policy's rollouts, then the opponent's.
+        """Make the policy's rollouts, then the opponent's.
 
-        The group's prompt is what all first calls have in common, in tokens; what one of them says beyond it
-        is the beginning of its rollout, which nobody trains.
+        The group's prompt is the common start of all first calls, in tokens; the rest of a first call begins
+        its rollout, and is not trained on.
 
         Raises:
             EngineError: the engine failed, or the first calls have no token in common.
@@ -72,7 +72,7 @@ class AgentGroup:
         with self.endpoint.admitted(calls) as key:
             running = asyncio.create_task(self._running(key))
             running.add_done_callback(lambda _: self.places.release())
-            # A run that is given up loses its key at once, and its place when it has ended.
+            # An abandoned run loses its key at once, and its place when it has ended.
             ended = await asyncio.shield(running)
         if calls.failure is not None:
             raise calls.failure
@@ -111,12 +111,12 @@ class AgentGroup:
     def _shared(self, runs: Sequence[tuple[AgentCalls, Ended]]) -> NDArray[np.int32]:
         firsts = [calls.first for calls, _ in runs if calls.exchanges]
         if not firsts:
-            return self.draw.prompt.tokens  # nobody asked anything, and each rollout says why
+            return self.draw.prompt.tokens  # no run made a call, and each rollout has the reason
         shared = _common_beginning(firsts)
         if not shared.size:
             raise EngineError(
                 f"{self._name}: the first calls for prompt {shown(self.draw.prompt.id)} have no token in "
-                f"common, so they are no responses to one prompt; begin each with the same text."
+                f"common, so they are not responses to one prompt; begin each with the same text."
             )
         return shared
 
@@ -126,7 +126,7 @@ class AgentGroup:
 
 
 def _judged(calls: AgentCalls, ended: Ended) -> Ended:
-    """How it ended, with what the agent cannot know."""
+    """The end of a run, corrected by what the agent cannot know."""
     if calls.gave_up:
         return Ended(reason="the engine gave up on a call")
     if calls.full and calls.exchanges and ended.reason:
@@ -149,7 +149,7 @@ def _rollout(calls: AgentCalls, ended: Ended, *, shared: int) -> Rollout:
 
 
 def _led(lead: NDArray[np.int32], rollout: Rollout) -> Rollout:
-    """The rollout after what the agent said before the policy did; it counts as old as the first turn."""
+    """The rollout, preceded by the agent's first words, which count as old as the first turn."""
     front = (lead.size, 0)
     return dataclasses.replace(
         rollout,

@@ -18,39 +18,39 @@ from typing import IO, Any, cast
 from llmrl.errors import DeadlineError, EngineError, shown
 
 OUTCOMES = ("outcome", "abstain", "error")
-"""A line of output that is a JSON object with one of these keys says what came of a row."""
+"""Keys of an outcome: a line of output that is a JSON object with one of them is the result of a row."""
 
 _POLL_S = 0.05
-"""A process may end while its children hold its output open, so its end is looked for as well."""
+"""Polling interval: a process may end while its children hold its output open."""
 _CHUNK = 2**16
 """Bytes of one read, and of the longest line that can be an outcome."""
 _LAST_READS = 64
-"""Of what a process leaves in its pipes; only a descendant outside of its group could go on writing."""
+"""Most final reads of a dead process's pipes; only a descendant outside of its group could go on writing."""
 _LAST_WORDS = 300
 
 
 class AgentProcess:
-    """In a process group of its own, which is killed at its :meth:`end`, and when our process ends.
+    """A process in a group of its own, which is killed at its :meth:`end`, and when our process ends.
 
-    Asked by one thread at a time; any thread may end it.
+    One thread at a time may ask it; any thread may end it.
     """
 
     def __init__(
         self, command: Sequence[str], *, folder: str, variables: Mapping[str, str], many: bool
     ) -> None:
-        """Start it.
+        """Start the process.
 
         Args:
             variables: its whole environment.
             many: whether it takes one row after another; otherwise its input ends after the first.
         Raises:
-            EngineError: it cannot be started.
+            EngineError: the process cannot be started.
         """
         self._name = shown(" ".join(command))
         self._many = many
         self._unsent = self._unread = self._words = b""
         self._said: list[dict[str, Any]] = []
-        """The first outcome that nobody was given yet, and the last."""
+        """The first outcome that was not returned yet, and the last."""
         self._burial = threading.Lock()
         try:
             self._process, self._lifeline = _started(command, folder=folder, variables=variables)
@@ -65,18 +65,18 @@ class AgentProcess:
 
     @property
     def ready(self) -> bool:
-        """Whether it takes another row; one that said a second outcome would answer the next row with it, and
-        one that left some of the last row unread would take the next one for the rest of it."""
+        """Whether it takes another row: one that printed a second outcome would answer the next row with it,
+        and one that left some of the last row unread would take the next one for the rest of it."""
         return self._many and not self._over() and not self._heard() and not self._unsent
 
     def ask(self, row: Mapping[str, object], *, seconds: float) -> dict[str, Any]:
-        """What it says of a row: an object with one of ``OUTCOMES``.
+        """Send a row; returns its result, an object with one of ``OUTCOMES``.
 
-        One that takes many rows has answered when it says so, one that takes a single row when it ends.
+        A process for many rows answers with an outcome; one for a single row answers when it ends.
 
         Raises:
-            DeadlineError: it did not in time, and has been killed.
-            EngineError: it ended otherwise.
+            DeadlineError: there was no answer in time; the process has been killed.
+            EngineError: it ended without one, or with an error.
         """
         due = time.monotonic() + seconds
         self._unsent = json.dumps(row).encode() + b"\n"
@@ -91,7 +91,7 @@ class AgentProcess:
         return self._said.pop(0)
 
     def end(self) -> None:
-        """Kill it with its group; buried only then, so that its number is not yet another's."""
+        """Kill the process with its group; it is reaped only then, so that its id cannot be another's yet."""
         with self._burial:
             if self._process.returncode is None:
                 with suppress(ProcessLookupError):
@@ -100,7 +100,7 @@ class AgentProcess:
                 os.close(self._lifeline)
 
     def close(self) -> None:
-        """End it and close its pipes; for the thread that asks it, or nobody does."""
+        """End it and close its pipes; only for the thread that asks it, or once none does."""
         self.end()
         for key in [*self._pipes.get_map().values()]:
             self._drop(cast("IO[bytes]", key.fileobj))
@@ -108,7 +108,7 @@ class AgentProcess:
         self._pipes.close()
 
     def _over(self) -> bool:
-        with self._burial:  # once another thread has buried it, nobody may ask for its number
+        with self._burial:  # once another thread has reaped it, its id must not be used
             if self._process.returncode is not None:
                 return True
             return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
@@ -125,14 +125,14 @@ class AgentProcess:
         return self._said[0 if self._many else -1]
 
     def _heard(self) -> bool:
-        """Whether there is an outcome that nobody was given, among all that was written so far."""
+        """Whether all output so far holds an outcome that was not returned yet."""
         for _ in range(_LAST_READS):
             if not self._attend(0):
                 break
         return bool(self._said)
 
     def _attend(self, seconds: float) -> bool:
-        """Whether there was something to read or to write."""
+        """Read and write what is ready; returns whether there was anything."""
         events = self._pipes.select(seconds)
         for key, _ in events:
             key.data(cast("IO[bytes]", key.fileobj))
@@ -173,7 +173,7 @@ class AgentProcess:
 
     @property
     def _last(self) -> str:
-        """How a sentence about its end goes on."""
+        """The end of a sentence about its death: its last words."""
         words = " ".join(self._words.decode(errors="replace").split())
         return f"; its last words: {shown(words, _LAST_WORDS)}." if words else "; it said nothing."
 
@@ -181,7 +181,7 @@ class AgentProcess:
 def _started(
     command: Sequence[str], *, folder: str, variables: Mapping[str, str]
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """The process, and the end of a pipe that nobody but us holds open."""
+    """Start the process; also returns the end of a pipe that only our process holds open."""
     theirs, ours = os.pipe()
     try:
         process = subprocess.Popen(

@@ -11,14 +11,14 @@ from llmrl.rollouts.agents.process import AgentProcess
 
 @dataclass(slots=True, eq=False)
 class Staff:
-    """For any number of threads, each with one process at a time."""
+    """A pool for any number of threads, each with one process at a time."""
 
     _busy: set[AgentProcess] = field(default_factory=set[AgentProcess])
     _idle: list[AgentProcess] = field(default_factory=list[AgentProcess])
 
     @contextmanager
     def one(self, start: Callable[[], AgentProcess]) -> Generator[AgentProcess]:
-        """One that waits, or else a new one; it is kept if it takes another row afterwards."""
+        """An idle process, or else a new one; it is kept if it can take another row afterwards."""
         process = self._waiting() or start()
         self._busy.add(process)
         try:
@@ -31,7 +31,7 @@ class Staff:
                 process.close()
 
     def close(self) -> None:
-        """End them all; whoever asks one hears that it ended."""
+        """End all processes; a thread that asks one gets an error."""
         for process in [*self._busy]:
             process.end()
         while self._idle:

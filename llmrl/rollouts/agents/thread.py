@@ -1,4 +1,4 @@
-"""One run of an agent in a thread of its own, within its deadline: what came of it, or why nothing did."""
+"""One run of an agent in a thread of its own, within its deadline: its outcome, or why there is none."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from llmrl.prompts.prompt import Prompt
 from llmrl.rollouts.agents.agent import Agent
 
 GRACE_S = 1.0
-"""An async agent is cancelled at its deadline; one that does not end then either is left to itself."""
+"""Seconds after the deadline, at which an async agent is cancelled, until it is abandoned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """How a run of an agent ended."""
+    """The end of an agent's run."""
 
     outcome: float | None = None
     reason: str = ""
-    """Why it did not end well; empty if it did."""
+    """Reason why it failed; empty if it did not."""
 
 
 async def run_agent(agent: Agent, prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> Ended:
     """Run it and wait; whatever it does, this returns soon after the deadline.
 
-    A thread, because an agent may block; a daemon, because nobody can end one that does.
+    It has a thread, because an agent may block; a daemon, because one that blocks cannot be ended.
     """
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[Ended] = loop.create_future()
@@ -49,19 +49,19 @@ async def run_agent(agent: Agent, prompt: Prompt, *, base_url: str, api_key: str
 
 
 def _ended(outcome: Callable[[], object]) -> Ended:
-    """What came of it; whatever a plugin raises is a reason, sys.exit included."""
+    """Turn an outcome, or whatever a plugin raises, sys.exit included, into an end."""
     try:
         return Ended(outcome=_number(outcome()))
     except LlmrlError as error:
         return Ended(reason=str(error))
-    except BaseException as error:  # noqa: BLE001  the thread is the agent's, and its end is what is told
+    except BaseException as error:  # noqa: BLE001  the thread is the agent's, and its end is reported
         return Ended(reason=f"{type(error).__name__}: {error}")
 
 
 def _number(value: object) -> float | None:
     if value is None:
         return None
-    with suppress(OverflowError):  # of an integer that no float can hold
+    with suppress(OverflowError):  # raised for an integer that no float can hold
         if isinstance(value, int | float) and math.isfinite(value):
             return float(value)
     raise EngineError(f"run() returned {shown(value)}, which is neither a finite number nor None")

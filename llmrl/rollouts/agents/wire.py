@@ -29,7 +29,7 @@ ONLY: dict[str, tuple[object, ...]] = {
     "echo": (None, False),
     "suffix": (None, ""),
 }
-"""Keys of a call that would change what is sampled or sent, and the values that change nothing."""
+"""Keys of a call that would change what is sampled or sent, with the values that change nothing."""
 
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 
@@ -56,7 +56,7 @@ class _StreamOptions(BaseModel):
 
 
 class _Body(BaseModel):
-    """What both APIs have; other keys are ignored, as the recipe decides how tokens are sampled."""
+    """Keys that both APIs have; others are ignored, as the recipe decides how tokens are sampled."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -83,7 +83,7 @@ class Call:
 
     context: Context
     most: int | None
-    """Tokens that the answer may have."""
+    """Most tokens of the answer."""
     model: str
     chat: bool
     stream: bool
@@ -94,7 +94,7 @@ class Call:
 
 
 def read_call(text: bytes, *, chat: bool, stops: Sequence[str]) -> Call:
-    """The call in the body of a request.
+    """Read the call in the body of a request.
 
     Args:
         stops: strings that end a response in any case, ``rollouts.stop``.
@@ -104,7 +104,7 @@ def read_call(text: bytes, *, chat: bool, stops: Sequence[str]) -> Call:
     try:
         raw = cast("object", from_json(text))
     except ValueError as error:
-        raise RefusedCall(f"the body is no JSON: {error}.") from error
+        raise RefusedCall(f"the body is not JSON: {error}.") from error
     if not isinstance(raw, dict):
         raise RefusedCall(f"the body must be an object, got {shown(raw)}.")
     _check_only(cast("Mapping[str, object]", raw))
@@ -165,7 +165,7 @@ def whole_reply(call: Call, answer: Answer, *, name: str) -> dict[str, Any]:
 
 
 def streamed_reply(call: Call, answer: Answer, *, name: str) -> list[str]:
-    """The answer as events of a stream: all of it in one, and what a client expects around it."""
+    """The answer as events of a stream: all of it in one, framed as clients expect."""
     kind = "chat.completion.chunk" if call.chat else "text_completion"
     text, head = answer.exchange.turn.text, _head(call, name, kind)
     said = {"delta": {"role": "assistant", "content": text}} if call.chat else {"text": text}
@@ -176,7 +176,7 @@ def streamed_reply(call: Call, answer: Answer, *, name: str) -> list[str]:
 
 
 def error_reply(error: str, *, code: str) -> dict[str, Any]:
-    """A refusal, as clients of OpenAI read it."""
+    """A refusal in the form that OpenAI's clients read."""
     return {"error": {"message": error, "type": "invalid_request_error", "param": None, "code": code}}
 
 

@@ -23,13 +23,13 @@ async def converse(
     opponents: int = 0,
     tell: Callable[[int, Rollout], None] = lambda _number, _rollout: None,
 ) -> tuple[Rollout, ...]:
-    """The policy's conversations, then the opponent's.
+    """Hold the policy's conversations, then the opponent's.
 
     Args:
         per_prompt: a multiple of ``branches``.
         branches: rollouts that share all turns before one, drawn uniformly from the turns of the first of
             them, and that are trained on this turn alone; 1 trains whole conversations.
-        tell: called with each rollout and its place in what is returned, as soon as it is known.
+        tell: called with each rollout and its place in the result, as soon as it is known.
     """
     firsts = range(0, per_prompt, branches)
 

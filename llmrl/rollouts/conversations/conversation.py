@@ -29,25 +29,25 @@ class Conversation:
     tokenizer: Tokenizer
     environment: Environment
     host: Host
-    """Where the environment replies."""
+    """The thread in which the environment replies."""
     prompt: Prompt
     name: str
-    """What its requests are called; unique in a run."""
+    """Name of its requests; unique in a run."""
     order: int
-    """Of its requests."""
+    """Priority of its requests."""
     seeds: tuple[int | str, ...]
-    """What every seed derives from: the run, the purpose and the draw."""
+    """Parts of every seed: the run, the purpose and the draw."""
     limits: Limits
     temperature: float
 
     async def go_on(
         self, before: Sequence[Exchange] = (), *, sample: int, sampler: Sampler = "policy"
     ) -> tuple[Exchange, ...]:
-        """Sample until somebody ends it: from the prompt, or from where ``before`` leads.
+        """Sample until either side ends it: from the prompt, or from where ``before`` leads.
 
         Args:
-            before: none of them the last one of its conversation; they are part of what is returned.
-            sample: number of this conversation; others have other seeds.
+            before: earlier exchanges, none of them the last of its conversation; included in the result.
+            sample: number of this conversation, which its seeds depend on.
         Raises:
             EngineError: the engine or the environment failed, or it replied otherwise than before. An
                 environment without a reply in time aborts the conversation instead.

@@ -1,4 +1,4 @@
-"""A turn of the policy with what it got in return, and what several of them amount to: one rollout."""
+"""A turn of the policy with the reply to it, and the rollout that several of them make."""
 
 from __future__ import annotations
 
@@ -17,44 +17,44 @@ from llmrl.rollouts.rollout import Rollout, Stop
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Exchange:
-    """One turn of the policy, and what it got in return."""
+    """One turn of the policy, and the reply to it."""
 
     said: Completion
     turn: Turn
     reply: Reply
     heard: Heard | None
-    """What is read between this turn and the next one; None if this one is the last."""
+    """Tokens between this turn and the next one; None if this one is the last."""
     abort: str = ""
-    """Why nobody goes on after it, where that is neither the policy's nor the environment's wish."""
+    """Reason why it ends here, if neither the policy nor the environment ended it."""
 
     @property
     def stop(self) -> Stop:
-        """How the conversation ended, if this is its last exchange; ``length`` also without room for more."""
+        """How the conversation ended, if this is its last exchange; also ``length`` if no room is left."""
         if self.abort:
             return "abort"
         return "length" if self.said.stop == "stop" and not self.reply.over else self.said.stop
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Tokens that the policy said, and that were new to it afterwards."""
+        """Tokens that the policy sampled, and new tokens that it read afterwards."""
         return self.said.tokens.size, 0 if self.heard is None else self.heard.tokens.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What bounds a response, in tokens."""
+    """Limits of a response, in tokens."""
 
     spoken: int
-    """Of all that is said after the prompt, replies included; a past that is rewritten costs nothing."""
+    """Tokens after the prompt, replies included; a past that is rewritten costs nothing."""
     context: int
-    """Of what the policy reads and says in one piece."""
+    """Tokens that the policy reads and writes in one piece."""
     turn: int | None = None
-    """Of one turn of the policy; None leaves it what is left."""
+    """Tokens of one turn of the policy; None leaves it what is left."""
     together: int | None = None
-    """Of all segments together, which one micro-batch must hold; None leaves it to the others."""
+    """Tokens of all segments together, which one micro-batch must hold; None leaves it to the others."""
 
     def room(self, opening: NDArray[np.int32], exchanges: Sequence[Exchange]) -> int:
-        """Most tokens of the next turn; below 1 there is none."""
+        """Most tokens of the next turn; there is room for none if below 1."""
         read = [segment.size for segment in segments(opening, exchanges)]
         spoken = sum(sum(one.sizes) for one in exchanges)
         left = [self.spoken - spoken, self.context - read[-1]]
@@ -66,7 +66,7 @@ def segments(opening: NDArray[np.int32], exchanges: Sequence[Exchange]) -> list[
     """[M] ids of each segment so far, the policy's turns included; the next turn goes on from the last one.
 
     Args:
-        opening: what the first turn goes on from.
+        opening: the ids that the first turn goes on from.
     """
     pieces = [[opening]]
     for one in exchanges:
@@ -80,7 +80,7 @@ def segments(opening: NDArray[np.int32], exchanges: Sequence[Exchange]) -> list[
 
 
 def rollout_of(exchanges: Sequence[Exchange], *, only: int | None = None, opponent: bool = False) -> Rollout:
-    """What the policy may learn from a conversation.
+    """Make a rollout of a conversation.
 
     Args:
         only: number of the one turn to train; by default all turns of the policy.
@@ -107,7 +107,7 @@ def rollout_of(exchanges: Sequence[Exchange], *, only: int | None = None, oppone
 
 
 def _rewrites(exchanges: Sequence[Exchange]) -> Iterator[Rewrite]:
-    """What was heard belongs to the segment of the turn that comes after it."""
+    """The rewrites of the past; what was heard belongs to the segment of the turn after it."""
     at = 0
     for one in exchanges:
         said, heard = one.sizes
@@ -122,12 +122,12 @@ def _ids(exchange: Exchange) -> NDArray[np.int32]:
 
 
 def _spread(exchange: Exchange, *, said: int, heard: int) -> NDArray[np.int32]:
-    """One number on the tokens that were said, another on those that were heard."""
+    """One number for each sampled token, another for each token that was heard."""
     return np.repeat(np.array([said, heard], dtype=np.int32), exchange.sizes)
 
 
 def _versions(exchange: Exchange) -> NDArray[np.int32]:
-    """Nobody sampled a reply: it counts as old as the turn before it, so that it makes nothing older."""
+    """Versions by token; a reply counts as old as the turn before it, so that it makes nothing older."""
     version = exchange.said.version
     return np.concatenate([version, np.repeat(version[-1:], exchange.sizes[1])])
 

@@ -1,4 +1,4 @@
-"""Where environments live: a thread of their own, so that one that hangs holds up no engine and no run."""
+"""A thread for environments, so that one that hangs holds up no engine and no run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from llmrl.errors import DeadlineError
 Result = TypeVar("Result")
 
 HEARTBEAT_S = 1.0
-"""A thread that runs nothing for so long is blocked by what it runs."""
+"""Seconds without progress after which the thread counts as blocked."""
 
 
 class Host:
     """Runs the coroutines of environments in one thread and event loop.
 
-    One that waits can be cancelled. One that blocks its thread cannot: the thread is left behind with it,
-    and what comes next gets another. For one event loop; a closed one starts again when it is used.
+    A coroutine that waits can be cancelled. One that blocks its thread cannot: the thread is left behind with
+    it, and the next coroutine gets another. For one event loop; a closed host starts again when it is used.
     """
 
     def __init__(self) -> None:
@@ -27,10 +27,10 @@ class Host:
         self._doubt = asyncio.Lock()
 
     async def run(self, work: Coroutine[Any, Any, Result], *, deadline_s: float) -> Result:
-        """What ``work`` returns or raises.
+        """Run ``work``, and return or raise what it does.
 
         Raises:
-            DeadlineError: it was not done in time, or says so itself; or its thread was left behind.
+            DeadlineError: it was not done in time, or raised this itself; or its thread was left behind.
         """
         loop = self._loop = self._loop or _begun()
         task = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
@@ -68,7 +68,7 @@ def _begun() -> asyncio.AbstractEventLoop:
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    """Until it is stopped; what is then still under way is cancelled."""
+    """Run the loop until it is stopped, then cancel what is still under way."""
     loop.run_forever()
     if left := asyncio.all_tasks(loop):
         for task in left:

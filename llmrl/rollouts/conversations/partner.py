@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Partner:
-    """Begins its episode when it first has to reply."""
+    """The environment in one conversation; its episode begins with the first reply."""
 
     environment: Environment
     prompt: Prompt
@@ -25,12 +25,12 @@ class Partner:
     _episode: Episode | None = field(default=None, init=False)
 
     async def reply(self, turn: Turn, before: Sequence[tuple[Turn, Reply]]) -> Reply:
-        """The reply to ``turn``.
+        """Reply to ``turn``.
 
         Args:
-            before: the conversation so far; a new episode is told all of it.
+            before: the conversation so far, which a new episode is told.
         Raises:
-            DeadlineError: there was none in time.
+            DeadlineError: there was no reply in time.
             EngineError: the environment failed, or replied otherwise than before.
         """
         if self._episode is None:
@@ -38,7 +38,7 @@ class Partner:
         return await self._heard(self._episode, turn, len(before))
 
     async def _begun(self, before: Sequence[tuple[Turn, Reply]]) -> Episode:
-        """An episode that has heard the turns so far."""
+        """Start an episode, and tell it the turns so far."""
         episode = await self._held(self._start(), "cannot begin with")
         for number, (turn, earlier) in enumerate(before):
             reply = await self._heard(episode, turn, number)
@@ -62,7 +62,7 @@ class Partner:
         except DeadlineError as late:
             # Without the prompt, so that equal reasons can be counted.
             raise DeadlineError(f"{self._name}: {late}") from late
-        except Exception as error:  # whatever a plugin raises is its author's to see
+        except Exception as error:  # whatever a plugin raises is reported to its author
             where = f"prompt {shown(self.prompt.id)}: {type(error).__name__}: {error}"
             raise EngineError(f"{self._name} {failure} {where}") from error
 

@@ -1,4 +1,4 @@
-"""The environments that come with llmrl. Whoever needs one by name imports the registry from here."""
+"""The environments that come with llmrl. Modules that need one by name import the registry from here."""
 
 from llmrl.rollouts.environment import Environment, Episode, Reply, Turn, environment
 from llmrl.rollouts.environments import dialogue as _dialogue

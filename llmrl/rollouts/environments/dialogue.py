@@ -1,4 +1,4 @@
-"""A simulated user: a model that reads the conversation so far and says what the user says next."""
+"""A simulated user: a model that reads the conversation so far and writes the user's next message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmrl.roles.asker import Asker, chat, filled
 from llmrl.rollouts.environment import Environment, Reply, Turn, environment
 
 REMEMBERED = 10_000
-"""Replies that are kept; those of one draw are needed again as long as it is answered."""
+"""Number of replies that are kept; those of one draw are needed again as long as it is answered."""
 
 
 Heard = tuple[str, int]
@@ -23,26 +23,26 @@ Heard = tuple[str, int]
 @environment("dialogue")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Dialogue(Asker, Environment):
-    """Goes on from any prompt, which is the user's first message; what it is worth is left to the rewards.
+    """Goes on from any prompt, which is the user's first message; its value is left to the rewards.
 
-    A user who says nothing ends the conversation. One who cannot be asked aborts it. Neither side hears what
-    the other one thinks.
+    A user who says nothing ends the conversation; a user's model that cannot be asked aborts it. Neither side
+    sees the other's thoughts.
     """
 
     template: str = "{conversation}\nWrite the next message of the user, and nothing else."
-    """What the user's model reads: ``{conversation}``, and from the row ``{prompt}`` and ``{answer}``."""
+    """Prompt of the user's model: ``{conversation}``, and from the row ``{prompt}`` and ``{answer}``."""
     system: str = ""
-    """Said before it, as the system's message, with the same places."""
+    """System message before it, with the same placeholders."""
     lines: tuple[str, str] = ("User: {text}\n", "Assistant: {text}\n")
-    """How a turn of the user, and one of the policy, stands in the conversation."""
+    """Form of a turn of the user, and of one of the policy, in the conversation."""
     turns: Positive = 3
     """Most turns of the policy."""
     farewell: str = ""
-    """A user who says this has ended the conversation; by default only one who says nothing."""
+    """Message with which the user ends the conversation; by default only an empty one does."""
     max_tokens: Positive = 64
-    """Of one message of the user."""
+    """Most tokens of one message of the user."""
     temperature: float = 1.0
-    """Of the user."""
+    """Sampling temperature of the user."""
     seconds: float = 30.0
     """Time for one message, all tries together."""
     max_turn_tokens: Positive | None = None
@@ -56,12 +56,12 @@ class Dialogue(Asker, Environment):
                 raise ValueError(f"lines must both contain {{text}}, got {list(self.lines)}")
 
     def start(self, prompt: Prompt, *, seed: int) -> DialogueEpisode:
-        """The user has said the prompt."""
+        """Start a conversation in which the user has said the prompt."""
         first = filled(self.lines[0], {"text": _words(prompt)})
         return DialogueEpisode(options=self, prompt=prompt, seed=seed, conversation=first)
 
     async def next_message(self, prompt: Prompt, conversation: str, *, seed: int) -> str:
-        """What the user says next; the same whenever it is asked again, also of a model that would differ."""
+        """The user's next message; a repeated question gets the same one, even if the model would differ."""
         key = conversation, seed
         if key not in self._said:
             said = await self._ask(prompt, conversation, seed)
@@ -84,18 +84,18 @@ class Dialogue(Asker, Environment):
 
 @dataclass(slots=True, kw_only=True)
 class DialogueEpisode:
-    """One such conversation."""
+    """One conversation with the simulated user."""
 
     options: Dialogue
     prompt: Prompt
     seed: int
     conversation: str
-    """All that was said, without thoughts."""
+    """Text of the conversation, without thoughts."""
     heard: int = 0
-    """Turns of the policy."""
+    """Number of turns of the policy."""
 
     async def reply(self, turn: Turn) -> Reply:
-        """The user's next message."""
+        """Reply with the user's next message."""
         user, policy = self.options.lines
         self.conversation += filled(policy, {"text": self._spoken(turn.text)})
         self.heard += 1
@@ -115,5 +115,5 @@ class DialogueEpisode:
 
 
 def _words(prompt: Prompt) -> str:
-    """What the user said first, before any chat template."""
+    """The user's first message, without any chat template."""
     return prompt.messages[-1].content if prompt.messages else prompt.text

@@ -1,4 +1,4 @@
-"""A game with one reward at its end: find a number, told after each guess whether it is higher or lower."""
+"""A game with one reward at its end: find a number, and learn after each guess if it is higher or lower."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from llmrl.recipe.schema import Positive
 from llmrl.rollouts.environment import Environment, Reply, Turn, environment
 
 LONGEST = 1000
-"""Digits of a guess; a longer one is none. Python reads up to 4300."""
+"""Most digits of a guess; a longer one is no number. Python reads up to 4300."""
 
 
 @environment("guess_number")
@@ -18,8 +18,8 @@ LONGEST = 1000
 class GuessNumber(Environment):
     """Goes on from prompts of the task ``guess_number``, whose answer is the range, as in ``12-26``.
 
-    The number comes from the seed. A guess is met by ``+`` if the number is higher and by ``-`` if it is
-    lower; anything but a number loses.
+    The number comes from the seed. A guess is answered with ``+`` if the number is higher and with ``-`` if
+    it is lower; anything but a number loses.
     """
 
     turns: int = 4
@@ -43,11 +43,11 @@ class GuessNumberEpisode:
     """One game."""
 
     turns: int
-    """Guesses that are left."""
+    """Number of guesses that are left."""
     secret: int
 
     async def reply(self, turn: Turn) -> Reply:
-        """The outcome is 1 for the number, else 0."""
+        """Reply to a guess; the outcome is 1 for the number, else 0."""
         self.turns -= 1
         guess = turn.text.strip()
         if guess == str(self.secret):

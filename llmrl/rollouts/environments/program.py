@@ -1,4 +1,4 @@
-"""Any command as an agent: of another language or virtual environment, or one that nobody may change."""
+"""Any command as an agent: in another language or virtual environment, or one that cannot be changed."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from llmrl.rollouts.environment import environment
 @environment("program")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program(Agent):
-    """Gets the row of a response on stdin, and says on stdout what came of it."""
+    """A program that gets the row of a response on stdin, and prints its outcome to stdout."""
 
     command: tuple[str, ...]
-    """The program and its arguments; no shell reads them."""
+    """Program and its arguments; no shell reads them."""
     rows: Literal["one", "many"] = "one"
-    """What a process gets: one row, after which its input ends; or one line after another, where it takes
+    """Rows of a process: one, after which its input ends; or many, one on each line, for programs that take
     long to start."""
     at_once: Positive | None = 8
     """Most processes of it for one engine; None takes ``engines.max_sequences``."""
     folder: str = "."
-    """Where it runs."""
+    """Working folder of the program."""
     variables: dict[str, str] = field(default_factory=dict[str, str])
-    """Its environment, besides what it inherits and is told."""
+    """Further environment variables, besides those inherited and those that llmrl sets."""
     inherit: tuple[str, ...] = ("PATH", "HOME", "LANG", "TMPDIR")
-    """Names of variables that it has from us, where we have them."""
+    """Names of our environment variables that it inherits, if they are set."""
     deadline_s: AboveZero = 300.0
-    """Seconds for one row; then it is killed, and its children with it."""
+    """Seconds for one row; then the program is killed with its children."""
     max_turn_tokens: Positive | None = None
     """Most tokens of one answer of the policy; by default what is left of ``rollouts.max_tokens``."""
     _staff: InstanceOf[Staff] = field(default_factory=Staff, init=False, repr=False, compare=False)
@@ -48,10 +48,10 @@ class Program(Agent):
             raise ValueError("command must begin with a program, got none")
 
     def warm_up(self) -> None:
-        """Look for the program.
+        """Check that the program exists.
 
         Raises:
-            RecipeError: this machine does not have it, or not the folder.
+            RecipeError: this machine lacks the program or the folder.
         """
         folder, program = Path(self.folder), self.command[0]
         if not folder.is_dir():
@@ -92,12 +92,12 @@ class Program(Agent):
 
 
 def _row(prompt: Prompt, *, base_url: str, api_key: str, seed: int) -> dict[str, Any]:
-    """What the program is told."""
+    """The JSON object that the program gets."""
     return {
         "base_url": base_url,
         "api_key": api_key,
         "model": "policy",
-        "seed": seed % 2**53,  # what other languages keep of a number in JSON
+        "seed": seed % 2**53,  # as much as other languages keep of a number in JSON
         "id": prompt.id,
         "prompt": prompt.text,
         "messages": [asdict(message) for message in prompt.messages],

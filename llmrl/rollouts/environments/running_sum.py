@@ -17,14 +17,14 @@ from llmrl.rollouts.environment import Environment, Reply, Turn, environment
 class RunningSum(Environment):
     """Goes on from prompts of the task ``running_sum``, whose gold answer is the first total.
 
-    What is added comes from the seed. The right answer is the sum of all that the user said, whatever was
-    answered before.
+    The numbers to add come from the seed. The right answer is the sum of all numbers of the user so far,
+    whatever the policy answered before.
     """
 
     turns: int = 3
     """Questions in a conversation, the prompt included."""
     worth: Literal["share", "all"] = "share"
-    """The outcome is the share of right answers; or 1 if all are right, else 0."""
+    """Whether the outcome is the share of right answers; or 1 if all are right, else 0."""
     max_turn_tokens: Positive | None = None
     """Most tokens of one answer; by default what is left of ``rollouts.max_tokens``."""
 
@@ -40,12 +40,12 @@ class RunningSum(Environment):
 
 @dataclass(slots=True, kw_only=True)
 class RunningSumEpisode:
-    """One such user."""
+    """One conversation with this user."""
 
     options: RunningSum
     seed: int
     total: int
-    """Of everything that was asked."""
+    """Sum of all numbers asked so far."""
     answered: int = 0
     right: int = 0
 
@@ -59,6 +59,6 @@ class RunningSumEpisode:
         return Reply(text=f"+{added}=", outcome=self._outcome())
 
     def _outcome(self) -> float:
-        """Questions that were never reached count as wrong."""
+        """The outcome; questions that were never reached count as wrong."""
         share = self.right / self.options.turns
         return share if self.options.worth == "share" else float(share == 1)

@@ -1,4 +1,4 @@
-"""Tools in the hands of the policy: it writes a call, hears the result, and goes on to its answer."""
+"""Tools for the policy: it writes a call, reads the result, and goes on to its answer."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ def _calculator() -> dict[str, Choice]:
 @environment("tools")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools(Environment):
-    """A turn with calls is met by their results; a turn without any is the answer and ends it."""
+    """Replies to a turn with calls with their results; a turn without calls is the answer and ends it."""
 
     tools: dict[str, Choice] = field(default_factory=_calculator)
-    """Each by the name that the policy calls it."""
+    """Tools by the name in the policy's calls."""
     form: Literal["text", "json"] = "text"
-    """What stands in a call: ``calculator: 12*7``, or ``{"name": ..., "arguments": {...}}``, as templates for
-    chat have it. Where there is one tool, its name may be left out of a text."""
+    """Form of a call: ``calculator: 12*7``, or ``{"name": ..., "arguments": {...}}`` as in chat templates. If
+    there is one tool, a text may leave out its name."""
     call: Marks | None = None
-    """What stands around a call; by default ``<tool>`` and ``</tool>``, or for JSON ``<tool_call>`` and
+    """Marks around a call; by default ``<tool>`` and ``</tool>``, or for JSON ``<tool_call>`` and
     ``</tool_call>``."""
     result: Marks | None = None
-    """What is put around a result; by default ``<result>`` and ``</result>``, or for JSON
-    ``<tool_response>`` and ``</tool_response>`` on lines of their own."""
+    """Marks around a result; by default ``<result>`` and ``</result>``, or for JSON ``<tool_response>`` and
+    ``</tool_response>`` on lines of their own."""
     calls: Positive = 8
     """Most calls in a conversation; one more ends it."""
     failure: str | None = None
-    """What the policy hears of a call that fails; by default ``error:`` and why it failed."""
+    """Reply to a call that fails; by default ``error:`` and why it failed."""
     characters: Positive = 2000
-    """Of a result; the rest is cut off."""
+    """Most characters of a result; the rest is cut off."""
     max_turn_tokens: Positive | None = None
     """Most tokens of one turn of the policy; by default what is left of ``rollouts.max_tokens``."""
     reply_deadline_s: AboveZero = 60.0
@@ -72,22 +72,22 @@ class Tools(Environment):
             one.warm_up()
 
     def start(self, _prompt: Prompt, *, seed: int) -> ToolsEpisode:
-        del seed  # nothing here is random
+        del seed  # nothing is random
         return ToolsEpisode(options=self, left=self.calls)
 
     def calls_in(self, text: str) -> list[str]:
-        """What stands between the marks of each call, in order."""
+        """The text between the marks of each call, in order."""
         begin, end = self.call or CALL[self.form]
         found: list[str] = []
         at = 0
-        # A regular expression would begin anew at every mark that nothing closes, and hold the engine up.
+        # A regular expression would begin anew at every unclosed mark, and hold the engine up.
         while (start := text.find(begin, at)) >= 0 and (stop := text.find(end, start + len(begin))) >= 0:
             found.append(text[start + len(begin) : stop])
             at = stop + len(end)
         return found
 
     async def result_of(self, call: str) -> str:
-        """The result of one call between its marks, or that it failed."""
+        """The result of one call between its marks, or its failure."""
         begin, end = self.result or RESULT[self.form]
         try:
             name, question = self._read(call)
@@ -97,7 +97,7 @@ class Tools(Environment):
         return f"{begin}{text[: self.characters]}{end}"
 
     def _read(self, call: str) -> tuple[str, str]:
-        """Which tool is called, and with what."""
+        """The name of the tool, and its question."""
         name, question = _read_json(call) if self.form == "json" else _read_text(call)
         if name in self._built:
             return name, question
@@ -115,7 +115,7 @@ class ToolsEpisode:
     """Calls that may still be made."""
 
     async def reply(self, turn: Turn) -> Reply:
-        """The outcome is left to the rewards that read the answer."""
+        """Reply with the results; the outcome is left to the rewards that read the answer."""
         calls = self.options.calls_in(turn.text)
         self.left -= len(calls)
         if not calls or self.left < 0:
@@ -131,11 +131,11 @@ def _read_text(call: str) -> tuple[str, str]:
 
 
 def _read_json(call: str) -> tuple[str, str]:
-    """The name and the one argument."""
+    """The name and the single argument of a JSON call."""
     try:
         found: Any = json.loads(call)
     except (ValueError, RecursionError):
-        raise ToolError(f"{shown(call)} is no JSON") from None
+        raise ToolError(f"{shown(call)} is not JSON") from None
     if not isinstance(found, dict):
         raise ToolError(f"a call must be an object with name and arguments, got {shown(call)}")
     members = cast("dict[str, Any]", found)

@@ -1,4 +1,4 @@
-"""The tools that come with llmrl. Whoever needs one by name imports the registry from here."""
+"""The tools that come with llmrl. Modules that need one by name import the registry from here."""
 
 from llmrl.rollouts.tool import Tool, ToolError, tool
 from llmrl.rollouts.tools import calculator as _calculator

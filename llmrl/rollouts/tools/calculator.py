@@ -12,11 +12,11 @@ from llmrl.recipe.schema import Positive
 from llmrl.rollouts.tool import Tool, ToolError, tool
 
 LONGEST = 200
-"""Characters of an expression."""
+"""Most characters of an expression."""
 DEEPEST = 20
-"""Parentheses within parentheses."""
+"""Deepest nesting of parentheses."""
 LARGEST = 10**50
-"""Of any numerator or denominator on the way."""
+"""Largest numerator or denominator of any intermediate result."""
 
 _PIECE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|[-+*/()])", re.ASCII)
 
@@ -24,8 +24,8 @@ _PIECE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?|[-+*/()])", re.ASCII)
 @tool("calculator")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calculator(Tool):
-    """Answers ``12*(7-2.5)`` with ``54``; knows ``+ - * /`` and parentheses, and nothing is ever evaluated
-    as Python."""
+    """Answers ``12*(7-2.5)`` with ``54``; knows ``+ - * /`` and parentheses. Nothing is ever evaluated as
+    Python."""
 
     digits: Positive = 12
     """Significant digits of a result that is no integer."""
@@ -39,7 +39,7 @@ class Calculator(Tool):
 
 
 class _Expression:
-    """Reads an expression once, from left to right."""
+    """A parser that reads an expression once, from left to right."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -91,18 +91,18 @@ class _Expression:
         return self._rest.pop() if self._rest and self._rest[-1] in signs else None
 
     def _refusal(self) -> ToolError:
-        return ToolError(f"{shown(self._text)} is no arithmetic")
+        return ToolError(f"{shown(self._text)} is not arithmetic")
 
 
 def _pieces(text: str) -> list[str]:
-    """Numbers, signs and parentheses."""
+    """Split an expression into numbers, signs and parentheses."""
     if len(text) > LONGEST:
         raise ToolError(f"an expression of more than {LONGEST} characters")
     pieces, at = list[str](), 0
     while at < len(text.rstrip()):
         found = _PIECE.match(text, at)
         if found is None:
-            raise ToolError(f"{shown(text)} is no arithmetic")
+            raise ToolError(f"{shown(text)} is not arithmetic")
         pieces.append(found[1])
         at = found.end()
     return pieces

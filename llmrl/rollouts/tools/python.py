@@ -1,4 +1,4 @@
-"""Python: what a program that the policy wrote prints, in the sandbox of the rewards and never outside."""
+"""Python: the output of a program that the policy wrote, in the sandbox of the rewards and never outside."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _FENCE = re.compile(r"^\s*```[^\n`]*\n(.*?)(?:```\s*)?$", re.DOTALL)
 @tool("python")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Python(Tool):
-    """Runs each program from nothing: no call sees the names or files of another."""
+    """Runs each program from scratch: no call sees the names or files of another."""
 
     isolation: Literal["kernel", "process"] = "kernel"
     """Namespaces and seccomp; or seccomp and Landlock alone, where the machine allows no namespaces."""
     seconds: AboveZero = 5.0
-    """Time of one program; keep it well below ``reply_deadline_s``, as programs wait for each other."""
+    """Time limit of one program; keep it well below ``reply_deadline_s``, as programs wait for each other."""
     memory_mib: Positive = 512
-    """Memory of the program."""
+    """Memory limit of one program."""
     at_once: Positive = 2
-    """Programs that run at the same time in one engine's process."""
+    """Programs that run concurrently in one engine's process."""
 
     def warm_up(self) -> None:
         """Start the sandboxes.
 
         Raises:
-            RewardError: this machine allows none; the message says what is missing.
+            RewardError: this machine allows none; the message names what is missing.
         """
         _cells(self.isolation, self.at_once).start()
 
@@ -49,19 +49,19 @@ class Python(Tool):
         return run.output.rstrip()
 
     def close(self) -> None:
-        """End the sandboxes; the next program starts them again. With their process they end anyway."""
+        """End the sandboxes, which would end with their process anyway; the next program restarts them."""
         _cells(self.isolation, self.at_once).close()
 
 
 class Cells:
-    """Some sandboxes, each with a thread of its own: the thread that starts one must outlive it."""
+    """Sandboxes, each with a thread of its own: the thread that starts one must outlive it."""
 
     def __init__(self, isolation: Literal["kernel", "process"], count: int) -> None:
         self._cells = [(ThreadPoolExecutor(1, "python"), Jails(isolation)) for _ in range(count)]
         self._turns = cycle(self._cells)
 
     def start(self) -> None:
-        """Start every sandbox; does nothing if that was done before."""
+        """Start every sandbox; does nothing if they are started."""
         for started in [thread.submit(jails.start) for thread, jails in self._cells]:
             started.result()
 
@@ -78,7 +78,7 @@ class Cells:
 
 @cache
 def _cells(isolation: Literal["kernel", "process"], count: int) -> Cells:
-    """One for all conversations of this process."""
+    """The sandboxes that all conversations of this process share."""
     return Cells(isolation, count)
 
 

@@ -18,7 +18,7 @@ from llmrl.recipe.schema import Positive
 from llmrl.rollouts.tool import Tool, ToolError, tool
 
 K1, B = 1.2, 0.75
-"""How soon a repeated word stops to count, and how much a long document is held against itself."""
+"""BM25's parameters: saturation of repeated words, and penalty for long documents."""
 
 _WORD = re.compile(r"\w+")
 
@@ -30,19 +30,19 @@ class Search(Tool):
     with an inverse document frequency that is never negative."""
 
     file: str
-    """JSONL with one document a line, at this path on every node."""
+    """JSONL file with one document a line, at this path on every node."""
     field: str = "text"
     """Key of a document's text."""
     top: Positive = 3
     """Most passages of an answer, each on a line of its own."""
     characters: Positive = 500
-    """Of each passage; the rest is cut off."""
+    """Most characters of each passage; the rest is cut off."""
 
     def warm_up(self) -> None:
         """Read the file.
 
         Raises:
-            DataError: it is not there, or a line has no such text.
+            DataError: the file is missing, or a line has no such text.
         """
         _index(self.file, self.field)
 
@@ -54,7 +54,7 @@ class Search(Tool):
 
 
 class Index:
-    """The words of some documents."""
+    """The words of some documents, with their counts."""
 
     def __init__(self, texts: list[str]) -> None:
         self._texts = texts
@@ -71,7 +71,7 @@ class Index:
     def ranked(self, question: str) -> list[str]:
         """Every document that has a word of the question, best first; of equals the earlier."""
         scores = np.zeros(len(self._texts))
-        # In one order in every process: the last bits of a sum depend on it, and with them who is first.
+        # In one order in every process: the last bits of a sum, and so the ranking, depend on it.
         for word in sorted(set(_words(question)) & self._places.keys()):
             documents, times = self._places[word].T
             rarity = np.log1p((scores.size - documents.size + 0.5) / (documents.size + 0.5))
@@ -86,7 +86,7 @@ def _words(text: str) -> list[str]:
 
 @cache
 def _index(file: str, field: str) -> Index:
-    """One for all conversations of this process."""
+    """The index that all conversations of this process share."""
     try:
         # A JSON text may hold other ends of lines, such as U+2028.
         lines = Path(file).read_text(encoding="utf-8").split("\n")
@@ -100,7 +100,7 @@ def _text(line: str, place: str, field: str) -> str:
     try:
         found: Any = json.loads(line)
     except ValueError as error:
-        raise DataError(f"{place} is no JSON: {error}.") from error
+        raise DataError(f"{place} is not JSON: {error}.") from error
     text = cast("dict[str, Any]", found).get(field) if isinstance(found, dict) else None
     if not isinstance(text, str):
         raise DataError(f"{place} must be an object with a text {shown(field)}, got {shown(line)}.")

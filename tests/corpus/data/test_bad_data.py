@@ -444,7 +444,7 @@ def test_a_missing_file_says_where_it_was_looked_for(
 
 def test_a_hub_name_that_cannot_be_loaded_is_named() -> None:
     assert sentence_of(Source(dataset="nobody/nothing:main")) == (
-        "s.dataset: 'nobody/nothing:main' is no file here and cannot be loaded from the hub "
+        "s.dataset: 'nobody/nothing:main' is not a file here and cannot be loaded from the hub "
         "(ConnectionError: \"Couldn't reach 'nobody/nothing' on the Hub (OfflineModeIsEnabled)\")."
     )
 
@@ -457,7 +457,7 @@ def test_a_dataset_that_is_a_script_says_what_to_name_instead(
     Path("owner/rows/rows.py").write_text("raise SystemExit")
 
     assert sentence_of(Source(dataset="owner/rows:main")) == (
-        "s.dataset: 'owner/rows:main' is no file here and cannot be loaded from the hub "
+        "s.dataset: 'owner/rows:main' is not a file here and cannot be loaded from the hub "
         "('Dataset scripts are no longer supported, but found rows.py'); "
         "find its rows as parquet or JSON, and name that file."
     )

@@ -388,7 +388,7 @@ DAMAGE = {
         "model.context_tokens is 1024, but .* 'longrope', .* beyond 512 tokens, .* use at most 512.",
     ),
     "no tokenizer": (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "has no tokenizer.json"),
-    "impossible config": (edit_config(hidden_size="wide"), "has a config.json without sense: .*hidden_size"),
+    "impossible config": (edit_config(hidden_size="wide"), "has an invalid config.json: .*hidden_size"),
 }
 
 

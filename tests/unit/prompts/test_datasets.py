@@ -288,7 +288,7 @@ def test_a_row_that_json_cannot_write_is_no_answer(tmp_path: Path) -> None:
     with pytest.raises(DataError) as refused:
         read_source(Source(dataset=str(path), fields={"answer": "*"}), key="s")
 
-    assert str(refused.value).startswith(f"{path}, line 1: the row is no JSON object (Out of range float")
+    assert str(refused.value).startswith(f"{path}, line 1: the row is not a JSON object (Out of range float")
     assert str(refused.value).endswith("leave the column out, or map one column to the answer.")
 
 

@@ -53,7 +53,7 @@ def test_another_encoding_is_found_by_line_and_byte(good: Path) -> None:
 def test_a_file_over_a_megabyte_is_refused_unread(good: Path) -> None:
     good.write_bytes(b"#" * 10_000_000)
 
-    assert refusal(good) == f"{good}: larger than 1,000,000 bytes; this is no recipe."
+    assert refusal(good) == f"{good}: larger than 1,000,000 bytes; this is not a recipe."
 
 
 def test_deep_nesting_is_refused_whether_the_parser_minds_or_not(good: Path) -> None:

@@ -39,5 +39,5 @@ def test_every_table_has_a_section_and_shared_ones_are_described_once() -> None:
         "[report]",
     ):
         assert page.count(f"## `{heading}`\n") == 1
-    assert "## `[[evaluation.sources]]`\n\nWhere held-out prompts come from" in page
+    assert "## `[[evaluation.sources]]`\n\nSources of held-out prompts" in page
     assert page.count("| `template` |") == 1

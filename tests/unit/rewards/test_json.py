@@ -36,7 +36,7 @@ def test_json_that_the_schema_accepts_scores_1() -> None:
             '{"name": "Ada", "age": 36, "x": 1}',
             "$: Additional properties are not allowed ('x' was unexpected)",
         ),
-        ('{"name": "Ada", "age": NaN}', "no JSON: NaN is no JSON"),
+        ('{"name": "Ada", "age": NaN}', "no JSON: NaN is not JSON"),
         ('{"name": "Ada", "age": 1, "age": 36}', "no JSON: the name 'age' stands twice in an object"),
         ('Sure! {"name": "Ada", "age": 36}', "no JSON: Expecting value: line 1 column 1 (char 0)"),
         ("", "no JSON: Expecting value: line 1 column 1 (char 0)"),
@@ -61,7 +61,7 @@ def test_hostile_depth_scores_0(response: str) -> None:
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ({"type": "objekt"}, "schema is no JSON Schema: 'objekt' is not valid"),
+        ({"type": "objekt"}, "schema is not a JSON Schema: 'objekt' is not valid"),
         (
             {"$ref": "http://example.com/x"},
             "schema must refer to itself only, with '#/...', got 'http://exam",

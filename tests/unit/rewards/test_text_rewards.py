@@ -109,8 +109,8 @@ def test_length_falls_from_1_to_0_over_the_budget() -> None:
         ("numbr", {}, r"rewards\.r\.kind: no reward named 'numbr'\. Did you mean 'number'\?"),
         ("number", {"markr": "#"}, r"rewards\.r\.options: no key named 'markr'\. Did you mean 'marker'\?"),
         ("number", {"marker": " "}, r"rewards\.r\.options: marker must not be empty"),
-        ("regex", {"pattern": "("}, r"rewards\.r\.options: pattern is no regular expression"),
-        ("format", {"pattern": "["}, r"rewards\.r\.options: pattern is no regular expression"),
+        ("regex", {"pattern": "("}, r"rewards\.r\.options: pattern is not a regular expression"),
+        ("format", {"pattern": "["}, r"rewards\.r\.options: pattern is not a regular expression"),
         ("capture", {"pattern": "(a)", "group": 2}, r"rewards\.r\.options: group must be one of 0, 1, got 2"),
         (
             "overlong",

@@ -374,7 +374,7 @@ async def test_bytes_that_are_no_json_are_refused(seat: MakeSeat) -> None:
 
     for content in (b"{", b"\xff", b"[" * 100_000):
         reply = await agent.http.post("chat/completions", content=content)
-        assert (reply.status_code, "the body is no JSON" in reply.text) == (400, True)
+        assert (reply.status_code, "the body is not JSON" in reply.text) == (400, True)
 
 
 async def test_only_a_key_of_a_rollout_under_way_opens_it(seat: MakeSeat) -> None:

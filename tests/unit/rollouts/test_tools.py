@@ -60,20 +60,20 @@ def test_the_calculator_is_exact(question: str, answered: str) -> None:
 @pytest.mark.parametrize(
     ("question", "sentence"),
     [
-        ("", "'' is no arithmetic"),
-        ("2**3", "'2**3' is no arithmetic"),
-        ("2 3", "'2 3' is no arithmetic"),
-        ("(2", "'(2' is no arithmetic"),
-        ("2)", "'2)' is no arithmetic"),
-        ("1e9", "'1e9' is no arithmetic"),
-        ("__import__('os')", "\"__import__('os')\" is no arithmetic"),
-        ("\u0663", "'\\u0663' is no arithmetic"),
+        ("", "'' is not arithmetic"),
+        ("2**3", "'2**3' is not arithmetic"),
+        ("2 3", "'2 3' is not arithmetic"),
+        ("(2", "'(2' is not arithmetic"),
+        ("2)", "'2)' is not arithmetic"),
+        ("1e9", "'1e9' is not arithmetic"),
+        ("__import__('os')", "\"__import__('os')\" is not arithmetic"),
+        ("\u0663", "'\\u0663' is not arithmetic"),
         ("1/(2-2)", "division by zero"),
         ("9" * 51, "the numbers get too large"),
         ("*".join(["9999999999"] * 18), "the numbers get too large"),
         ("(" * 99 + "1", "more than 20 parentheses within each other"),
         ("1+" * 100 + "1", "an expression of more than 200 characters"),
-        ("-" * 199 + "x", "is no arithmetic"),
+        ("-" * 199 + "x", "is not arithmetic"),
     ],
 )
 def test_what_the_calculator_does_not_answer(question: str, sentence: str) -> None:
@@ -136,7 +136,7 @@ def test_a_line_ends_where_json_lines_end_and_nowhere_else(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("{", "line 2 is no JSON: Expecting property name"),
+        ("{", "line 2 is not JSON: Expecting property name"),
         ("[]", "line 2 must be an object with a text 'text', got '[]'."),
         ('{"text": 3}', "line 2 must be an object with a text 'text', got '{\"text\": 3}'."),
     ],
@@ -214,7 +214,7 @@ def test_a_result_is_cut_off(library: str) -> None:
         ('{"name": "calculator"}', "error: arguments must have one text, got None"),
         ('{"name": ["x"], "arguments": "1"}', "error: no tool named \"['x']\"; there is calculator"),
         ("12", "error: a call must be an object with name and arguments, got '12'"),
-        ("12*7", "error: '12*7' is no JSON"),
+        ("12*7", "error: '12*7' is not JSON"),
         ("{" * 10_000, "error: '{{{"),
         ("[" * 100_000, "error: '[[["),
     ],
