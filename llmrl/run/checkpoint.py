@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,6 @@ from llmrl.run.ledger import Snapshot
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
-RANDOM = "rng-{rank}.npz"
-"""The last file that a rank writes."""
 SCALARS = (str, int, float, NoneType)
 """Of a credit's memory, besides lists and dicts; a bool is an int."""
 _log = logging.getLogger(__name__)
@@ -63,8 +61,8 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one stage."""
 
-    def __init__(self, folder: Path, *, keep: int, ranks: int) -> None:
-        self._folder, self._keep, self._ranks = folder, keep, ranks
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self._folder, self._keep = folder, keep
 
     def begin(self, step: int) -> Path:
         """An empty folder for the ranks to write into; it is nothing until ``commit``."""
@@ -76,16 +74,19 @@ class Checkpoints:
         path.mkdir(parents=True)
         return path
 
-    def commit(self, path: Path, state: RunState) -> Path:
+    def commit(self, path: Path, state: RunState, *, written: Sequence[Path]) -> Path:
         """Seal what the ranks wrote and give it its name.
 
+        Args:
+            path: the folder that they wrote into.
+            written: the last file of each rank, as it says itself.
         Raises:
             CheckpointError: a rank's files are not here; nothing is sealed, and no older one removed.
         """
-        lacking = [rank for rank in range(self._ranks) if not (path / RANDOM.format(rank=rank)).exists()]
+        lacking = [rank for rank, file in enumerate(written) if not file.exists()]
         if lacking:
             raise CheckpointError(
-                f"{path}: the files of rank {lacking[0]} of {self._ranks} are not here, so it wrote them on "
+                f"{path}: the files of rank {lacking[0]} of {len(written)} are not here, so it wrote them on "
                 "its own machine; run.folder must be the same folder on all machines: give the path of one "
                 "that they share."
             )

@@ -104,8 +104,8 @@ class Trainer:
         state, self.unsaved = self.unsaved, None
         path = self.checkpoints.begin(state.step)
         with self.record.timeline.span("policy", f"save {state.step}"):
-            await self.crew.policy("save", path)
-        self.committing = asyncio.create_task(self._commit(path, state))
+            written: list[Path] = await self.crew.policy("save", path)
+        self.committing = asyncio.create_task(self._commit(path, state, written))
 
     async def committed(self) -> None:
         """What the ranks have written is a checkpoint when this returns, or never will be."""
@@ -177,10 +177,10 @@ class Trainer:
             await self.committed()
             say(f"step {newest.step} is saved; go on with llmrl train ... --resume")
 
-    async def _commit(self, path: Path, state: RunState) -> None:
+    async def _commit(self, path: Path, state: RunState, written: Sequence[Path]) -> None:
         """To read and hash it all takes minutes for a large model, and the run goes on meanwhile."""
         with self.record.timeline.span("checkpoint", f"seal {state.step}"):
-            await abandonable(lambda: self.checkpoints.commit(path, state))
+            await abandonable(lambda: self.checkpoints.commit(path, state, written=written))
 
     def _state(self) -> RunState:
         return RunState(
