@@ -10,10 +10,8 @@ There is no pointer to the latest: the newest folder whose manifest holds is the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -27,6 +25,7 @@ from llmrl.errors import CheckpointError, TrainingError
 from llmrl.experience.credit import Memory
 from llmrl.recipe.tables import Tree
 from llmrl.run.ledger import Snapshot
+from llmrl.weights.seal import described, flush
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
@@ -98,15 +97,18 @@ class Checkpoints:
             "tables": state.tables,
         }
         (path / STATE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
-        entries = {str(file.relative_to(path)): _entry(file) for file in _files(path)}
+        entries = dict[str, dict[str, Any]]()
+        for file in _files(path):
+            flush(file)
+            entries[str(file.relative_to(path))] = described(file)
         (path / MANIFEST).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
-        _sync(path / MANIFEST)
+        flush(path / MANIFEST)
         for folder in (*(one for one in path.rglob("*") if one.is_dir()), path):
-            _sync(folder)
+            flush(folder)
         final = self._folder / path.name.removeprefix(".tmp-")
         self._remove(final)
         path.rename(final)
-        _sync(self._folder)
+        flush(self._folder)
         # Whatever is newer was damaged, or this would have gone on from there.
         newer = [one for one in self._all() if one > final]
         for old in [*self._all()[: -self._keep - len(newer)], *newer]:
@@ -243,22 +245,6 @@ def _files(path: Path) -> Iterator[Path]:
 def _now(path: Path, name: str) -> dict[str, Any]:
     """What the manifest would say of a file now."""
     try:
-        return _entry(path / name, sync=False)
+        return described(path / name)
     except OSError as error:
         raise CheckpointError(f"{path}: {name} was removed or cannot be read ({error.strerror}).") from None
-
-
-def _entry(file: Path, *, sync: bool = True) -> dict[str, Any]:
-    if sync:
-        _sync(file)
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"bytes": file.stat().st_size, "sha256": digest}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

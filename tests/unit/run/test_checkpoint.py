@@ -132,11 +132,11 @@ def test_any_damage_is_found_named_and_passed_over(
 
 
 def test_a_file_that_goes_while_it_is_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(file: Path, *, sync: bool) -> None:
+    def gone(file: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), file)
 
     path = saved(Checkpoints(tmp_path, keep=2), 1)
-    monkeypatch.setattr("llmrl.run.checkpoint._entry", gone)
+    monkeypatch.setattr("llmrl.run.checkpoint.described", gone)
 
     with pytest.raises(
         CheckpointError, match=r"step-000001: rng-0\.npz was removed or cannot be read \(No such file"
