@@ -2,6 +2,7 @@
 
     LlmrlError
     +-- RecipeError      (ValueError)    a key or value of a recipe, or two that contradict each other
+    |   +-- NestedRefusal                options of a plugin that another one builds from its own options
     +-- DataError        (ValueError)    a dataset: the file, the row and the field are in the message
     +-- ModelError       (ValueError)    a model folder, tokenizer or chat template
     +-- PluginError      (ImportError)   a plugin that cannot be imported or takes a taken name
@@ -38,6 +39,13 @@ class LlmrlError(Exception):
 
 class RecipeError(LlmrlError, ValueError):
     """A recipe asks for something that does not exist or contradicts itself."""
+
+
+class NestedRefusal(RecipeError):
+    """A plugin that another one builds refused its name or options; who builds that one knows the outer key.
+
+    The message begins with the key below that of the outer plugin's options: ``kind: no reward named ...``.
+    """
 
 
 class DataError(LlmrlError, ValueError):

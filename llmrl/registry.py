@@ -22,16 +22,13 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from llmrl.errors import PluginError, RecipeError, did_you_mean, shown
+from llmrl.errors import NestedRefusal, PluginError, RecipeError, did_you_mean, shown
 from llmrl.wording import first_refusal
 
 Plugin = TypeVar("Plugin")
 PluginClass = TypeVar("PluginClass", bound=type)
 
 ENTRY_POINTS = "llmrl.plugins"
-INSIDE = ""
-"""Begins the key of a plugin that another builds from its own options, where its keys go on: with nothing, or
-with the way to its table, as ``.tools.search``. A refusal is told under the key of the one outside."""
 
 
 class Registry(Generic[Plugin]):
@@ -95,15 +92,14 @@ class Registry(Generic[Plugin]):
         return tuple(sorted(self._classes))
 
     def get(self, name: str, *, key: str) -> type[Any]:
-        """The class called ``name``; ``key`` is the table of the recipe that named it.
+        """The class called ``name``; ``key`` is the table of the recipe that named it, empty where none did.
 
         Raises:
             RecipeError: nothing is registered under that name.
         """
         if name not in self._classes:
-            raise RecipeError(
-                f"{key}.{self._named_by}: no {self.kind} named {shown(name)}.{did_you_mean(name, self.names)}"
-            )
+            known = did_you_mean(name, self.names)
+            raise RecipeError(f"{_below(key, self._named_by)}: no {self.kind} named {shown(name)}.{known}")
         return self._classes[name]
 
     def build(self, name: str, options: Mapping[str, Any], *, key: str) -> Plugin:
@@ -113,25 +109,45 @@ class Registry(Generic[Plugin]):
             RecipeError: unknown name, unknown or missing option, wrong type, or a value the class refuses.
         """
         cls = self.get(name, key=key)
+        table = _below(key, "options")
         known = [field.name for field in dataclasses.fields(cls) if field.init]
         for option in options:
             if option not in known:
-                raise RecipeError(f"{key}.options: no key named '{option}'.{did_you_mean(option, known)}")
+                raise RecipeError(f"{table}: no key named '{option}'.{did_you_mean(option, known)}")
         try:
             # From JSON, strict mode takes an array for a tuple, but neither text nor true for a number.
             return TypeAdapter[Any](cls).validate_json(json.dumps(dict(options)), strict=True)
         except ValidationError as error:
-            raise RecipeError(f"{key}.options{self._refusal(error, options, name)}") from None
+            raise RecipeError(f"{table}{self._refusal(error, options, name)}") from None
+
+    def build_nested(self, name: str, options: Mapping[str, Any], *, table: str = "") -> Plugin:
+        """The instance that a plugin makes in its ``__post_init__`` from options of its own.
+
+        Args:
+            table: which of the outer options holds the name and the options, as ``tools.search``; empty where
+                they are two of the outer options themselves.
+        Raises:
+            NestedRefusal: as ``build`` refuses; the user is told with the key of the plugin outside in front.
+        """
+        try:
+            return self.build(name, options, key=table)
+        except RecipeError as refused:
+            raise NestedRefusal(str(refused)) from None
 
     def _refusal(self, error: ValidationError, options: Mapping[str, Any], name: str) -> str:
         first = error.errors()[0]
         inside = first.get("ctx", {}).get("error")
-        if isinstance(inside, RecipeError) and str(inside).startswith("."):
-            return str(inside)
+        if isinstance(inside, NestedRefusal):
+            return f".{inside}"
         where, sentence = first_refusal(error, options)
         if first["type"] == "missing":
             where, sentence = first["loc"], f"this key is missing; {self.kind} '{name}' needs it."
         return f"{''.join(f'.{part}' for part in where)}: {sentence}"
+
+
+def _below(key: str, name: str) -> str:
+    """The key of ``name`` in the table ``key``; where that is empty, ``name`` alone."""
+    return f"{key}.{name}" if key else name
 
 
 def _dotted(cls: type) -> str:

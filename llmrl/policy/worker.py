@@ -239,15 +239,21 @@ class PolicyWorker:
                 "one that they share."
             )
 
-    def save(self, folder: Path) -> None:
-        """Write this rank's share of a checkpoint: ZeRO shards, and the state of its random generators."""
+    def save(self, folder: Path) -> Path:
+        """Write this rank's share of a checkpoint: ZeRO shards, and the state of its random generators.
+
+        Returns:
+            The last file that it writes; where that is, the others are too.
+        """
         self._zero.save(folder)
-        save_generators(folder / f"rng-{self._rank}.npz", self._device)
+        file = self._random(folder)
+        save_generators(file, self._device)
+        return file
 
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint that the run has verified."""
         self._zero.load(folder)
-        restore_generators(folder / f"rng-{self._rank}.npz", self._device)
+        restore_generators(self._random(folder), self._device)
 
     def export(self, folder: Path) -> None:
         """Write the model as a Hugging Face folder; rank 0 writes, the others help to gather."""
@@ -262,6 +268,10 @@ class PolicyWorker:
             tokenizer_folder=self._stage.model.folder,
             folder=folder,
         )
+
+    def _random(self, folder: Path) -> Path:
+        """The file of a checkpoint with the state of this rank's random generators."""
+        return folder / f"rng-{self._rank}.npz"
 
     def _memory(self) -> dict[str, float]:
         """The largest memory footprint of any rank so far, in MiB."""

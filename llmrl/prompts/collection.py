@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from llmrl.errors import DataError, RecipeError, shown
+from llmrl.errors import DataError, RecipeError
 from llmrl.prompts.datasets import read_source
 from llmrl.prompts.demonstration import Demonstration, encode_demonstration
 from llmrl.prompts.difficulty import difficulty_of
-from llmrl.prompts.example import Example, source_name
+from llmrl.prompts.example import Example, check_origin, repeated_names, source_name
 from llmrl.prompts.prompt import Prompt
 from llmrl.prompts.reads import EVERYTHING, Reads
 from llmrl.prompts.tasks import read_task
@@ -63,14 +63,8 @@ def collect(
         RecipeError: a source is contradictory, or two have the same name.
         DataError: a source cannot be read, or none of its rows remains.
     """
-    names = [source_name(source) for source in sources]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            first = names.index(name)
-            raise RecipeError(
-                f"{key}.{number}.name: {key}.{first} is called {shown(name)} too; "
-                "give each a name of its own."
-            )
+    for problem in repeated_names(sources, key=key):
+        raise RecipeError(problem)
     found = list[Collection]()
     for number, source in enumerate(sources):
         table = f"{key}.{number}"
@@ -91,7 +85,7 @@ def collect(
             )
         found.append(
             Collection(
-                source=names[number],
+                source=source_name(source),
                 prompts=tuple(kept),
                 left_out=len(prompts) - len(kept),
                 ordered=source.order == "easy_first",
@@ -157,8 +151,7 @@ def _read(prompt: Prompt) -> int:
 
 
 def _prompts(source: Source, tokenizer: Tokenizer, *, key: str, seed: int, reads: Reads) -> list[Prompt]:
-    if (source.dataset is None) == (source.task is None):
-        raise RecipeError(f"{key}: exactly one of dataset and task is needed; remove or add one.")
+    check_origin(source, key=key)
     made = source.task is not None
     examples = read_task(source, key=key, seed=seed) if made else read_source(source, key=key, reads=reads)
     return [_prompt(example, tokenizer) for example in examples]

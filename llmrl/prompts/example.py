@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,6 +56,21 @@ def source_name(source: Source) -> str:
     return ENDING.sub("", Path(source.dataset.partition(":")[0]).name)
 
 
+def repeated_names(sources: Sequence[Source], *, key: str) -> Iterator[str]:
+    """What is wrong with each source that has the name of an earlier one.
+
+    Args:
+        key: where the recipe has the sources, e.g. ``prompts.sources``.
+    """
+    names = [source_name(source) for source in sources]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield (
+                f"{key}.{index}.name: {key}.{names.index(name)} is called {shown(name)} too; "
+                "give each a name of its own."
+            )
+
+
 def wrap(example: Example, template: str) -> Example:
     """The example with ``template`` around its prompt, or around the last turn of its conversation."""
     if isinstance(example.prompt, str):
@@ -64,13 +80,24 @@ def wrap(example: Example, template: str) -> Example:
     return dataclasses.replace(example, prompt=(*example.prompt[:-1], turned))
 
 
-def check_template(source: Source, *, key: str) -> None:
-    """Refuse a template that has no place for the prompt.
+def check_origin(source: Source, *, key: str) -> None:
+    """Refuse a source that does not say what its rows are.
 
     Raises:
-        RecipeError: ``{prompt}`` does not occur in it.
+        RecipeError: it names neither a dataset nor a task, or both.
     """
-    if PLACE not in source.template:
+    if (source.dataset is None) == (source.task is None):
+        got = "neither" if source.task is None else "both"
+        raise RecipeError(f"{key}: exactly one of dataset and task is needed, got {got}.")
+
+
+def check_template(source: Source, *, key: str) -> None:
+    """Refuse a template that does not say where the prompt goes.
+
+    Raises:
+        RecipeError: ``{prompt}`` is not in it, or more than once.
+    """
+    if source.template.count(PLACE) != 1:
         raise RecipeError(
-            f"{key}.template must contain {PLACE}, where the prompt goes; got {shown(source.template)}."
+            f"{key}.template: expected a text with {PLACE} in it once, got {shown(source.template)}."
         )

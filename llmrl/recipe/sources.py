@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmrl.errors import RecipeError, shown
 from llmrl.prompts.datasets import HUB_NAME, KNOWN_ENDINGS
-from llmrl.prompts.example import source_name
+from llmrl.prompts.example import check_origin, check_template, repeated_names
 from llmrl.prompts.fields import check_fields
 from llmrl.prompts.tasks import task
 from llmrl.recipe.schema import Source, Stage
@@ -59,29 +59,17 @@ def source_problems(stage: Stage, *, alphabet: str | None) -> Iterator[str]:
     """
     tables = {"prompts.sources": stage.prompts.sources, "evaluation.sources": stage.evaluation.sources}
     for table, sources in tables.items():
-        yield from _repeated_names(table, sources)
+        yield from repeated_names(sources, key=table)
         for index, source in enumerate(sources):
             yield from _problems(source, f"{table}.{index}", alphabet)
 
 
-def _repeated_names(table: str, sources: Sequence[Source]) -> Iterator[str]:
-    names = [source_name(source) for source in sources]
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            first = names.index(name)
-            yield (
-                f"{table}.{index}.name: {table}.{first} is called {shown(name)} too; "
-                "give each a name of its own."
-            )
-
-
 def _problems(source: Source, key: str, alphabet: str | None) -> Iterator[str]:
-    if (source.dataset is None) == (source.task is None):
-        got = "neither" if source.task is None else "both"
-        yield f"{key}: exactly one of dataset and task is needed, got {got}."
-        return
-    if source.template.count("{prompt}") != 1:
-        yield f"{key}.template: expected a text with {{prompt}} in it once, got {shown(source.template)}."
+    try:
+        check_origin(source, key=key)
+        check_template(source, key=key)
+    except RecipeError as error:
+        yield str(error)
         return
     yield from _rate_problems(source, key)
     if source.dataset is not None:

@@ -31,13 +31,15 @@ class Sample:
     """What the environment says that the conversation was worth; None where it says nothing."""
     rivals: tuple[str, ...] = ()
     """Responses to the same prompt that this one is compared with; only for rewards that read them."""
-    said_last: str | None = None
-    """The policy's last turn in a conversation; None where the response is one turn and nothing else."""
+    last_turn: str | None = None
+    """The policy's last turn alone; None where the response is one turn and nothing else."""
+    messages: tuple[Mapping[str, str], ...] = ()
+    """The prompt before any chat template: messages with ``role`` and ``content``."""
 
     @property
-    def last_turn(self) -> str:
+    def final_text(self) -> str:
         """What the policy said last, where the answer stands: without earlier turns, replies and thoughts."""
-        said = self.response if self.said_last is None else self.said_last
+        said = self.response if self.last_turn is None else self.last_turn
         return without_thoughts(THOUGHT + said if self._begun_in_thought else said)
 
     @property
@@ -45,14 +47,11 @@ class Sample:
         """Whether a thought was begun before the last turn: a chat template does so for every turn, the
         prompt itself for the first one."""
         by_prompt = self.conversation[-1]["content"].rstrip().endswith(THOUGHT)
-        return self.prompt.rstrip().endswith(THOUGHT) and not (by_prompt and self.said_last is not None)
+        return self.prompt.rstrip().endswith(THOUGHT) and not (by_prompt and self.last_turn is not None)
 
     def saying(self, text: str) -> Sample:
         """The same sample with ``text`` for a response of one turn."""
-        return replace(self, response=text, said_last=None)
-
-    messages: tuple[Mapping[str, str], ...] = ()
-    """The prompt before any chat template: messages with ``role`` and ``content``."""
+        return replace(self, response=text, last_turn=None)
 
     @property
     def conversation(self) -> Sequence[Mapping[str, str]]:

@@ -10,12 +10,10 @@ There is no pointer to the latest: the newest folder whose manifest holds is the
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +25,10 @@ from llmrl.errors import CheckpointError, TrainingError
 from llmrl.experience.credit import Memory
 from llmrl.recipe.tables import Tree
 from llmrl.run.ledger import Snapshot
+from llmrl.weights.seal import described, flush
 
 MANIFEST = "MANIFEST.json"
 STATE = "state.json"
-RANDOM = "rng-{rank}.npz"
-"""The last file that a rank writes."""
 SCALARS = (str, int, float, NoneType)
 """Types that a value in the credit's memory may have, besides lists and dicts; a bool is an int."""
 _log = logging.getLogger(__name__)
@@ -63,8 +60,8 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one stage."""
 
-    def __init__(self, folder: Path, *, keep: int, ranks: int) -> None:
-        self._folder, self._keep, self._ranks = folder, keep, ranks
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self._folder, self._keep = folder, keep
 
     def begin(self, step: int) -> Path:
         """Make an empty folder for the ranks to write into; it is no checkpoint until ``commit``."""
@@ -76,16 +73,19 @@ class Checkpoints:
         path.mkdir(parents=True)
         return path
 
-    def commit(self, path: Path, state: RunState) -> Path:
+    def commit(self, path: Path, state: RunState, *, written: Sequence[Path]) -> Path:
         """Seal what the ranks wrote and give it its name.
 
+        Args:
+            path: the folder that they wrote into.
+            written: the last file of each rank, as it says itself.
         Raises:
             CheckpointError: a rank's files are missing here; nothing is sealed, and no older one removed.
         """
-        lacking = [rank for rank in range(self._ranks) if not (path / RANDOM.format(rank=rank)).exists()]
+        lacking = [rank for rank, file in enumerate(written) if not file.exists()]
         if lacking:
             raise CheckpointError(
-                f"{path}: the files of rank {lacking[0]} of {self._ranks} are not here, so it wrote them on "
+                f"{path}: the files of rank {lacking[0]} of {len(written)} are not here, so it wrote them on "
                 "its own machine; run.folder must be the same folder on all machines: give the path of one "
                 "that they share."
             )
@@ -97,15 +97,18 @@ class Checkpoints:
             "tables": state.tables,
         }
         (path / STATE).write_text(json.dumps(fields, indent=1), encoding="utf-8")
-        entries = {str(file.relative_to(path)): _entry(file) for file in _files(path)}
+        entries = dict[str, dict[str, Any]]()
+        for file in _files(path):
+            flush(file)
+            entries[str(file.relative_to(path))] = described(file)
         (path / MANIFEST).write_text(json.dumps({"files": entries}, indent=1), encoding="utf-8")
-        _sync(path / MANIFEST)
+        flush(path / MANIFEST)
         for folder in (*(one for one in path.rglob("*") if one.is_dir()), path):
-            _sync(folder)
+            flush(folder)
         final = self._folder / path.name.removeprefix(".tmp-")
         self._remove(final)
         path.rename(final)
-        _sync(self._folder)
+        flush(self._folder)
         # Whatever is newer was damaged, or this would have gone on from there.
         newer = [one for one in self._all() if one > final]
         for old in [*self._all()[: -self._keep - len(newer)], *newer]:
@@ -242,22 +245,6 @@ def _files(path: Path) -> Iterator[Path]:
 def _now(path: Path, name: str) -> dict[str, Any]:
     """The entry that the manifest would have for a file now."""
     try:
-        return _entry(path / name, sync=False)
+        return described(path / name)
     except OSError as error:
         raise CheckpointError(f"{path}: {name} was removed or cannot be read ({error.strerror}).") from None
-
-
-def _entry(file: Path, *, sync: bool = True) -> dict[str, Any]:
-    if sync:
-        _sync(file)
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return {"bytes": file.stat().st_size, "sha256": digest}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -93,7 +93,7 @@ def _checkpoint(recipe: Recipe, index: int, where: Path) -> Checkpoint | None:
     stage, folder = recipe.stages[index], recipe.stage_folder(index)
     kept = folder / "checkpoints"
     if where in (recipe.folder, folder, kept):
-        checkpoints = Checkpoints(kept, keep=stage.checkpoints.keep, ranks=stage.policy.ranks)
+        checkpoints = Checkpoints(kept, keep=stage.checkpoints.keep)
         return checkpoints.newest(otherwise="name another checkpoint")
     return intact(where) if where.parent == kept and where.is_dir() else None
 

@@ -83,8 +83,7 @@ class StagePlan:
     @property
     def checkpoints(self) -> Checkpoints:
         """The stage's checkpoints."""
-        table = self.stage.checkpoints
-        return Checkpoints(self.folder / "checkpoints", keep=table.keep, ranks=self.stage.policy.ranks)
+        return Checkpoints(self.folder / "checkpoints", keep=self.stage.checkpoints.keep)
 
     def newest(self) -> Checkpoint | None:
         """The checkpoint to go on from, if there is one.

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +24,7 @@ from llmrl.report.html import write_report
 from llmrl.rewards.gold import check_answers
 from llmrl.roles.switchboard import Switchboard
 from llmrl.rollouts.rehearsal import rehearse
+from llmrl.run.checkpoint import Checkpoint
 from llmrl.run.lock import alone_in
 from llmrl.run.stage import StageResult, done_before, is_done, run_stage
 from llmrl.run.stage_plan import StagePlan, plan_stage
@@ -57,49 +58,80 @@ def train_recipe(loaded: Loaded, *, existing: Existing = "refuse") -> None:
 
 
 async def _run(
-    recipe: Recipe, plans: list[StagePlan], console: ConsoleReport, existing: Existing
+    recipe: Recipe, plans: Sequence[StagePlan], console: ConsoleReport, existing: Existing
 ) -> list[StageResult]:
-    scorers = [plan.scorer for plan in plans if plan.scorer]
-    switchboard = Switchboard()
-    held = ExitStack()
-    try:
+    """What is held is released in the opposite order, all of it, whatever the run or a release raises."""
+    async with AsyncExitStack() as held:
+        # Before all else: the lock goes last, also that of a folder which is not there yet and locked late.
+        lock = held.enter_context(ExitStack())
         there = recipe.folder.exists()
         if there:
-            held.enter_context(alone_in(recipe.folder))
+            lock.enter_context(alone_in(recipe.folder))
+        switchboard = _closed_at_the_end(plans, held)
         left = {i: plan for i, plan in enumerate(plans) if existing != "resume" or not is_done(plan)}
-        if any(plan.stage.roles for plan in left.values()):
-            await switchboard.open()
-        for index, plan in left.items():
-            with _said_of_stage(recipe, index):
-                await _check_rewards(plan, door=switchboard.url)
-                await _check_environment(plan, recipe.plugins, door=switchboard.url)
-        newest = {i: plan.newest() for i, plan in left.items()} if existing == "resume" else {}
-        for index, plan in enumerate(plans):
-            if index not in left:
-                plan.check_done()
-        stop = StopRequest()
-        with connect(recipe.stages[0].cluster):
-            _check_room(recipe, left, console)
-            if not there:  # what is refused until here leaves nothing behind
-                held.enter_context(alone_in(recipe.folder))
-                _refuse_existing(recipe, "refuse")  # another run may have made it meanwhile
-            builds = plans[0].build is not None and 0 in left and newest.get(0) is None
-            _open_folder(recipe, existing, builds=builds)
-            stop.listen(console.note)
-            try:
-                return [
-                    await run_stage(recipe, plan, newest.get(index), console, stop, switchboard)
-                    if index in left
-                    else done_before(plan, console)
-                    for index, plan in enumerate(plans)
-                ]
-            finally:
-                switchboard.disconnect()
-    finally:
-        for scorer in scorers:
-            await scorer.close()
-        await switchboard.close()
-        held.close()
+        await _check_stages(recipe, left, switchboard)
+        newest = _newest(plans, left, existing)
+        held.enter_context(connect(recipe.stages[0].cluster))
+        _check_room(recipe, left, console)
+        if not there:  # what is refused until here leaves nothing behind
+            lock.enter_context(alone_in(recipe.folder))
+            _refuse_existing(recipe, "refuse")  # another run may have made it meanwhile
+        builds = plans[0].build is not None and 0 in newest and newest[0] is None
+        _open_folder(recipe, existing, builds=builds)
+        held.callback(switchboard.disconnect)
+        return await _run_stages(recipe, plans, newest, console, switchboard)
+
+
+def _closed_at_the_end(plans: Sequence[StagePlan], held: AsyncExitStack) -> Switchboard:
+    """A switchboard, not open yet; it is closed after all scorers, whose rewards may still ask it."""
+    switchboard = Switchboard()
+    held.push_async_callback(switchboard.close)
+    for plan in plans:
+        if plan.scorer:
+            held.push_async_callback(plan.scorer.close)
+    return switchboard
+
+
+async def _check_stages(recipe: Recipe, left: Mapping[int, StagePlan], switchboard: Switchboard) -> None:
+    if any(plan.stage.roles for plan in left.values()):
+        await switchboard.open()
+    for index, plan in left.items():
+        with _said_of_stage(recipe, index):
+            await _check_rewards(plan, door=switchboard.url)
+            await _check_environment(plan, recipe.plugins, door=switchboard.url)
+
+
+def _newest(
+    plans: Sequence[StagePlan], left: Mapping[int, StagePlan], existing: Existing
+) -> dict[int, Checkpoint | None]:
+    """The checkpoint that each stage which is left goes on from, if there is one.
+
+    Raises:
+        CheckpointError: a stage cannot go on, or one that is done was of another run.
+    """
+    newest = {index: plan.newest() if existing == "resume" else None for index, plan in left.items()}
+    for index, plan in enumerate(plans):
+        if index not in left:
+            plan.check_done()
+    return newest
+
+
+async def _run_stages(
+    recipe: Recipe,
+    plans: Sequence[StagePlan],
+    newest: Mapping[int, Checkpoint | None],
+    console: ConsoleReport,
+    switchboard: Switchboard,
+) -> list[StageResult]:
+    """One after the other, but for those that were done before and are not in ``newest``."""
+    stop = StopRequest()
+    stop.listen(console.note)
+    return [
+        await run_stage(recipe, plan, newest[index], console, stop, switchboard)
+        if index in newest
+        else done_before(plan, console)
+        for index, plan in enumerate(plans)
+    ]
 
 
 async def _check_rewards(plan: StagePlan, *, door: str) -> None:

@@ -104,8 +104,8 @@ class Trainer:
         state, self.unsaved = self.unsaved, None
         path = self.checkpoints.begin(state.step)
         with self.record.timeline.span("policy", f"save {state.step}"):
-            await self.crew.policy("save", path)
-        self.committing = asyncio.create_task(self._commit(path, state))
+            written: list[Path] = await self.crew.policy("save", path)
+        self.committing = asyncio.create_task(self._commit(path, state, written))
 
     async def committed(self) -> None:
         """Wait until what the ranks have written is sealed, or failed to be."""
@@ -177,10 +177,10 @@ class Trainer:
             await self.committed()
             say(f"step {newest.step} is saved; go on with llmrl train ... --resume")
 
-    async def _commit(self, path: Path, state: RunState) -> None:
+    async def _commit(self, path: Path, state: RunState, written: Sequence[Path]) -> None:
         """Seal a checkpoint in a thread: to read and hash a large model takes minutes; the run goes on."""
         with self.record.timeline.span("checkpoint", f"seal {state.step}"):
-            await abandonable(lambda: self.checkpoints.commit(path, state))
+            await abandonable(lambda: self.checkpoints.commit(path, state, written=written))
 
     def _state(self) -> RunState:
         return RunState(

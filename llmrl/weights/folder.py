@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -19,6 +17,7 @@ from llmrl.errors import WeightSyncError
 from llmrl.weights.bundle import Probe, TensorSpec, WeightBundle
 from llmrl.weights.header import read_header
 from llmrl.weights.parcel import Parcel, tensor_of
+from llmrl.weights.seal import described, flush
 from llmrl.weights.store import Written
 
 MANIFEST = "manifest.json"
@@ -47,13 +46,13 @@ class FolderStore:
     def seal(self, bundle: WeightBundle) -> None:
         """Describe the files, make sure that they are on the disk, and give the folder its name."""
         unfinished = self._unfinished(bundle.version)
-        files = {path.name: _described(path) for path in sorted(unfinished.glob("*.safetensors"))}
+        files = {path.name: described(path) for path in sorted(unfinished.glob("*.safetensors"))}
         (unfinished / MANIFEST).write_text(json.dumps(_told(bundle) | {"files": files}))
         for path in (*unfinished.iterdir(), unfinished):
-            _flush(path)
+            flush(path)
         shutil.rmtree(bundle.place, ignore_errors=True)
         unfinished.rename(bundle.place)
-        _flush(self._folder)
+        flush(self._folder)
 
     def release(self, version: int) -> None:
         """Delete a version that every engine of the run has taken."""
@@ -78,12 +77,10 @@ def read_folder(place: Path) -> WeightBundle:
         raise WeightSyncError(
             f"{place} has no readable {MANIFEST} ({error}); is weights.folder shared by all machines?"
         ) from error
-    for name, described in told["files"].items():
+    for name, sealed in told["files"].items():
         path = place / name
-        if not path.exists() or _described(path) != described:
-            raise WeightSyncError(
-                f"{path} is not what {MANIFEST} says ({described}); send the weights again."
-            )
+        if not path.exists() or described(path) != sealed:
+            raise WeightSyncError(f"{path} is not what {MANIFEST} says ({sealed}); send the weights again.")
     probe = told["probe"]
     return WeightBundle(
         version=told["version"],
@@ -110,18 +107,5 @@ def _told(bundle: WeightBundle) -> dict[str, Any]:
     }
 
 
-def _described(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-
-
 def _key(parcel: Parcel) -> str:
     return parcel.name if parcel.part == "whole" else f"{parcel.name}#{parcel.part}"
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

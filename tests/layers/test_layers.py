@@ -66,6 +66,7 @@ report     | recipe.schema prompts.prompt rollouts.rollout | rich:console accele
            | rewards.judgement experience.experience       |
 run        | recipe prompts rollouts rewards experience    |
            | objectives weights.bundle weights.seat        |
+           | weights.seal:checkpoint                       |
            | cluster report roles.switchboard:start,stage  |
            | policy.folder:stage_plan batches:types        |
            | policy:types                                  |

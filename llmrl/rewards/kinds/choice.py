@@ -99,7 +99,7 @@ def _claims(sample: Sample) -> list[Claim]:
     """Texts that may hold the choice; if an announced claim makes none, no other is tried."""
     found: list[Claim] = []
     # An announcement ends at its verb, and the "cannot" before that would be lost.
-    said = _CANNOT_BE.sub(r"\1 is not", sample.last_turn)
+    said = _CANNOT_BE.sub(r"\1 is not", sample.final_text)
     # A box may hold the value by which the choice is made.
     for claim in claims(said, finished=sample.finished, boxes_stand=False):
         if claim.denied:

@@ -58,7 +58,7 @@ class Code:
 
     def __call__(self, sample: Sample) -> Score:
         task = read_task(gold_of(sample))
-        return self.grade(task, code_in(sample.last_turn, task))
+        return self.grade(task, code_in(sample.final_text, task))
 
     def grade(self, task: Task, code: str) -> Score:
         """Judge the code alone, as it stands."""

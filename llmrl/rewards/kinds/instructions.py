@@ -43,7 +43,7 @@ class Instructions:
     reads_answer: ClassVar[bool] = True
 
     def __call__(self, sample: Sample) -> Score:
-        return _score(row_constraints(gold_of(sample)), sample.last_turn, every=self.every)
+        return _score(row_constraints(gold_of(sample)), sample.final_text, every=self.every)
 
     def bare(self) -> Reward:
         """A check that a row's constraints can be read, as its gold answer is no response."""
@@ -68,7 +68,7 @@ class Constraints:
         self._all()
 
     def __call__(self, sample: Sample) -> Score:
-        return _score(self._all(), sample.last_turn, every=self.every)
+        return _score(self._all(), sample.final_text, every=self.every)
 
     def _all(self) -> list[Constraint]:
         return [Constraint.of(name, arguments) for name, arguments in self.require.items()]

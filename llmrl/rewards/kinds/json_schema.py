@@ -46,7 +46,7 @@ class Json:
     def __call__(self, sample: Sample) -> Score:
         from jsonschema.validators import validator_for  # noqa: PLC0415  see above
 
-        text = sample.last_turn
+        text = sample.final_text
         fences = _FENCE.findall(text) if self.where == "fenced" else []
         try:
             value = read_json(fences[-1] if fences else text)

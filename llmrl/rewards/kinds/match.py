@@ -24,7 +24,7 @@ class Exact:
     reads_answer: ClassVar[bool] = True
 
     def __call__(self, sample: Sample) -> float:
-        return self.meets(sample.last_turn, gold_of(sample))
+        return self.meets(sample.final_text, gold_of(sample))
 
     def meets(self, text: str, answer: str) -> float:
         """1 if a text is the answer, else 0."""
@@ -73,7 +73,7 @@ class Capture:
             raise ValueError(f"group must be one of {', '.join(map(str, groups))}, got {shown(self.group)}")
 
     def __call__(self, sample: Sample) -> Score:
-        caught = [found.group(self.group) for found in re.finditer(self.pattern, sample.last_turn)]
+        caught = [found.group(self.group) for found in re.finditer(self.pattern, sample.final_text)]
         if not caught or caught[-1] is None:
             return Score(0.0, "caught nothing")
         value = self._comparison().meets(caught[-1], gold_of(sample))

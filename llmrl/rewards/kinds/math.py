@@ -64,8 +64,8 @@ class Math:
     def __call__(self, sample: Sample) -> Score:
         gold = _Gold.read(gold_of(sample))
         if self.whole:
-            return gold.judge(Claim(text=_bare(sample.last_turn), form="box"))
-        for claim in claims(sample.last_turn, finished=sample.finished):
+            return gold.judge(Claim(text=_bare(sample.final_text), form="box"))
+        for claim in claims(sample.final_text, finished=sample.finished):
             if gold.settled_by(claim):
                 return gold.judge(claim)
         return Score(0.0, "no answer")

@@ -43,7 +43,7 @@ class Number:
 
     def __call__(self, sample: Sample) -> Score:
         gold = gold_numeral(gold_of(sample))
-        claim = final_numeral(sample.last_turn, self.marker, finished=sample.finished)
+        claim = final_numeral(sample.final_text, self.marker, finished=sample.finished)
         if claim is None or claim.value is None:
             return Score(0.0, "no number" if self.marker is None else f"no number after {shown(self.marker)}")
         return Score(float(claim.equals(gold)), f"read {shown(str(claim.value))}")

@@ -66,7 +66,7 @@ class Sql:
         with closing(self._database()) as database:
             gold = self._gold_rows(database, query)
             try:
-                rows = self._rows(database, _query_of(sample.last_turn))
+                rows = self._rows(database, _query_of(sample.final_text))
             except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
                 return Score(0.0, f"the query fails: {error}")
         return Score(

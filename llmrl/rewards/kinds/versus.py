@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from llmrl.registry import INSIDE
 from llmrl.rewards.judgement import Sample
 from llmrl.rewards.reward import Reward, Score, is_awaited, reward
 from llmrl.rewards.scoring.part import evaluate
@@ -43,7 +42,7 @@ class Versus:
                 f"kind must be a reward of the text, as of rivals there is no other; got '{self.kind}', "
                 f"which needs their length, end or outcome"
             )
-        inner: Reward = reward.build(self.kind, self.options, key=INSIDE)
+        inner: Reward = reward.build_nested(self.kind, self.options)
         if is_awaited(inner):
             raise ValueError(f"kind must be a reward that is not awaited, got '{self.kind}'")
         object.__setattr__(self, "_inner", inner)

@@ -39,7 +39,7 @@ def sample_of(prompt: Prompt, response: Response, *, max_tokens: int, rivals: tu
     return Sample(
         prompt=prompt.text,
         response=response.text,
-        said_last=response.last_turn,
+        last_turn=response.last_turn,
         answer=prompt.answer,
         tokens=response.tokens,
         finished=response.stop == "stop",

@@ -10,7 +10,6 @@ from typing import Any, Literal, cast
 from llmrl.errors import shown
 from llmrl.prompts.prompt import Prompt
 from llmrl.recipe.schema import AboveZero, Choice, Positive
-from llmrl.registry import INSIDE
 from llmrl.rollouts.environment import Environment, Reply, Turn, environment
 from llmrl.rollouts.tools import Tool, ToolError, tool
 
@@ -59,7 +58,7 @@ class Tools(Environment):
         if self.call is not None and not all(self.call):
             raise ValueError(f"call must be two marks that are not empty, got {self.call}")
         built: dict[str, Tool] = {
-            name: tool.build(choice.name, choice.options, key=f"{INSIDE}.tools.{name}")
+            name: tool.build_nested(choice.name, choice.options, table=f"tools.{name}")
             for name, choice in self.tools.items()
         }
         if not built:

@@ -246,7 +246,11 @@ def test_gsm8k_works_as_it_is(shared: Path) -> None:
     [
         (
             {"dataset": "rows.jsonl", "template": "Q: {question}"},
-            "s.template must contain {prompt}, where the prompt goes; got 'Q: {question}'.",
+            "s.template: expected a text with {prompt} in it once, got 'Q: {question}'.",
+        ),
+        (
+            {"dataset": "rows.jsonl", "template": "{prompt} {prompt}"},
+            "s.template: expected a text with {prompt} in it once, got '{prompt} {prompt}'.",
         ),
         (
             {"dataset": "rows.jsonl", "fields": {"promt": "q"}},

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import pytest
 
-from llmrl.errors import PluginError, RecipeError
+from llmrl.errors import NestedRefusal, PluginError, RecipeError
 from llmrl.prompts.tasks import task
 from llmrl.registry import Registry, load_plugins
 from llmrl.rewards import reward
@@ -112,6 +112,42 @@ def test_what_the_class_itself_refuses_says_once_what_it_got(
         shape.build("box", options, key="shape")
 
     assert str(refused.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("inner", "sentence"),
+    [
+        ({"name": "bxo"}, "shapes.0.options.inner.name: no shape named 'bxo'. Did you mean 'box'? Known: "),
+        (
+            {"name": "box", "options": {"name": "a", "widht": 2}},
+            "shapes.0.options.inner.options: no key named 'widht'. Did you mean 'width'? Known: ",
+        ),
+        (
+            {"name": "box", "options": {"name": 1}},
+            "shapes.0.options.inner.options.name: expected a string, got 1.",
+        ),
+        (
+            {"name": "frame", "options": {"inner": {"name": "box", "options": {"name": "a", "width": -2.0}}}},
+            "shapes.0.options.inner.options.inner.options: width must be above 0, got -2.0.",
+        ),
+    ],
+)
+def test_what_a_plugin_builds_from_its_options_is_refused_below_its_own_key(
+    shape: Registry[Shape], inner: dict[str, Any], sentence: str
+) -> None:
+    shape("frame")(framing(shape))
+
+    with pytest.raises(RecipeError) as refused:
+        shape.build("frame", {"inner": inner}, key="shapes.0")
+
+    assert str(refused.value).startswith(sentence)
+
+
+def test_a_plugin_that_is_made_without_a_recipe_refuses_below_no_key(shape: Registry[Shape]) -> None:
+    frame = framing(shape)
+
+    with pytest.raises(NestedRefusal, match=r"^inner\.name: no shape named 'bxo'\."):
+        frame(inner={"name": "bxo"})
 
 
 @pytest.mark.parametrize(("named_by", "key"), [("name", "shape.name"), ("kind", "shape.kind")])
@@ -225,6 +261,27 @@ def test_an_empty_class_is_told_what_its_kind_has(kind: Registry[Any], lacking: 
 
     assert str(refused.value).endswith(f"Empty must have {lacking}")
     assert "empty" not in kind.names
+
+
+def framing(shapes: Registry[Shape]) -> type[Any]:
+    """The class of a shape that is made of another one."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Frame:
+        inner: dict[str, Any]
+        _built: Shape = field(init=False)
+
+        def __post_init__(self) -> None:
+            options = self.inner.get("options", {})
+            object.__setattr__(
+                self, "_built", shapes.build_nested(self.inner["name"], options, table="inner")
+            )
+
+        @property
+        def area(self) -> float:
+            return self._built.area
+
+    return Frame
 
 
 class Solid(Protocol):

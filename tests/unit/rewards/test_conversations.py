@@ -28,7 +28,7 @@ def judged(
 ) -> float | None:
     sample = Sample(
         prompt=prompt, response=TOLD.format(last), answer=answer, tokens=9, finished=True,
-        said_last=last, messages=({"role": "user", "content": asked},),
+        last_turn=last, messages=({"role": "user", "content": asked},),
     )  # fmt: skip
     part = evaluate(reward.build(kind, options, key="rewards.x"), sample)
     assert part.status == "score", part.note
@@ -103,8 +103,8 @@ def test_a_sample_has_the_last_turn_of_its_rollout_and_one_turn_is_its_own_last(
 
     one, other = samples_of(group, max_tokens=9, rivals=False)
 
-    assert (one.last_turn, one.response) == ("42", "42")
-    assert (other.last_turn, other.response) == ("42", TOLD.format("42"))
+    assert (one.last_turn, one.final_text, one.response) == (None, "42", "42")
+    assert (other.last_turn, other.final_text, other.response) == ("42", "42", TOLD.format("42"))
 
 
 def test_what_nobody_finished_is_no_rival_and_leaves_the_two_sides_two() -> None:

@@ -36,10 +36,10 @@ STAGE = Stage(
 
 
 def seal(stage: Path, step: int) -> Path:
-    checkpoints = Checkpoints(stage / "checkpoints", keep=9, ranks=1)
+    checkpoints = Checkpoints(stage / "checkpoints", keep=9)
     path = checkpoints.begin(step)
     (path / "rng-0.npz").write_bytes(b"random")
-    return checkpoints.commit(path, replace(STATE, step=step))
+    return checkpoints.commit(path, replace(STATE, step=step), written=[path / "rng-0.npz"])
 
 
 @pytest.fixture

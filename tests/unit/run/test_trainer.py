@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -50,11 +50,12 @@ class Call:
     method: str
     args: tuple[Any, ...]
 
-    async def result(self, *, deadline_s: float) -> dict[str, float]:
+    async def result(self, *, deadline_s: float) -> Any:
         if self.method == self.to.dies_of:
             raise DeadProcessError(f"{self.to.name} died")
         if self.method == "save":
             (self.args[0] / "rng-0.npz").write_bytes(b"random")
+            return self.args[0] / "rng-0.npz"
         if self.method == "update":
             await asyncio.sleep(0.1)  # in which something else may fail
             return {"policy/tokens": 1.0, "policy/skipped": self.to.skips}
@@ -81,9 +82,9 @@ class Process:
 class SlowDisk(Checkpoints):
     """Takes a second to write, read and hash what a large model is made of."""
 
-    def commit(self, path: Path, state: RunState) -> Path:
+    def commit(self, path: Path, state: RunState, *, written: Sequence[Path]) -> Path:
         time.sleep(1.0)
-        return super().commit(path, state)
+        return super().commit(path, state, written=written)
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def trainer(tmp_path: Path, make_record: Callable[..., Record]) -> Generator[Tra
             ),
             ledger=ledger,
             record=make_record(STAGE),
-            checkpoints=SlowDisk(tmp_path / "checkpoints", keep=2, ranks=1),
+            checkpoints=SlowDisk(tmp_path / "checkpoints", keep=2),
             fingerprint="d1",
             tables={},
         )
@@ -148,7 +149,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 from llmrl.run.trainer import Trainer
 
-def commit(path, state):
+def commit(path, state, *, written):
     print("sealing", flush=True)
     time.sleep(60)
 
@@ -157,7 +158,7 @@ async def seal():
     trainer = Trainer.__new__(Trainer)
     trainer.record = SimpleNamespace(timeline=SimpleNamespace(span=lambda *_: nullcontext()))
     trainer.checkpoints = SimpleNamespace(commit=commit)
-    trainer.committing = asyncio.create_task(trainer._commit(None, SimpleNamespace(step=1)))
+    trainer.committing = asyncio.create_task(trainer._commit(None, SimpleNamespace(step=1), []))
     async with trainer.sealing():
         pass
 
