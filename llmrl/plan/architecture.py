@@ -77,7 +77,7 @@ FAMILIES: Mapping[str, Family] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A decoder of alike layers: attention with grouped heads, then a gated MLP or a choice of experts."""
+    """A decoder of identical layers: attention with grouped heads, then a gated MLP or a choice of them."""
 
     kind: str
     layers: int
@@ -127,7 +127,7 @@ class Architecture:
 
     @property
     def parameters(self) -> int:
-        """All of them; a tied head counts once."""
+        """Parameters of the whole model; a tied head counts once."""
         return self.layers * self.layer + self.hidden + self.head * (1 if self.tied else 2)
 
     @property
@@ -136,7 +136,7 @@ class Architecture:
         return self.matrices_of(self.experts_per_token)
 
     def matrices_of(self, experts: float) -> int:
-        """Weights in matrix products if so many experts of each layer are used."""
+        """Weights in matrix products if ``experts`` of each layer are used."""
         router = self.hidden * self.experts if self.experts > 1 else 0
         return int(self.layers * (self.attention + experts * self.expert + router)) + self.head
 
@@ -152,11 +152,11 @@ class Architecture:
         return 2 * self.layers * self.kv_heads * self.head_size * width
 
     def kv_bytes_on(self, devices: int, width: int) -> float:
-        """The part of it on each of the devices that share an engine: a KV head is copied, never cut."""
+        """KV cache of one token on each of an engine's devices, between which a head is copied, never cut."""
         return self.kv_bytes(width) * max(1, self.kv_heads / devices) / self.kv_heads
 
     def forward_flops(self, tokens: float, squares: float) -> float:
-        """Of one pass over sequences with so many tokens in all, and so large a sum of squared lengths."""
+        """FLOPs of one pass over sequences of ``tokens`` in all, whose squared lengths sum to ``squares``."""
         attention = 2 * self.layers * self.heads * self.head_size * squares
         return 2 * self.matrices * tokens + attention
 

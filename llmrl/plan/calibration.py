@@ -37,7 +37,7 @@ class Calibration:
     contention: float
 
     def write(self, file: Path) -> None:
-        """As JSON."""
+        """Write the calibration as JSON."""
         file.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
 
@@ -55,7 +55,7 @@ def check_place(file: Path) -> None:
 
 
 def read_calibration(file: Path) -> Calibration:
-    """What ``Calibration.write`` wrote.
+    """Read what ``Calibration.write`` wrote.
 
     Raises:
         DataError: it is not that.
@@ -70,7 +70,7 @@ def read_calibration(file: Path) -> Calibration:
 
 
 def calibrated(rates: Rates, file: Path | None, *, device: Device, dtype: str) -> Rates:
-    """The rates with what was measured on such a device in their place; a file of another one is named.
+    """Replace rates by what was measured on such a device; a file of another device is only named.
 
     Raises:
         DataError: the file was asked for by name and is missing, or is no calibration.

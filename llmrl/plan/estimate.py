@@ -18,7 +18,7 @@ from llmrl.plan.workload import Workload
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is to be done, and with what: everything but who does which part."""
+    """The work and the machines: everything but which device does which part."""
 
     workload: Workload
     machines: Machines
@@ -37,13 +37,13 @@ class Estimate:
     placed: bool
     """Whether every process finds its devices on one node."""
     needs: tuple[Needs, ...]
-    """Of an engine, if there is any, and of a rank."""
+    """Memory needs of an engine, if there is one, and of a rank."""
     cache: Figure | None
     """KV cache of one device of an engine."""
     response: Figure | None
-    """The part of it that a response of full length takes."""
+    """The part of that cache which a response of full length takes."""
     slots: Figure | None
-    """Responses at once."""
+    """Responses that one engine generates at once."""
     generation: Generation | None
     training: Training
     sync: Figure

@@ -22,7 +22,7 @@ class Figure:
     value: float
     unit: Unit
     formula: str
-    """In the letters of ``inputs``; docs/plan.md says what the letters mean."""
+    """The formula, in the letters of ``inputs``; docs/plan.md says what the letters mean."""
     inputs: Mapping[str, float]
 
     def __str__(self) -> str:

@@ -32,7 +32,7 @@ class Device:
 
     @property
     def memory(self) -> float:
-        """Bytes of it, whoever has them; 0 for a core."""
+        """Bytes of memory in total, used or not; 0 for a core."""
         return self.memory_gb * 1e9
 
     @property
@@ -47,7 +47,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machines:
-    """So many equal nodes."""
+    """A number of equal nodes."""
 
     device: Device
     per_node: int
@@ -55,11 +55,11 @@ class Machines:
 
     @property
     def devices(self) -> int:
-        """Of all nodes."""
+        """Devices of all nodes."""
         return self.per_node * self.nodes
 
     def hold(self, widths: Sequence[int]) -> bool:
-        """Whether processes of so many devices each find room, none of them on two nodes."""
+        """Whether processes of these widths in devices find room, none of them on two nodes."""
         free = [self.per_node] * self.nodes
         for width in sorted(widths, reverse=True):
             node = next((number for number, left in enumerate(free) if left >= width), None)
@@ -75,7 +75,7 @@ class Machines:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Efficiency:
-    """What is reached of a device's peaks; hardware.toml says of which, and how that is known."""
+    """Shares of a device's peaks that are reached; hardware.toml says of which, and how that is known."""
 
     read: float
     decode: float
@@ -100,7 +100,7 @@ def read_devices() -> dict[str, Device]:
 
 
 def read_efficiency(device: Device) -> Efficiency:
-    """What such a device is known to reach."""
+    """The efficiency that such a device is known to reach."""
     return Efficiency(**_tables()["efficiency"]["gpu" if device.is_gpu else "cpu"])
 
 
@@ -132,5 +132,5 @@ def _tables() -> dict[str, dict[str, dict[str, float]]]:
 
 
 def host_memory_bytes() -> int:
-    """Of this machine, all of it."""
+    """Bytes of this machine's memory."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

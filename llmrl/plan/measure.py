@@ -303,7 +303,7 @@ async def _train_times(
 
 
 def train_rate(job: Job, place: Placement, flop_s: float) -> float:
-    """FLOP/s of a rank where a FLOP of a step takes so long on all of them."""
+    """FLOP/s of one rank, from the seconds that a FLOP of a step takes on all ranks."""
     return 1 / (place.ranks * max(1e-18, flop_s) * choosing(job))
 
 
@@ -313,12 +313,12 @@ def choosing(job: Job) -> float:
 
 
 def updates_of(optimizer: Optimizer, *, groups: int) -> int:
-    """Of a step on so few groups: a minibatch has at least one."""
+    """FLOPs of a step on these few groups: a minibatch has at least one."""
     return optimizer.epochs * min(optimizer.minibatches, groups)
 
 
 async def _slowed(room: Laboratory, groups: Sequence[RolloutGroup]) -> float:
-    """Times as long that training and generation take at once, on the wall; at least 1."""
+    """Factor by which training and generation slow each other down, on the wall; at least 1."""
     longest, prompt = (
         max(r.tokens.size for group in groups for r in group.rollouts),
         groups[0].prompt.tokens.size,
@@ -349,7 +349,7 @@ async def _wall(work: Callable[[], Awaitable[None]]) -> float:
 
 
 def step_flops(job: Job, groups: Sequence[RolloutGroup]) -> float:
-    """Of a training step on these very groups, scores before it included."""
+    """FLOPs of a training step on these very groups, scores before it included."""
     work = job.workload
     tokens = np.array(
         [group.prompt.tokens.size + one.tokens.size for group in groups for one in group.rollouts], np.float64

@@ -38,7 +38,7 @@ class Needs:
 
     @property
     def fits(self) -> bool:
-        """Whether there is so much."""
+        """Whether the device has room for all parts."""
         return self.total <= self.limit
 
 
@@ -47,14 +47,14 @@ def _bytes(formula: str, value: float, **inputs: float) -> Figure:
 
 
 def _dealt(formula: str, value: float, shards: int, **inputs: float) -> Figure:
-    """What is a share of each rank, where ZeRO deals it out."""
+    """A part of which each rank has its share, where ZeRO shards it."""
     if shards == 1:
         return _bytes(formula, value, **inputs)
     return _bytes(f"{formula} / W", value / shards, **inputs, W=shards)
 
 
 def rank_needs(workload: Workload, placement: Placement, machines: Machines) -> Needs:
-    """One rank of the policy, in the backward pass of a full micro-batch or, if larger, in the update."""
+    """Needs of one policy rank, in the backward pass of a full micro-batch or, if larger, in the update."""
     shape, w, ranks = workload.architecture, workload.width, placement.ranks
     p, trained, gpu = shape.parameters, workload.trained, machines.device.is_gpu
     split = {stage: ranks if placement.zero_stage >= stage else 1 for stage in (1, 2, 3)}
@@ -115,7 +115,7 @@ def _gathered(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
 
 
 def _backward(workload: Workload, placement: Placement, shards: int, *, gpu: bool) -> dict[str, Figure]:
-    """What a rank that holds such a share of the gradients has beside its states in the backward pass."""
+    """Memory of the backward pass beside the states, for a rank with one of ``shards`` of the gradients."""
     w, trained = workload.width, workload.trained
     g = 4 if placement.zero_stage >= 2 else w
     bucket = GRADIENT_BUCKET["cuda" if gpu else "cpu"]
@@ -135,7 +135,7 @@ def _backward(workload: Workload, placement: Placement, shards: int, *, gpu: boo
 
 
 def _updating(workload: Workload, placement: Placement, shards: int, *, gpu: bool) -> dict[str, Figure]:
-    """The same while it updates that share of the parameters.
+    """Memory of the update beside the states, for a rank with one of ``shards`` of the parameters.
 
     ZeRO flattens gradients, then copies them to float32. ZeRO 3, and 2 in bfloat16, have them flat and in
     float32 already; without ZeRO they are copied only.
@@ -201,7 +201,7 @@ def _head(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
 
 
 def engine_needs(workload: Workload, placement: Placement, machines: Machines, *, context: int) -> Needs:
-    """One GPU of an engine, with its KV cache or room for one response of full length.
+    """Needs of one GPU of an engine, with its KV cache or room for one response of full length.
 
     On a GPU the cache is what is left of vLLM's share, unless the recipe says how large it is: vLLM then
     looks at no share.
@@ -263,7 +263,7 @@ def _shares(workload: Workload, placement: Placement) -> int:
 
 
 def opponents_caches(workload: Workload, placement: Placement) -> Figure:
-    """Of responses under way, as long as the longest; transformers keeps them outside of vLLM's share."""
+    """KV caches of an opponent's responses under way, as long as the longest, beside vLLM's share."""
     groups = (placement.lag + 1) / max(1, placement.engines)
     at_once = min(placement.max_sequences, workload.opponents * groups)
     kv = workload.architecture.kv_bytes(workload.opponent_width)

@@ -25,7 +25,7 @@ class Pace:
     enough_lag: int
     """Smallest ``engines.max_lag`` with which no side waits for want of lag."""
     mean_lag: float
-    """Versions by which a token is behind when it is trained, on average."""
+    """Versions by which a trained token is behind, on average."""
 
 
 def pace_of(
@@ -105,7 +105,7 @@ def _generating(generation: Generation, training_s: float, sync_s: float, update
 
 
 def _settled(generation: Generation, after: float, lag: int, *, at_least: float) -> float:
-    """Where the period and the latency that it leads to agree: more time makes smaller, faster batches."""
+    """The period that agrees with the latency it leads to: more time makes smaller, faster batches."""
     low, high = at_least, max(at_least, (generation.latency(at_least) + after) / (lag + 1))
     for _ in range(60):
         middle = (low + high) / 2

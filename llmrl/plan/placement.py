@@ -19,7 +19,7 @@ class Placement:
     """What a stage says about processes, apart from what they compute."""
 
     engines: int
-    """0 where nothing is generated, neither to train on nor to evaluate."""
+    """Engines; 0 where nothing is generated, neither to train on nor to evaluate."""
     tensor_parallel: int
     ranks: int
     zero_stage: int
@@ -29,7 +29,7 @@ class Placement:
     recomputes: bool
     offload: str
     gpu_share: float
-    """Of a GPU's memory that an engine may use."""
+    """Share of a GPU's memory that an engine may use."""
     kv_cache_mib: int | None
     update: Update = "keep"
     """What becomes of responses under way when weights come."""
@@ -45,9 +45,9 @@ class Placement:
     shared: bool = False
     """Engines and ranks on the same devices, in turn."""
     transport: str = "auto"
-    """The way of the weights; ``broadcast`` is from device to device."""
+    """How weights travel; ``broadcast`` is from device to device."""
     may_stay: bool = True
-    """Whether they may stay on a GPU that one engine and one rank share."""
+    """Whether the weights may stay on a GPU that one engine and one rank share."""
 
     @property
     def roles(self) -> int:

@@ -24,7 +24,7 @@ from llmrl.plan.workload import workload_of
 from llmrl.recipe.schema import Recipe, Stage
 
 CV = 0.6
-"""Spread of lengths that is assumed where nobody says another."""
+"""Spread of lengths that is assumed unless ``--cv`` says another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,15 +55,15 @@ class Plan:
     steps: int
     job: Job
     assumed: tuple[str, ...]
-    """In sentences."""
+    """The assumptions, in sentences."""
     recipe: Estimate
-    """As the stage says."""
+    """The placement that the recipe asks for."""
     synchronous: Estimate | None
     """The same with ``engines.max_lag = 0``; None where nothing is generated, or all take turns anyway."""
     best: Estimate | None
     """The fastest asynchronous split of all devices; None if nothing fits."""
     shared: Estimate | None
-    """Synchronous, engines and ranks in turn on all devices."""
+    """The synchronous placement: engines and ranks in turn on all devices."""
 
     @property
     def reasons(self) -> Mapping[str, Figure]:
@@ -269,7 +269,7 @@ def _lengths(stage: Stage, assumptions: Assumptions) -> Lengths:
 
 
 def _refuse_both(assumptions: Assumptions) -> None:
-    """A measured distribution has a mean and a spread, so one that is said beside it would be ignored."""
+    """Refuse a mean or a spread beside a measured distribution, which has its own."""
     spread = assumptions.cv if assumptions.cv != CV else None
     for option, value in (("--mean", assumptions.mean), ("--cv", spread)):
         if value is not None:
@@ -300,7 +300,7 @@ def _said(job: Job, assumptions: Assumptions) -> tuple[str, ...]:
 
 
 def _room_for_opponents(job: Job, place: Placement) -> Iterator[str]:
-    """What vLLM must leave free on a GPU, and cannot know of."""
+    """Say what vLLM must leave free on a GPU, and cannot know of."""
     beside = opponents_caches(job.workload, place)
     device = job.machines.device
     room = 1 - (beside.value + CUDA_RESIDUE) / device.memory if device.is_gpu else 1.0

@@ -38,19 +38,19 @@ class Rates:
     memory: float
     """Bytes/s of the device's own memory."""
     step_s: float
-    """Of one decode step."""
+    """Seconds of one decode step."""
     sequence_s: float
-    """Of one sequence in a decode step."""
+    """Seconds of one sequence in a decode step."""
     reduce_s: float
-    """Of one all-reduce between the GPUs of an engine."""
+    """Seconds of one all-reduce between the GPUs of an engine."""
     update_s: float
-    """Of one optimizer update."""
+    """Seconds of one optimizer update."""
     sync_s: float
-    """Of one weight sync."""
+    """Seconds of one weight sync."""
     tensor_s: float
-    """Of one tensor that an engine loads."""
+    """Seconds of one tensor that an engine loads."""
     contention: float = 1.0
-    """Times as long that generation and training take while both go on, where they share caches and cores."""
+    """Factor by which generation and training slow each other down where they share caches and cores."""
 
 
 def estimated(device: Device, reached: Efficiency, *, dtype: str) -> Rates:

@@ -22,9 +22,9 @@ class Generation:
     mean: float
     """r, tokens of a response."""
     square: float
-    """r2, mean square of that."""
+    """r2, mean square of a response's tokens."""
     longest: float
-    """L, of all responses of the step."""
+    """L, tokens of the step's longest response."""
     prompt: float
     """p, tokens of a prompt."""
     t0: float
@@ -38,9 +38,9 @@ class Generation:
     read: float = 0.0
     """Seconds to read one token of a context again."""
     opponents: float = 0.0
-    """o, of the n, the responses that a model beside the engine's own has a say in."""
+    """o, responses of the n that need a second model beside the engine's own."""
     t3: float = 0.0
-    """Seconds more for each of their tokens: that model reads its weights for it alone."""
+    """Seconds more for each of their tokens: the second model reads its weights for it alone."""
 
     @property
     def context(self) -> float:
@@ -49,7 +49,7 @@ class Generation:
 
     @property
     def work(self) -> float:
-        """Seconds that do not depend on who is generated together with whom."""
+        """Seconds that do not depend on which responses share a batch."""
         n, r = self.samples, self.mean
         beside = self.t3 * self.opponents * r
         return self.prefill + self.t1 * n * r + self.t2 * n * (self.prompt * r + self.square / 2) + beside
@@ -70,7 +70,7 @@ class Generation:
         return self.work + self.t0 * self.samples * self.mean / self.slots
 
     def step_s(self, sequences: float) -> float:
-        """Seconds of one decode step of so many sequences."""
+        """Seconds of one decode step of ``sequences`` sequences."""
         return self.t0 + (self.t1 + self.t2 * self.context) * sequences
 
     def sequences_at(self, period: float) -> float:
@@ -79,7 +79,7 @@ class Generation:
         return min(self.slots, self.samples * self.mean * self.t0 / spare) if spare > 0 else self.slots
 
     def again_s(self, period: float) -> float:
-        """Seconds to read all sequences in progress again, as far as they are on average."""
+        """Seconds to read all sequences in progress again, at their average length."""
         return self.sequences_at(period) * self.context * self.read
 
     def latency(self, period: float) -> float:

@@ -32,7 +32,7 @@ class Training:
 
     @property
     def seconds(self) -> float:
-        """Of the whole step."""
+        """Seconds of the whole step."""
         return sum(part.value for part in (self.old, self.reference, self.passes, self.update, self.talk))
 
 

@@ -14,7 +14,7 @@ Status = Literal["score", "abstain", "error"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """What a reward gets to see of one response."""
+    """The view that a reward has of one response."""
 
     prompt: str
     response: str
@@ -44,7 +44,7 @@ class Sample:
 
     @property
     def _begun_in_thought(self) -> bool:
-        """Whether a thought was begun before the last turn: a chat template does so for every turn, the
+        """Whether a thought was opened before the last turn: a chat template does so for every turn, the
         prompt itself for the first one."""
         by_prompt = self.conversation[-1]["content"].rstrip().endswith(THOUGHT)
         return self.prompt.rstrip().endswith(THOUGHT) and not (by_prompt and self.last_turn is not None)

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS = 256
-"""Of an answer, where the question does not say."""
+"""Default of an answer, where the question does not say."""
 
 
 async def started(kind: Generate, stage: Stage, name: str, *, device: str) -> Speaker:
-    """The model of a role on its engine."""
+    """Start the model of a role on its engine."""
     serving = _serving(kind, stage.roles[name])
     model, made = serving.model, engine.build(kind.engine, {}, key=f"roles.{name}.options")
     served = await made.start(serving, device=device)
@@ -39,7 +39,7 @@ async def started(kind: Generate, stage: Stage, name: str, *, device: str) -> Sp
 
 
 def _serving(kind: Generate, table: Role) -> Serving:
-    """What the engine is told: nothing of the stage, from whose engines and ranks a role is apart."""
+    """The settings of the role's engine: nothing of the stage's, as a role has devices of its own."""
     return Serving(
         model=Model.model_validate(
             table.model_dump(include={"path", "dtype", "context_tokens", "chat", "trust_remote_code"})

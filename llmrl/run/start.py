@@ -60,7 +60,7 @@ def train_recipe(loaded: Loaded, *, existing: Existing = "refuse") -> None:
 async def _run(
     recipe: Recipe, plans: Sequence[StagePlan], console: ConsoleReport, existing: Existing
 ) -> list[StageResult]:
-    """What is held is released in the opposite order, all of it, whatever the run or a release raises."""
+    """Run all stages; every resource is released in reverse order, whatever the run or a release raises."""
     async with AsyncExitStack() as held:
         # Before all else: the lock goes last, also that of a folder which is not there yet and locked late.
         lock = held.enter_context(ExitStack())
@@ -104,7 +104,7 @@ async def _check_stages(recipe: Recipe, left: Mapping[int, StagePlan], switchboa
 def _newest(
     plans: Sequence[StagePlan], left: Mapping[int, StagePlan], existing: Existing
 ) -> dict[int, Checkpoint | None]:
-    """The checkpoint that each stage which is left goes on from, if there is one.
+    """The checkpoint from which each remaining stage continues, if there is one.
 
     Raises:
         CheckpointError: a stage cannot go on, or one that is done was of another run.
@@ -123,7 +123,7 @@ async def _run_stages(
     console: ConsoleReport,
     switchboard: Switchboard,
 ) -> list[StageResult]:
-    """One after the other, but for those that were done before and are not in ``newest``."""
+    """Run the stages in order, except those done before, which are not in ``newest``."""
     stop = StopRequest()
     stop.listen(console.note)
     return [
@@ -143,7 +143,7 @@ async def _check_rewards(plan: StagePlan, *, door: str) -> None:
 
 
 async def _check_environment(plan: StagePlan, plugins: Sequence[str], *, door: str) -> None:
-    """Whatever an environment needs and misses is said now, not after the stages before it have trained."""
+    """Report now what an environment needs and misses, not after earlier stages have trained."""
     if plan.stage.environment is None or not plan.generates:
         return
     cluster = plan.stage.cluster
@@ -158,7 +158,7 @@ async def _check_environment(plan: StagePlan, plugins: Sequence[str], *, door: s
 
 
 def _check_room(recipe: Recipe, plans: Mapping[int, StagePlan], console: ConsoleReport) -> None:
-    """Nothing is trained for a later stage that the cluster cannot hold; GPUs that stay idle are told of."""
+    """Refuse to train for a later stage that the cluster cannot hold; GPUs that stay idle are reported."""
     for note in dict.fromkeys(note_idle_gpus(plan.stage) for plan in plans.values()):
         if note:
             console.note(note)
@@ -171,7 +171,7 @@ def _check_room(recipe: Recipe, plans: Mapping[int, StagePlan], console: Console
 
 @contextmanager
 def _said_of_stage(recipe: Recipe, index: int) -> Generator[None]:
-    """What is wrong with one of several stages is said with its name."""
+    """Name the stage in what is wrong with one of several."""
     try:
         yield
     except LlmrlError as error:

@@ -1,4 +1,4 @@
-"""What generates. Whoever needs an engine by name imports the registry from here."""
+"""The engines, which generate; import the registry from here."""
 
 from llmrl.rollouts.engines import kinds as _kinds
 from llmrl.rollouts.engines.engine import Completion, Engine, EngineKind, Request, Sampler, Sampling, engine

@@ -11,7 +11,7 @@ from llmrl.rollouts.engines.engine import Completion, Request
 
 
 def rest_of(request: Request, so_far: Completion) -> Request:
-    """What is still to be sampled; its seed derives from the request's and the tokens that it has already."""
+    """The request for the rest of a response; its seed derives from the request's and the tokens so far."""
     written = so_far.tokens.size
     return replace(
         request,
@@ -23,7 +23,7 @@ def rest_of(request: Request, so_far: Completion) -> Request:
 
 
 def joined(first: Completion, second: Completion) -> Completion:
-    """One response; every token keeps its logp and version."""
+    """Join two parts into one response; every token keeps its logp and version."""
     return Completion(
         tokens=np.concatenate([first.tokens, second.tokens]),
         logp=np.concatenate([first.logp, second.logp]),

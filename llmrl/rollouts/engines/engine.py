@@ -1,4 +1,4 @@
-"""What every engine promises, whatever runs inside it."""
+"""The contract of every engine, whatever runs inside it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from llmrl.weights.bundle import WeightBundle
 from llmrl.weights.seat import Seat
 
 Sampler = Literal["policy", "opponent"]
-"""Who answers: the weights that are trained, or whoever ``Serving.opponent`` makes of them."""
+"""The model that answers: the weights that are trained, or the opponent of ``Serving.opponent``."""
 
 UNTRAINED = 1 << 40
-"""What is added to the order of a draw that nobody trains on; above all ordinals."""
+"""Added to the order of a draw that is not trained on; above all ordinals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +33,13 @@ class Sampling:
     opponents: int = 0
     """Responses of the opponent, after the policy's ``per_prompt``."""
     branches: int = 1
-    """Of the policy's responses, so many at a time share a conversation up to a random turn."""
+    """Number of the policy's responses that share a conversation up to a random turn."""
     together: int | None = None
-    """Most tokens of all segments of a response together, as one micro-batch must hold them; None where
-    nobody trains on it."""
+    """Most tokens of all segments of a response together, as one micro-batch must hold them; None if it is
+    not trained on."""
 
     def order(self, ordinal: int) -> int:
-        """Where requests of a draw wait: the oldest first, and after all that a step waits for the others."""
+        """Place of a draw's requests in the queue: oldest draws first, those not trained on after all."""
         return ordinal if self.together is not None else UNTRAINED + ordinal
 
 
@@ -60,7 +60,7 @@ class Request:
     kernels compute the same logits in another batch (docs/rollouts.md, Seeds)."""
     sampler: Sampler = "policy"
     order: int = 0
-    """Of those that wait for a place, the lowest comes first: ``Sampling.order``, at least 0."""
+    """Rank among the requests that wait for a place, lowest first: ``Sampling.order``, at least 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,7 +79,7 @@ class Engine(Protocol):
     """Generates tokens, scores tokens, and takes new weights while it does."""
 
     async def generate(self, request: Request) -> Completion:
-        """One response.
+        """Generate one response.
 
         Raises:
             EngineError: the request does not fit, nobody is there to answer it, or the engine sleeps or is
@@ -88,7 +88,7 @@ class Engine(Protocol):
         ...
 
     async def score(self, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-        """[L] nats of each token given those before it, at temperature 1; the first is 0."""
+        """Score tokens: [L] nats of each given those before it, at temperature 1; the first is 0."""
         ...
 
     async def join(self, seat: Seat) -> None:
@@ -125,7 +125,7 @@ class Engine(Protocol):
 
 
 class EngineKind(Protocol):
-    """What is registered: a frozen dataclass that starts an engine where the recipe names it."""
+    """A registered kind of engine: a frozen dataclass that starts one where the recipe names it."""
 
     async def start(self, serving: Serving, *, device: str) -> Engine:
         """Load the model in the folder ``serving.model.path`` and serve it on ``device`` (cpu or cuda)."""

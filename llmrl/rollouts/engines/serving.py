@@ -9,16 +9,16 @@ from llmrl.recipe.schema import NOBODY, Engines, Model, Opponent, Stage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """By default no opponent, and devices that nobody else computes on, as the engine of a role has."""
+    """Settings of one engine; the defaults suit a role: no opponent, and devices of its own."""
 
     model: Model
-    """What it loads; ``model.path`` is a folder."""
+    """The model to load; ``model.path`` is a folder."""
     engines: Engines
-    """How it serves; ``kind``, ``count`` and ``max_lag`` are the business of whoever starts it."""
+    """How to serve it; an engine ignores ``kind``, ``count`` and ``max_lag``."""
     stop: tuple[str, ...] = ()
     """Texts that end a response, besides the model's own end token."""
     opponent: Opponent = NOBODY
-    """Whom it plays besides the policy."""
+    """The opponent that it plays besides the policy."""
     takes_turns: bool = False
     """Whether the policy computes on the same devices in turn, so that the engine has to be able to sleep."""
     beside_copy: bool = False
@@ -26,7 +26,7 @@ class Serving:
 
     @classmethod
     def of(cls, stage: Stage) -> Serving:
-        """What the engines of ``stage`` are told, whose weights it trains."""
+        """The settings of the engines of ``stage``, whose weights it trains."""
         return cls(
             model=stage.model,
             engines=stage.engines,

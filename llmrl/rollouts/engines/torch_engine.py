@@ -67,7 +67,7 @@ class TorchEngine:
         self._decoder: asyncio.Task[None] | None = None
 
     async def generate(self, request: Request) -> Completion:
-        """One response."""
+        """Generate one response."""
         if request.sampler == "opponent" and self._second is None:
             raise EngineError(f"request {request.id} is for the opponent, but opponent.kind is 'none'")
         if (
@@ -93,7 +93,7 @@ class TorchEngine:
             return await asyncio.to_thread(self._score, tokens)
 
     async def join(self, seat: Seat) -> None:
-        """One process, one member."""
+        """Join with this process as the one member."""
         await asyncio.to_thread(self._receiver.join, seat)
 
     async def load(self, bundle: WeightBundle) -> None:
@@ -135,7 +135,7 @@ class TorchEngine:
             raise EngineError(f"{what} came while the engine slept; it needs weights first")
 
     def _wake(self) -> None:
-        """Room for the weights, as they were shaped when the engine fell asleep."""
+        """Make room for the weights, in the shapes they had when the engine fell asleep."""
         if self._asleep:
             for parameter, shape in zip(self._model.parameters(), self._asleep, strict=True):
                 parameter.data = parameter.data.new_empty(shape)
@@ -180,7 +180,7 @@ class TorchEngine:
             seen = torch.cat([seen, torch.ones(len(batch), 1, dtype=torch.long)], dim=1)
 
     def _unread(self, batch: list[_Answer]) -> list[tuple[Any, DynamicCache]]:
-        """Whoever answers, with nothing read so far."""
+        """The models that answer, each with an empty cache."""
         return [(model, DynamicCache()) for model in self._models(batch[0].request.sampler)]
 
     def _models(self, sampler: Sampler) -> list[Any]:
@@ -248,7 +248,7 @@ class TorchEngine:
 
 
 def _seed_again(batch: list[_Answer]) -> None:
-    """What goes on as another request has that request's seed, as in ``continuation``."""
+    """Give each response the seed of the request that continues it, as in ``continuation``."""
     for answer in batch:
         answer.generator.manual_seed(derive_seed(answer.request.seed, len(answer.tokens)))
 

@@ -45,7 +45,7 @@ PAUSES: dict[str, tuple[PauseMode, ...]] = {"keep": ("keep",), "drain": ("wait",
 """vLLM's words for ``engines.update``; what is aborted is kept first, so that all its tokens have arrived."""
 
 LOOK_S = 1.0
-"""Seconds after which it is looked again whether vLLM's process is there."""
+"""Seconds between two looks at whether vLLM's process is alive."""
 
 
 class VllmEngine:
@@ -65,11 +65,11 @@ class VllmEngine:
         self._transfer_ready = False
 
     async def open(self) -> None:
-        """Ask vLLM's process once what vLLM would else ask it on the way of the first request."""
+        """Make the query now that the first request would otherwise wait for."""
         await self._answered(self._llm.get_supported_tasks(), doing="started")
 
     async def generate(self, request: Request) -> Completion:
-        """One response, its logprobs, and the version of each token as vLLM reports it."""
+        """Generate one response, its logprobs, and the version of each token as vLLM reports it."""
         completion = await self._sample(request)
         while completion.stop == "abort" and self._serving.engines.update == "abort":
             completion = joined(completion, await self._sample(rest_of(request, completion)))
@@ -88,11 +88,11 @@ class VllmEngine:
         return np.array([0.0, *_chosen(listed[1:], tokens[1:])], dtype=np.float32)
 
     async def join(self, seat: Seat) -> None:
-        """Every worker becomes a member."""
+        """Make every worker a member."""
         await self._answered(self._agree({"seat": asdict(seat)}), doing="joined the group of a broadcast")
 
     async def load(self, bundle: WeightBundle) -> None:
-        """One update session of vLLM; ``engines.update`` says what becomes of the requests."""
+        """Run one update session of vLLM; ``engines.update`` says what becomes of the requests."""
         check_names(bundle, self._stored)
         self._door.clear()
         self._broken = f"a sync of weights {bundle.version} failed half-way and must be repeated first"
@@ -150,13 +150,15 @@ class VllmEngine:
         self._transfer_ready = True
 
     async def sleep(self) -> None:
-        """Level 2 of vLLM: weights and KV cache are dropped, as the next weights are complete. Its CPU build
-        keeps both, and only stops."""
+        """Drop weights and KV cache (vLLM's level 2), as the next weights are complete.
+
+        vLLM's CPU build keeps both, and only stops.
+        """
         await self._answered(self._llm.sleep(level=2), doing="fell asleep")
         self._asleep, self._broken = True, "the engine sleeps and needs weights first"
 
     async def _answered(self, call: Coroutine[Any, Any, T], *, doing: str) -> T:
-        """What vLLM's process answers; for one that is gone vLLM itself would wait for ever.
+        """Wait for an answer of vLLM's process; if that is gone, vLLM itself would wait for ever.
 
         Raises:
             EngineError: it is gone.
@@ -213,7 +215,7 @@ class VllmEngine:
 
 
 def _share(serving: Serving, stored: Stored, device: str) -> float:
-    """Of the GPU's memory: what the recipe says, unless weights that the policy leaves there need more."""
+    """Share of the GPU's memory: the recipe's, or less beside a copy of the policy's weights."""
     most = serving.engines.gpu_memory_utilization
     beside = device == "cuda" and serving.beside_copy
     return share_beside(stored, dtype=serving.model.dtype, most=most) if beside else most
@@ -271,7 +273,7 @@ def _failed(version: int, error: Exception) -> WeightSyncError:
 
 
 def _reference_weight(opponent: Opponent) -> float | None:
-    """What the opponent's logits have of the reference; None without an opponent that vLLM can play."""
+    """Weight of the reference in the opponent's logits; None without an opponent that vLLM can play."""
     return {"reference": 1.0, "mixture": opponent.mixture}.get(opponent.kind)
 
 

@@ -24,7 +24,7 @@ REFERENCE_WEIGHT = "reference_weight"
 
 
 class OpponentProcessor(AdapterLogitsProcessor):
-    """vLLM makes one where it samples; requests without the extra argument are left as they are."""
+    """Made by vLLM where it samples; requests without the extra argument are left as they are."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         super().__init__(vllm_config, device, is_pin_memory)
@@ -35,11 +35,11 @@ class OpponentProcessor(AdapterLogitsProcessor):
         self._reference: Any = model.to(device).eval()
 
     def is_argmax_invariant(self) -> bool:
-        """The reference may prefer another token."""
+        """False, as the reference may prefer another token."""
         return False
 
     def new_req_logits_processor(self, params: SamplingParams) -> _Voice | None:
-        """What changes the logits of a request; None for the policy's own."""
+        """The callable that changes a request's logits; None for the policy's own."""
         weight = (params.extra_args or {}).get(REFERENCE_WEIGHT)
         return None if weight is None else _Voice(self._reference, weight)
 

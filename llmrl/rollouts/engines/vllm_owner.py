@@ -1,4 +1,4 @@
-"""Whose vLLM's process is: it ends with the process that started it, however that one ends."""
+"""The end of vLLM's process: with the process that started it, however that one ends."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 
 def end_with_owner() -> None:
-    """Called in vLLM's process. By itself it would outlive an owner that is killed, and go on to hold the
-    memory of the GPU, which whoever resumes the run needs."""
+    """Follow the owner, in vLLM's process: by itself it would outlive an owner that is killed, and hold the
+    memory of the GPU, which a resumed run needs."""
     owner = multiprocessing.parent_process()
     if owner is not None:
         threading.Thread(target=_follow, args=[owner.join], name="owner", daemon=True).start()
@@ -19,5 +19,5 @@ def end_with_owner() -> None:
 
 def _follow(wait: Callable[[], None]) -> None:
     wait()
-    # Nobody is left to be told anything; workers of its own vLLM ends as it ends.
+    # Nothing is left to report to; vLLM's own workers stop when this process does.
     os.kill(os.getpid(), signal.SIGKILL)

@@ -41,7 +41,7 @@ class WholeScheduler(Scheduler):
         self._places = self.max_num_active_reqs
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
-        """What is computed next."""
+        """Choose what is computed next."""
         urgent = bool(self.waiting) and self.waiting.peek_request().priority == FIRST
         self.max_num_active_reqs = self._places + urgent
         return super().schedule(throttle_prefills)
@@ -49,7 +49,7 @@ class WholeScheduler(Scheduler):
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
-        """What leaves the process after a step."""
+        """Pick the outputs that leave the process after a step."""
         sent = super().update_from_output(scheduler_output, model_runner_output)
         for message in sent.values():
             message.outputs = [self._joined(one) for one in message.outputs if not self._keeps(one)]
@@ -66,14 +66,14 @@ class WholeScheduler(Scheduler):
     def finish_requests(
         self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus
     ) -> list[Request]:
-        """End requests from outside; nobody waits for what they have."""
+        """End requests from outside, and drop the outputs they have."""
         ended = super().finish_requests(request_ids, finished_status)
         for request in ended:
             self._kept.pop(request.request_id, None)
         return ended
 
     def set_pause_state(self, pause_state: PauseState) -> None:
-        """What has waited while weights may have changed reads its prompt with the new ones."""
+        """Have requests that waited through a pause read their prompts with the new weights."""
         super().set_pause_state(pause_state)
         if pause_state == PauseState.UNPAUSED:
             self._resumed += 1
@@ -104,18 +104,18 @@ class WholeScheduler(Scheduler):
 
 
 class WholeAsyncScheduler(WholeScheduler, AsyncScheduler):
-    """The same where vLLM plans the next step while the GPU is busy with this one."""
+    """The same scheduler where vLLM plans the next step while the GPU is busy with this one."""
 
 
 def _salt(request: Request, salt: str) -> None:
-    """Have it share KV cache with requests of this salt alone, such as those that waited with it."""
+    """Let a request share KV cache only with requests of this salt, such as those that waited with it."""
     request.cache_salt = salt
     request.block_hashes.clear()
     request.update_block_hashes()
 
 
 def join(outputs: Sequence[EngineCoreOutput]) -> EngineCoreOutput:
-    """The last of one request's outputs, with the tokens and logprobs of them all."""
+    """Merge one request's outputs into the last, with the tokens and logprobs of them all."""
     last = outputs[-1]
     last.new_token_ids = [token for one in outputs for token in one.new_token_ids]
     last.new_logprobs = _in_a_row([one.new_logprobs for one in outputs if one.new_logprobs is not None])

@@ -62,7 +62,7 @@ async def test_weights_that_were_never_sent_are_the_fault_of_the_rank() -> None:
 
     with pytest.raises(TrainingError, match=r"policy-0\.weights"):
         await crew_of([engine], rank).deliver(Letter(version=1, sent=[lost], copy=None))
-    assert rank.told == []
+    assert rank.told == ["hang_up"]  # and there is nothing to release
 
 
 class Stuck(OwnDevices):
@@ -89,11 +89,15 @@ async def test_a_rank_that_fails_is_named_at_once_whoever_waits_for_the_weights(
 async def test_an_engine_that_does_not_take_weights_is_named_after_all_others_have_them() -> None:
     bad, good = Process("engine-0", load=LlmrlError("engine-0.load: no room")), Process("engine-1")
 
-    letter = Letter(version=1, sent=[cast("Pending", Ended())], copy=None)
-    delivery = await crew_of([bad, good], Process("policy-0")).deliver(letter)
+    rank, letter = Process("policy-0"), Letter(version=1, sent=[cast("Pending", Ended())], copy=None)
+    delivery = await crew_of([bad, good], rank).deliver(letter)
     with pytest.raises(LlmrlError, match=r"engine-0\.load: no room"):
         delivery.taken()
     assert sorted(good.told) == ["hang_up", "load"]
+    assert rank.told == [
+        "hang_up",
+        "release",
+    ]  # in this order, as rank 0 waits for the broadcast's end to release it
 
 
 async def test_a_stage_that_is_done_does_not_fail_at_its_doors(caplog: pytest.LogCaptureFixture) -> None:
