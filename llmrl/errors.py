@@ -42,7 +42,7 @@ class RecipeError(LlmrlError, ValueError):
 
 
 class NestedRefusal(RecipeError):
-    """A plugin that another one builds refused its name or options; who builds that one knows the outer key.
+    """The refusal of a plugin that another builds; only the builder of the outer one knows the outer key.
 
     The message begins with the key below that of the outer plugin's options: ``kind: no reward named ...``.
     """

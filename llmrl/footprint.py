@@ -25,8 +25,8 @@ BATCHED_TOKENS: Mapping[str, int] = {"cpu": 4096, "cuda": 8192}
 def forward_tokens(device: str, *, sequences: int, context: int) -> int:
     """Most tokens of one forward pass of an engine.
 
-    A token of each response and of what is scored beside them; on CPU, where no prompt is read in part, a
-    whole one.
+    At least ``BATCHED_TOKENS``, a token of each response and one to score, and on CPU, which reads no prompt
+    in part, a whole context.
 
     Args:
         device: ``cpu`` or ``cuda``.

@@ -127,7 +127,7 @@ class Registry(Generic[Plugin]):
             table: which of the outer options holds the name and the options, as ``tools.search``; empty where
                 they are two of the outer options themselves.
         Raises:
-            NestedRefusal: as ``build`` refuses; the user is told with the key of the plugin outside in front.
+            NestedRefusal: as ``build`` refuses; the outer ``build`` puts the key of its options in front.
         """
         try:
             return self.build(name, options, key=table)

@@ -65,7 +65,7 @@ class NashMD(Objective, Estimates):
         return drift.flip(-1).cumsum(-1).flip(-1)
 
     def worth(self, reward: Tensor, log_ratio: Tensor) -> Tensor | None:
-        """The preference minus the KL's price; None for the token form, with a gradient of no expectation."""
+        """The preference minus the KL's price; None for the token form: its gradient is no expectation's."""
         return None if self.kl == "token" else reward - self.kl_weight * log_ratio
 
 

@@ -77,7 +77,7 @@ FAMILIES: Mapping[str, Family] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """A decoder of identical layers: attention with grouped heads, then a gated MLP or a choice of them."""
+    """Decoder of identical layers: attention with grouped heads, then a gated MLP or a choice of experts."""
 
     kind: str
     layers: int
@@ -177,7 +177,7 @@ class Architecture:
         """Weights of low-rank adapters on the named projections, or on all linear layers but the head.
 
         Raises:
-            ModelError: a target that is no linear layer of a layer.
+            ModelError: a target is no linear layer of a layer, or is ``all-linear`` where there are experts.
         """
         shapes = self.projections
         every = lora.targets == ("all-linear",)

@@ -37,7 +37,7 @@ class Lengths:
         return cls(sorted=ascending, mean=mean, square=square, said=said)
 
     def longest_of(self, samples: float) -> float:
-        """Expected maximum of ``count`` independent responses, in tokens."""
+        """Expected maximum of ``samples`` independent responses, in tokens."""
         below = np.arange(self.sorted.size + 1) / self.sorted.size
         return float((np.diff(below**samples) * self.sorted).sum())
 

@@ -313,7 +313,7 @@ def choosing(job: Job) -> float:
 
 
 def updates_of(optimizer: Optimizer, *, groups: int) -> int:
-    """FLOPs of a step on these few groups: a minibatch has at least one."""
+    """Updates of a step on these few groups: a minibatch has at least one group."""
     return optimizer.epochs * min(optimizer.minibatches, groups)
 
 

@@ -115,7 +115,7 @@ def _gathered(workload: Workload, placement: Placement, *, gpu: bool) -> Figure:
 
 
 def _backward(workload: Workload, placement: Placement, shards: int, *, gpu: bool) -> dict[str, Figure]:
-    """Memory of the backward pass beside the states, for a rank with one of ``shards`` of the gradients."""
+    """Memory of the backward pass beside the states, for a rank with 1 / ``shards`` of the gradients."""
     w, trained = workload.width, workload.trained
     g = 4 if placement.zero_stage >= 2 else w
     bucket = GRADIENT_BUCKET["cuda" if gpu else "cpu"]
@@ -135,7 +135,7 @@ def _backward(workload: Workload, placement: Placement, shards: int, *, gpu: boo
 
 
 def _updating(workload: Workload, placement: Placement, shards: int, *, gpu: bool) -> dict[str, Figure]:
-    """Memory of the update beside the states, for a rank with one of ``shards`` of the parameters.
+    """Memory of the update beside the states, for a rank with 1 / ``shards`` of the parameters.
 
     ZeRO flattens gradients, then copies them to float32. ZeRO 3, and 2 in bfloat16, have them flat and in
     float32 already; without ZeRO they are copied only.

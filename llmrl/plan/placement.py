@@ -83,7 +83,7 @@ class Placement:
     def kept(self, *, gpu: bool) -> frozenset[str]:
         """What ``policy.offload`` leaves in a rank's device memory, which without a GPU is the host's.
 
-        From there a disk takes the optimizer states, and nothing else takes anything.
+        Without a GPU, ``cpu`` takes nothing from there, and ``nvme`` takes the optimizer states alone.
         """
         everything = frozenset({"weights", "gradients", "optimizer"})
         if self.offload == "none" or (self.offload == "cpu" and not gpu):

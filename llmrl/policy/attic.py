@@ -2,7 +2,7 @@
 
 Not DeepSpeed's ``offload_states``: with ZeRO 3 it refuses every optimizer but its own CUDA kernel, it refuses
 ``policy.offload``, and it knows neither ZeRO 0 nor a frozen reference. To give up the storage under a tensor
-every view of it valid, so it does not matter how the stages have cut up theirs.
+keeps every view of it valid, so it does not matter how the stages have cut up theirs.
 """
 
 from __future__ import annotations

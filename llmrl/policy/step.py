@@ -43,7 +43,7 @@ class Known:
     """Results known before the step's first update: flat columns, [N] over its trained tokens."""
 
     old: TokenScores | None = None
-    """The ``old`` scores; None where they are those of a single update, without their gradient."""
+    """The ``old`` scores; None if a single update takes its current scores, without gradient, for them."""
     reference: TokenScores | None = None
     advantage: Tensor | None = None
     """The step's credit after all shapings."""

@@ -92,5 +92,5 @@ class _Join(torch.autograd.Function):
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, *, attention: Attention) -> Tensor:
-    """Exchange heads for tokens as DeepSpeed does; query, key, value and result are [1, N, heads, d]."""
+    """Attend over all tokens with some of the heads, as DeepSpeed exchanged them: [1, N, heads, d] each."""
     return attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))

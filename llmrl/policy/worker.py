@@ -50,7 +50,7 @@ from llmrl.weights.store import MemoryStore, Store
 
 
 class PolicyWorker:
-    """One rank; all methods but ``open_meeting`` and ``prepare`` are called on all ranks in one order."""
+    """One rank; all methods are called on all ranks in one order, except those for rank 0 only."""
 
     def __init__(
         self, stage: Stage, device: str, rank: int, seed: int = 0, plugins: Sequence[str] = ()
@@ -210,7 +210,7 @@ class PolicyWorker:
         return FolderStore(folder) if folder else MemoryStore()
 
     def copy_of(self, bundle: WeightBundle) -> NDArray[np.uint8]:
-        """The bytes of weights in rank 0's memory, for engines on other machines."""
+        """The bytes of weights in its memory, for engines on other machines; rank 0 only."""
         return bundle.copied()
 
     def release(self, version: int) -> None:

@@ -54,7 +54,7 @@ def collect(
         key: the sources' key in the recipe, such as ``prompts.sources``.
         max_tokens: longer prompts are left out, counted and logged.
         seed: the run's seed; orders the problems of tasks, and a source's rows of equal pass rates.
-        max_response_tokens: most tokens of a dataset's response, if these are trained on; rows with a longer
+        max_response_tokens: most tokens of a response, if the dataset's are trained on; rows with a longer
             one are left out.
         max_read_tokens: likewise for all that a model reads of a row: each segment of a response whose past
             is rewritten is a sequence of its own, and both of a pair are read together.

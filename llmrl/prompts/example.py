@@ -88,7 +88,7 @@ def check_origin(source: Source, *, key: str) -> None:
     """
     if (source.dataset is None) == (source.task is None):
         got = "neither" if source.task is None else "both"
-        raise RecipeError(f"{key}: exactly one of dataset and task is needed, got {got}.")
+        raise RecipeError(f"{key}: exactly one of dataset and task is needed, got {got}; add or remove one.")
 
 
 def check_template(source: Source, *, key: str) -> None:

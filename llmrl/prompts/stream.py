@@ -46,7 +46,7 @@ class PromptStream:
 
         Args:
             seed: the run's seed.
-            max_response_tokens: most tokens of a dataset's response, where these are trained on; rows with a
+            max_response_tokens: most tokens of a response, where the dataset's are trained on; rows with a
                 longer one are left out.
             max_read_tokens: likewise for all that a model reads of a row, as in ``collect``.
             reads: what the stage reads of a dataset's rows.

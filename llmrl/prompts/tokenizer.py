@@ -74,7 +74,7 @@ class Tokenizer:
         self.pad_id: int = eos if pad is None else pad
         """Id that fills rows up; always masked."""
         self.vocabulary: int = max(backend.get_vocab().values()) + 1
-        """Number of ids; all are smaller, and a model's embedding has at least as many rows."""
+        """Least number above all ids; a model's embedding has at least as many rows."""
         self._bos = _bos_ids(backend)
         self._anchor = [] if chat or not _drops_first_space(backend) else self._anchor_ids()
         self._before = self._decoded(self._anchor)

@@ -25,7 +25,7 @@ Sentences = Iterator[str]
 ADDRESS = re.compile(r"local|auto|[^\s:/]+:[0-9]{1,5}")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 VLLM_TEMPERATURES = 0.01, 2.0
-"""Range of vLLM, which raises lower temperatures to it, noted only in its log, and refuses higher ones."""
+"""Least and largest temperature of vLLM; it raises lower ones, noted only in its log, and refuses higher."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 """Form of ``owner/name`` on the hub."""
 

@@ -214,7 +214,7 @@ def _opponents_of_no_use(stage: Stage, bundle: Bundle) -> Iterator[str]:
 
 
 def _more_than_one_of_each(stage: Stage, bundle: Bundle, comparing: list[str]) -> Iterator[str]:
-    # The policy's response is preferred over one opponent, the opponent's over all of the policy's.
+    # The policy's reward is its preference over one opponent, the opponent's that over all of the policy's.
     own, theirs = stage.rollouts.per_prompt, bundle.opponent.per_prompt
     for name in comparing if own + theirs > 2 else ():
         yield (

@@ -112,7 +112,7 @@ def _kind_problems(name: str, table: Role, stage: Stage) -> Sentences:
 
 
 def _not_shared(name: str, table: Role, stage: Stage) -> str | None:
-    """Why several GPUs cannot share one process of a role, if they cannot."""
+    """The setting that keeps a role's process on one GPU; None if several can share it."""
     if stage.cluster.device == "cpu":
         return "cluster.device = 'cpu'"
     if table.kind in ("classify", "steps"):

@@ -176,7 +176,7 @@ class Engines(Table):
     """Responses that one engine generates at once."""
     kv_cache_mib: Positive | None = None
     """KV cache in MiB on each GPU of an engine, regardless of ``gpu_memory_utilization``; by default 256 on
-    CPU, and on a GPU what is free of vLLM's share."""
+    CPU, and on a GPU what vLLM finds free in its share."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.85
     """Share of a GPU that vLLM may use."""
     eager: bool | None = None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 MAX_TOKENS = 256
-"""Default of an answer, where the question does not say."""
+"""Most tokens of an answer, if the question does not say."""
 
 
 async def started(kind: Generate, stage: Stage, name: str, *, device: str) -> Speaker:

@@ -96,7 +96,7 @@ class Crew:
         self.ranks[0].send("release", letter.version)
         if letter.copy is not None and failed:
             await letter.copy.result(deadline_s=self.deadline_s)
-        # An engine that a broadcast lost did not cause the failure.
+        # A DisconnectedError only reports another member's failure, so it comes last.
         failed.sort(key=lambda error: isinstance(error, DisconnectedError))
         return Delivery(bundle=bundle, failed=failed)
 

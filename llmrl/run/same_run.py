@@ -27,7 +27,7 @@ MAY_CHANGE: IncEx = {
     "policy": {"tokens_per_microbatch"},
     "optimizer": {"max_bad_steps"},
 }
-"""Keys that decide where, how fast or for how long a stage is computed: no result but its rounding.
+"""Keys that decide where or how fast a stage is computed or when it is given up: no result but its rounding.
 
 Only ``tokens_per_microbatch`` decides more, where it is small: which rows of a dataset offline stages leave
 out, and how many tokens a conversation with a rewritten past may take.

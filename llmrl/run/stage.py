@@ -105,7 +105,7 @@ def done_before(plan: StagePlan, console: ConsoleReport) -> StageResult:
 def _trainer(
     recipe: Recipe, plan: StagePlan, newest: Checkpoint | None, crew: Crew, console: ConsoleReport
 ) -> Generator[Trainer]:
-    """The trainer as the checkpoint left it, with every file that it and its record write to open."""
+    """The trainer as the checkpoint left it, with all files open that it and its record write to."""
     stage, folder = plan.stage, plan.folder
     state = newest.state if newest else None
     taken = state.step if state else 0

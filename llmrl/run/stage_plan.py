@@ -56,7 +56,7 @@ class StagePlan:
     seed: int
     """The run's seed."""
     last: bool
-    """Whether no stage goes on from its model, or has already in this run's folder."""
+    """Whether no stage goes on from its model: neither in the recipe, nor already in the run's folder."""
     routed: bool
     """Whether the model is a mixture of experts."""
 

@@ -62,7 +62,7 @@ async def _run(
 ) -> list[StageResult]:
     """Run all stages; every resource is released in reverse order, whatever the run or a release raises."""
     async with AsyncExitStack() as held:
-        # Before all else: the lock goes last, also that of a folder which is not there yet and locked late.
+        # Entered first and so released last, even if the folder is new and only locked further down.
         lock = held.enter_context(ExitStack())
         there = recipe.folder.exists()
         if there:
@@ -158,7 +158,7 @@ async def _check_environment(plan: StagePlan, plugins: Sequence[str], *, door: s
 
 
 def _check_room(recipe: Recipe, plans: Mapping[int, StagePlan], console: ConsoleReport) -> None:
-    """Refuse to train for a later stage that the cluster cannot hold; GPUs that stay idle are reported."""
+    """Refuse a stage that the cluster cannot hold before an earlier one trains; report GPUs left idle."""
     for note in dict.fromkeys(note_idle_gpus(plan.stage) for plan in plans.values()):
         if note:
             console.note(note)
@@ -171,7 +171,7 @@ def _check_room(recipe: Recipe, plans: Mapping[int, StagePlan], console: Console
 
 @contextmanager
 def _said_of_stage(recipe: Recipe, index: int) -> Generator[None]:
-    """Name the stage in what is wrong with one of several."""
+    """Name the stage in an error's message, if the recipe has several."""
     try:
         yield
     except LlmrlError as error:

@@ -59,7 +59,7 @@ ALLOWED = " ".join((_FILES, _WAITING, _MEMORY, _CLOCKS, _THREADS_AND_SIGNALS, _A
 _MACHINES = {"x86_64": (1, 0xC000_003E), "aarch64": (2, 0xC000_00B7)}
 """Column in the lists, and seccomp's name of the architecture."""
 _X32 = 0x4000_0000
-"""First number of the second way to the calls of x86_64."""
+"""First of the call numbers that are a second way to the calls of x86_64."""
 
 _LOAD, _EQUAL, _AT_LEAST, _BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 _ALLOW, _FAIL, _KILL = 0x7FFF_0000, 0x0005_0000, 0x8000_0000

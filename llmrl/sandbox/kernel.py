@@ -31,7 +31,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Refused(Exception):
-    """An error for a primitive that the kernel refuses; the message has both and the kernel's reason."""
+    """The kernel refuses a primitive; the message names it and the kernel's reason."""
 
 
 def unshare(flags: int, what: str) -> None:

@@ -25,7 +25,7 @@ class Claim:
     ours: Tensor
     theirs: Tensor
     exact: bool = False
-    """Whether even rounding may not differ."""
+    """Whether they must agree to the last bit."""
     negative: bool = False
     """Whether they must differ."""
 

@@ -85,7 +85,7 @@ class Claim:
 
     @property
     def denied(self) -> bool:
-        """Whether it denies an answer, before any number or at the end of the response."""
+        """Whether it says that there is no answer: before any number, or at the end of the response."""
         if self.form == "closing":
             return any(refuses(sentence) for sentence in sentences(self.text)[-2:])
         return self.form == "announced" and refuses(re.split("[0-9]", self.text, maxsplit=1)[0])

@@ -32,7 +32,7 @@ _NAME = re.compile(r"\\?[A-Za-z]+")
 def leads_to_a_number(left: str) -> bool:
     """Whether the text to the left of a number makes that number the answer.
 
-    True for nothing, arithmetic, a name (x =, f(2) =, total cost =), and text that defines a name or leads to
+    True if it is empty, arithmetic, a name (x =, f(2) =, total cost =), or if it defines a name or leads to
     one (A = bh =, and 2x = 10, so x =); x + y = is a statement of its own.
     """
     sides = _sides(left)

@@ -53,7 +53,7 @@ class Formula:
     rounded: bool
     """Whether it has a decimal point."""
     certain: bool
-    """Whether no letter is a number, so that a difference in value is a difference."""
+    """Whether no letter is a number, so that formulas of different value are different."""
     rooted: bool
     """Whether it has a root of letters, so that equality for positive letters need not be equality."""
 

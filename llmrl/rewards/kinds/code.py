@@ -102,8 +102,8 @@ class Solution:
 def code_in(response: str, task: Task) -> str:
     """The last fenced block of a response that defines what its task asks for, or else the last one.
 
-    Examples of use may follow the function, and those of input and output the program, which no function
-    identifies: blocks marked as Python come first. Without a block all of the response is code.
+    Other blocks may follow it: examples of use after a function, input and output after a program, which no
+    function identifies; so blocks marked as Python come first. Without a block all of the response is code.
     """
     fenced: list[tuple[str, str, str]] = _FENCED.findall(response)
     blocks = [(kind, _outdented(text, len(before))) for before, kind, text in fenced] or [("", response)]

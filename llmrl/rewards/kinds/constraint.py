@@ -130,7 +130,7 @@ def _number_sentences(text: str, num_sentences: int, relation: Relation = "at le
 
 @_constraint("length_constraints:number_paragraphs")
 def _number_paragraphs(text: str, num_paragraphs: int) -> bool:
-    """Count the paragraphs between three stars; those at the ends may be empty, those between may not."""
+    """Whether ``***`` separates that many paragraphs; those at the ends may be empty, inner ones may not."""
     parts = [part.strip() for part in re.split(r"\s?\*\*\*\s?", text)]
     inner = parts[1:-1]
     return all(inner) and len([part for part in parts if part]) == num_paragraphs

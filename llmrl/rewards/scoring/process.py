@@ -51,7 +51,7 @@ class Outcome:
     finished: Mapping[int, tuple[Part, ...]]
     """Parts of each finished sample, by its index in the request."""
     failure: str = ""
-    """Reason why the process ended before it answered everything; empty if it did not."""
+    """Reason why the process ended too early; empty if it answered everything."""
     underway: Mapping[int, Underway]
     """Samples that were lost with a failed process, at least one."""
     now: float

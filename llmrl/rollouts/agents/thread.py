@@ -15,7 +15,7 @@ from llmrl.prompts.prompt import Prompt
 from llmrl.rollouts.agents.agent import Agent
 
 GRACE_S = 1.0
-"""Seconds after the deadline, at which an async agent is cancelled, until it is abandoned."""
+"""Seconds that an async agent, cancelled at its deadline, has to end before it is abandoned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

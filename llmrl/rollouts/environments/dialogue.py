@@ -38,7 +38,7 @@ class Dialogue(Asker, Environment):
     turns: Positive = 3
     """Most turns of the policy."""
     farewell: str = ""
-    """Message with which the user ends the conversation; by default only an empty one does."""
+    """Text that ends the conversation if a message of the user contains it; an empty message always does."""
     max_tokens: Positive = 64
     """Most tokens of one message of the user."""
     temperature: float = 1.0
