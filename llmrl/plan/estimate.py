@@ -81,7 +81,7 @@ def estimate(job: Job, placement: Placement) -> Estimate:
             generation = generation_of(workload, placement, machines, rates, slots=held.value)
     training = training_of(workload, placement, machines, rates)
     sync = sync_of(workload, placement, machines, rates)
-    swap = swap_of(workload, placement, rates)
+    swap = swap_of(workload, placement, rates, gpu=machines.device.is_gpu)
     return Estimate(
         placement=placement,
         placed=machines.hold(placement.widths()),

@@ -198,7 +198,7 @@ async def calibration(room: Laboratory, job: Job) -> Calibration:
     sync_s = median([await room.sync() for _ in range(2 * ROUNDS)])
     known = sync_of(job.workload, place, job.machines, job.rates).value
     # On shared devices the ranks leave meanwhile, half of what the plan counts for that.
-    known += swap_of(job.workload, place, job.rates).value / 2
+    known += swap_of(job.workload, place, job.rates, gpu=job.machines.device.is_gpu).value / 2
     return Calibration(
         device=job.machines.device.name,
         dtype=job.workload.dtype,

@@ -244,7 +244,7 @@ def engine_needs(workload: Workload, placement: Placement, machines: Machines, *
     limit = _limit(placement, machines)
     if gpu and placement.shared:
         limit -= CUDA_RESIDUE + _copies(workload, placement, gpu=gpu).value
-    if gpu and not reserved:
+    if gpu and placement.engine == "vllm" and not reserved:
         share = placement.gpu_share * machines.device.memory  # of all there is, whatever others have of it
         limit = min(share + opponents_caches(workload, placement).value, limit)
     return Needs(role="engine", parts=parts, limit=limit)

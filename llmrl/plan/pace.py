@@ -21,6 +21,9 @@ class Pace:
 
     step: Figure
     """Seconds from one step to the next."""
+    generating: Figure | None
+    """Seconds that a step's responses take an engine beside others, with what a sync does to them; None where
+    nothing is generated beside others."""
     binds: Binds
     enough_lag: int
     """Smallest ``engines.max_lag`` with which no side waits for want of lag."""
@@ -53,14 +56,13 @@ def pace_of(
     after = training_s + sync_s
     if generation is None:
         return _pace("training", after, "training", {"training": training_s}, lag=0, mean=0.0)
+    generating = _generating(generation, training_s, sync_s, update)
+    busiest = _busiest(generating.value, training_s, contention)
+    enough = _enough(generation, after, busiest)
     if lag == 0:
         inputs = {"generation": generation.alone_s, "training": training_s, "sync": sync_s}
         seconds = generation.alone_s + after
-        generating = _generating(generation, training_s, sync_s, update)
-        enough = _enough(generation, after, _busiest(generating.value, training_s, contention))
         return _pace("generation + training + sync", seconds, "the sum of both", inputs, lag=enough, mean=0.0)
-    generating = _generating(generation, training_s, sync_s, update)
-    busiest = _busiest(generating.value, training_s, contention)
     seconds = _settled(generation, after, lag, at_least=busiest)
     busier: Binds = "training" if training_s >= generating.value else "generation"
     binds: Binds = "lag" if seconds > 1.001 * busiest else busier
@@ -78,16 +80,24 @@ def pace_of(
         seconds,
         binds,
         inputs,
-        lag=_enough(generation, after, busiest),
+        lag=enough,
+        generating=generating,
         mean=_mean_lag(generation, seconds, after, lag, waits=binds == "generation"),
     )
 
 
 def _pace(
-    formula: str, seconds: float, binds: Binds, inputs: dict[str, float], *, lag: int, mean: float
+    formula: str,
+    seconds: float,
+    binds: Binds,
+    inputs: dict[str, float],
+    *,
+    lag: int,
+    mean: float,
+    generating: Figure | None = None,
 ) -> Pace:
     step = Figure(value=seconds, unit="s", formula=formula, inputs=inputs)
-    return Pace(step=step, binds=binds, enough_lag=lag, mean_lag=mean)
+    return Pace(step=step, generating=generating, binds=binds, enough_lag=lag, mean_lag=mean)
 
 
 def _generating(generation: Generation, training_s: float, sync_s: float, update: Update) -> Figure:

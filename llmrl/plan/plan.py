@@ -73,15 +73,19 @@ class Plan:
         turn, split = self.shared, self.best
         generation = turn.generation
         assert generation is not None  # promised by the line above
-        tail = generation.alone_s - generation.flowing_s
+        # With "drain" a split waits for the tail before every sync, and hides neither.
+        hides = split.placement.update != "drain"
+        tail = hides * (generation.alone_s - generation.flowing_s)
         old = turn.training.old.value - split.training.old.value
-        moved = turn.swap.value + turn.sync.value
+        moved = turn.swap.value + hides * turn.sync.value
         rest = turn.step_s - split.step_s - tail - moved - old
         return {
             "tail": Figure(
                 value=tail,
                 unit="s",
-                formula="generation alone - generation among others",
+                formula="generation alone - generation among others"
+                if hides
+                else "engines.update = 'drain' waits for it before every sync",
                 inputs={"alone": generation.alone_s, "among others": generation.flowing_s},
             ),
             "scaling": Figure(
@@ -93,7 +97,8 @@ class Plan:
             "offload": Figure(
                 value=moved,
                 unit="s",
-                formula="optimizer states out and in + weights from ranks to engines, which a split hides",
+                formula="optimizer states out and in"
+                + (" + weights from ranks to engines, which a split hides" if hides else ""),
                 inputs={"out and in": turn.swap.value, "weights": turn.sync.value},
             ),
             "old pass": Figure(
@@ -304,7 +309,7 @@ def _room_for_opponents(job: Job, place: Placement) -> Iterator[str]:
     beside = opponents_caches(job.workload, place)
     device = job.machines.device
     room = 1 - (beside.value + CUDA_RESIDUE) / device.memory if device.is_gpu else 1.0
-    if beside.value and place.kv_cache_mib is None and room < place.gpu_share:
+    if place.engine == "vllm" and beside.value and place.kv_cache_mib is None and room < place.gpu_share:
         yield (
             f"Caches of the opponent take up to {beside} of an engine's GPU beside vLLM's share: "
             f"engines.gpu_memory_utilization is taken for {math.floor(100 * room) / 100:.2f}, and the recipe "

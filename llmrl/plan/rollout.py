@@ -71,7 +71,9 @@ class Generation:
 
     def step_s(self, sequences: float) -> float:
         """Seconds of one decode step of ``sequences`` sequences."""
-        return self.t0 + (self.t1 + self.t2 * self.context) * sequences
+        # Of all sequences some are the opponent's, whose tokens also wait for its own model.
+        each = self.t1 + self.t2 * self.context + self.t3 * self.opponents / self.samples
+        return self.t0 + each * sequences
 
     def sequences_at(self, period: float) -> float:
         """Sequences in progress on average, if a step's responses take ``period`` seconds."""

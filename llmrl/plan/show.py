@@ -155,6 +155,7 @@ def figures(made: Estimate) -> dict[str, Figure]:
         "generation, alone": generation.get("alone"),
         "generation, among others": generation.get("flowing"),
         "its tail": generation.get("tail"),
+        "generation, with a sync": made.pace.generating if made.placement.update != "keep" else None,
         "old logprobs": training.old,
         "reference logprobs": training.reference,
         "forward and backward": training.passes,

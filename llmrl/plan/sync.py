@@ -77,12 +77,12 @@ def _way(size: float, placement: Placement, machines: Machines, rates: Rates) ->
     )
 
 
-def swap_of(workload: Workload, placement: Placement, rates: Rates) -> Figure:
+def swap_of(workload: Workload, placement: Placement, rates: Rates, *, gpu: bool) -> Figure:
     """What a step pays for sharing devices: what a rank keeps leaves for generation, and returns."""
     if not (placement.shared and workload.generated):
         return Figure(value=0.0, unit="s", formula="engines and ranks have devices of their own", inputs={})
     everything = workload.width * workload.architecture.parameters
-    states, there = placement.state_bytes(workload.width) * workload.trained, placement.kept(gpu=True)
+    states, there = placement.state_bytes(workload.width) * workload.trained, placement.kept(gpu=gpu)
     kept = {
         "weights": ("weights" in there) * everything / (placement.ranks if placement.zero_stage == 3 else 1),
         "optimizer": ("optimizer" in there) * states / (placement.ranks if placement.zero_stage else 1),

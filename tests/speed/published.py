@@ -86,7 +86,7 @@ def _compared(models: Mapping[str, Any], row: Mapping[str, Any], reached: Effici
     training = training_of(work, place, machines, rates)
     train_s = training.seconds - training.talk.value + work.samples * row["sample_ms"] / 1e3
     # Their reference is no second model in every rank, as llmrl's is.
-    swap = swap_of(replace(work, scores_reference=False), place, rates).value
+    swap = swap_of(replace(work, scores_reference=False), place, rates, gpu=True).value
     sync = work.width * work.architecture.parameters / rates.network
     pace = pace_of(generation, training_s=train_s + swap, sync_s=sync, lag=place.lag)
     spent = generation.alone_s if place.shared else generation.flowing_s

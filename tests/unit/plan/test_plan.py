@@ -194,15 +194,17 @@ def test_an_objective_of_the_whole_step_scans_it_once_more_for_every_further_upd
     assert work.scans == 3 / 4
 
 
-def test_the_reasons_add_up_to_what_the_best_split_saves(recipe: Path) -> None:
-    plan = planned(recipe)
+@pytest.mark.parametrize("update", ["keep", "drain", "abort"])
+def test_the_reasons_add_up_to_what_the_best_split_saves(update: str, recipe: Path) -> None:
+    plan = planned(recipe, f"engines.update={update}")
 
     assert plan.best is not None
     assert plan.shared is not None
     saved = sum(reason.value for reason in plan.reasons.values())
     assert saved == pytest.approx(plan.shared.step_s - plan.best.step_s)
     assert list(plan.reasons) == ["tail", "scaling", "offload", "old pass", "precision"]
-    assert plan.reasons["tail"].value > 0
+    assert (plan.reasons["tail"].value > 0) == (update != "drain")
+    assert ("generation, with a sync" in figures(plan.recipe)) == (update != "keep")
 
 
 def test_the_best_split_takes_all_devices_and_is_no_slower_than_the_recipe(recipe: Path) -> None:
@@ -283,7 +285,7 @@ def test_more_gpus_are_no_cure_where_each_holds_a_whole_model(recipe: Path) -> N
 )
 def test_no_engine_is_widened_that_can_have_one_gpu_only(one_gpu: list[str], cure: str, recipe: Path) -> None:
     config = recipe.parent / "large.json"
-    config.write_text(json.dumps({"model_type": "qwen2", **QWEN["7B"], "num_hidden_layers": 160}))
+    config.write_text(json.dumps({"model_type": "qwen2", **QWEN["7B"], "num_hidden_layers": 180}))
     adapted = ["model.lora.rank=8", "policy.zero_stage=3", "policy.tokens_per_microbatch=4608"]
 
     with pytest.raises(PlacementError, match=f"^an engine needs .*; {cure}"):
@@ -481,6 +483,17 @@ def test_an_opponent_takes_the_room_of_a_model_beside_the_engines(recipe: Path) 
     )
 
 
+def test_the_torch_engine_has_no_share_of_a_gpu_to_lower(recipe: Path) -> None:
+    average = [one.replace("reference", "average") for one in OPPOSED]
+
+    plan = planned(recipe, *average, "engines.kind=torch")
+
+    engine = plan.recipe.needs[0]
+    assert engine.parts["opponent"].value == 4 * plan.job.workload.architecture.parameters
+    assert engine.limit == 85e9 - 0.6e9
+    assert not any("gpu_memory_utilization" in one for one in plan.assumed)
+
+
 def test_a_cache_without_room_for_one_response_is_refused(recipe: Path) -> None:
     with pytest.raises(PlacementError) as refused:
         planned(recipe, "engines.kv_cache_mib=100")
@@ -598,7 +611,8 @@ def computed(figure: Figure) -> float:
             ["cluster.placement=shared", "policy.ranks=8", "engines.tensor_parallel=4", "engines.count=2"],
             "8xH200",
         ),
-        ([*OPPOSED, "engines.kv_cache_mib=10000"], "8xH200"),
+        ([*OPPOSED, "engines.kv_cache_mib=10000", "engines.update=drain"], "8xH200"),
+        (["policy.zero_stage=3", "policy.offload=cpu", "engines.update=abort"], "8xH200"),
     ],
 )
 def test_every_number_is_its_formula_on_the_numbers_beside_it(

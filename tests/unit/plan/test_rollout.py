@@ -94,6 +94,20 @@ def test_two_gpus_share_an_engine_and_talk_twice_a_layer(work: Workload, place: 
     assert two.t0 - 0.0015 == pytest.approx((one.t0 - 0.0015) / 2 + 2 * 28 * 12e-6)
 
 
+@pytest.mark.parametrize("opponent", [{}, {"opponents": 24.0, "t3": 0.002}])
+def test_tokens_of_a_period_are_its_decode_steps_times_the_sequences_in_progress(
+    opponent: dict[str, float], generation_for: Make
+) -> None:
+    lengths = assumed(300, cv=0.8, cap=2000)
+    made = generation_for(lengths, samples=48, slots=64, **opponent)
+    period = 1.5 * made.flowing_s
+
+    sequences = made.sequences_at(period)
+
+    assert sequences < made.slots
+    assert period / made.step_s(sequences) * sequences == pytest.approx(48 * lengths.mean)
+
+
 def test_vllm_asks_an_opponents_model_for_one_token_of_one_response_at_a_time(
     work: Workload, place: Placement
 ) -> None:

@@ -62,14 +62,16 @@ def test_what_is_offloaded_does_not_leave_a_shared_gpu(work: Workload, place: Pl
     rates = estimated(machines.device, read_efficiency(machines.device), dtype=work.dtype)
     shared, size = replace(place, shared=True, zero_stage=3), work.architecture.parameters
 
-    def moved(stage: Placement) -> float:
-        return swap_of(work, stage, rates).value * rates.host / 2
+    def moved(stage: Placement, *, gpu: bool = True) -> float:
+        return swap_of(work, stage, rates, gpu=gpu).value * rates.host / 2
 
     assert moved(shared) == pytest.approx((2 + 12) * size / 4)  # of four ranks
     assert moved(replace(shared, offload="cpu")) == 0
     assert moved(replace(shared, zero_stage=2, offload="cpu")) == pytest.approx(2 * size)
+    # Without a GPU the host's memory is the device's, from which "cpu" takes nothing.
+    assert moved(replace(shared, offload="cpu"), gpu=False) == moved(shared)
     full = replace(work, dtype="float32")
-    assert swap_of(full, replace(shared, zero_stage=0), rates).inputs["optimizer"] == 8 * size
+    assert swap_of(full, replace(shared, zero_stage=0), rates, gpu=True).inputs["optimizer"] == 8 * size
 
 
 @pytest.mark.parametrize("lag", [0, 1, 3])
