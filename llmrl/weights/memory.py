@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,7 @@ def mapped(path: Path) -> NDArray[np.uint8]:
         return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=np.uint8)
 
 
+@cache
 def machine() -> str:
     """An identifier equal for processes that can open each other's memory."""
     return f"{BOOT.read_text().strip()}:{os.stat('/proc/self/ns/pid').st_ino}"

@@ -80,8 +80,10 @@ class Transfer(WeightTransferEngine[Init, Update]):
 
     def finish_weight_update(self) -> None:
         """Repack what the kernels need in another layout."""
+        tied = [layer for layer in self.model.modules() if _packed_and_not_loaded(layer)]
         reload.finalize_layerwise_reload(self.model, self.model_config)  # pyright: ignore[reportUnknownMemberType]
-        _repack_tied_head(self.model)
+        for layer in tied:
+            _repack(layer)
 
     def shutdown(self) -> None:
         """No-op: what is held between updates ends with the process."""
@@ -94,14 +96,18 @@ def _pack_experts_again(layer: torch.nn.Module) -> None:
         cast("Any", method).moe_kernel = None
 
 
-def _repack_tied_head(model: torch.nn.Module) -> None:
-    """On CPU vLLM keeps a packed copy of each linear weight, and a reload leaves a tied head's copy stale."""
-    head = getattr(model, "lm_head", None)
-    if head is None or not hasattr(head, "cpu_linear") or head.weight.numel() == 0:
-        return
+def _packed_and_not_loaded(layer: torch.nn.Module) -> bool:
+    """Whether a layer with a packed copy has weights that came in as another layer's, like a tied head."""
+    return "cpu_linear" in vars(layer) and get_layerwise_info(layer).can_load()
+
+
+def _repack(layer: torch.nn.Module) -> None:
+    """Renew the copy that vLLM packs of a linear weight on CPU; a reload leaves that of a tied one stale."""
+    if not cast("Any", layer).weight.numel():
+        return  # the copy is all there is: nothing is tied to it
     from vllm.model_executor.layers import utils  # noqa: PLC0415  what follows is in CPU builds only
 
-    utils.dispatch_cpu_unquantized_gemm(head, remove_weight=False)
+    utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=False)
 
 
 class WorkerExtension:

@@ -44,7 +44,7 @@ SHARES = (0.005, 0.02, 0.1)
 RELOAD, PROVEN, COPY, LOST = 1.3, 1.6, 3.0, 0.02
 SYNCS = 4
 """In the middle of one job of ``rollouts``."""
-IN_A_ROW = 5
+IN_A_ROW = 20
 """Versions that one run takes: CPU time is told in hundredths of a second, and a sync takes a few of them."""
 
 

@@ -183,12 +183,14 @@ class VllmEngine:
         for mode in PAUSES[self._serving.engines.update]:
             await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=False)
         await self._llm.collective_rpc("take_weights", args=(told(bundle),))
-        await self._llm.update_weight_version(str(bundle.version))
         if self._asleep:
             # Not earlier: the weights come in without the cache's memory.
             await self._llm.wake_up(["kv_cache"])
             self._asleep = False
-        await self._llm.resume_generation()
+        # At once, as each answer wakes this process up; vLLM's process takes them in this order.
+        await asyncio.gather(
+            self._llm.update_weight_version(str(bundle.version)), self._llm.resume_generation()
+        )
 
     async def close(self) -> None:
         """Stop the engine's processes."""
