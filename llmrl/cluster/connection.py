@@ -11,8 +11,9 @@ from typing import Any
 
 import ray
 from ray._private import ray_constants
+from ray.exceptions import AuthenticationError
 
-from llmrl.errors import PlacementError
+from llmrl.errors import PlacementError, shown
 from llmrl.recipe.schema import Cluster
 
 LOCAL_CPUS = 64
@@ -30,7 +31,7 @@ def connect(cluster: Cluster) -> Generator[None]:
     """Keep a connection to Ray for as long as the block runs.
 
     Raises:
-        PlacementError: nothing answers at ``cluster.address``.
+        PlacementError: nothing answers at ``cluster.address``, or it does not let this process in.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     quiet: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False, "include_dashboard": False}
@@ -42,6 +43,14 @@ def connect(cluster: Cluster) -> Generator[None]:
             raise PlacementError(
                 f"cluster.address: no Ray cluster answers at '{cluster.address}' ({error}); "
                 "start one with launch/."
+            ) from error
+        except (AuthenticationError, RuntimeError) as error:  # the second is another version of Ray or Python
+            if cluster.address == "local":
+                raise
+            raise PlacementError(
+                f"cluster.address: the Ray cluster at '{cluster.address}' does not let this process in "
+                f"({shown(str(error))}); it needs the token of the cluster (RAY_AUTH_MODE, RAY_AUTH_TOKEN), "
+                "and the same versions of Ray and Python."
             ) from error
         try:
             yield

@@ -180,7 +180,7 @@ class RewardCredit(Credit):
 @credit("maxrl")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaxRL(Credit):
-    """The reward minus the group's mean, over the mean: rare success counts more. For rewards 0 and 1."""
+    """The reward minus the group's mean, over the mean: rare success counts more. Rewards are from 0 up."""
 
     eps: float = 1e-6
     """Added to the mean."""

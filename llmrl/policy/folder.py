@@ -36,7 +36,7 @@ def find_folder(model: Model) -> Path:
     """
     path = model.folder
     if path.is_dir():
-        return path.resolve()
+        return path.absolute()
     code = ["*.py"] if model.trusts_code else []
     try:
         wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", *code]

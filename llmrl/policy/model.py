@@ -68,7 +68,7 @@ def prepare_model(model: Model, *, folder: Path, seed: int) -> Path:
         _build(model, model.config, seed).save_pretrained(unfinished)
         load_tokenizer(model).save(unfinished)
         unfinished.rename(folder)
-    return folder.resolve()
+    return folder.absolute()
 
 
 def load_model(path: Path, model: Model) -> PreTrainedModel:

@@ -23,7 +23,8 @@ A recipe is a TOML file. It states what differs from the defaults below; a key t
   `stages.<name>.optimizer.lr=1e-4` in one stage, and `prompts.sources.0.rows=10` in an element of an array.
   Keys are TOML's: a name with dots stands in quotes, `'stages."v1.5".optimizer.lr=1e-4'`. Of two overrides of
   one key the later wins; otherwise their order does not matter.
-- Paths start in the folder where `llmrl` is started.
+- Paths start in the folder where `llmrl` is started. Only what an environment reads or runs starts where each
+  node of Ray was started; on several machines, give those as absolute paths.
 """
 
 COLUMNS = ("| key | type | default | meaning |", "|---|---|---|---|")

@@ -403,13 +403,14 @@ class Cluster(Table):
     """OpenMP threads of each process: on CPU for all it computes, on a GPU for updating weights that
     ``policy.offload`` keeps on the host; more than the free cores makes everything slower."""
     start_deadline_s: AboveZero = 600.0
-    """Longest time for all processes to start."""
+    """Longest time for all processes to start, and for a reward's process to be replaced."""
     call_deadline_s: AboveZero = 1800.0
     """Longest time for one step, sync or save, and for an engine to give no group, before the run ends and
     names the process that did not answer."""
     environment: dict[str, str] = {}
-    """Environment variables of every process, on every node. A run's files have only their names; Ray's own
-    logs on the nodes have the values too."""
+    """Environment variables of every process that a run starts, on every node: engines, ranks, roles and
+    rewards. The process that starts them, which also downloads models and logs to trackers, has its own. A
+    run's files have only their names; Ray's own logs on the nodes have the values too."""
 
     @field_serializer("environment", when_used="json")
     def _without_secrets(self, variables: dict[str, str]) -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,14 +129,14 @@ class RolloutWorker:
         if self._seat is not None:
             await asyncio.to_thread(hang_up, self._seat.address, reason)
 
-    async def load(self, bundle: WeightBundle, data: NDArray[np.uint8] | None = None) -> int:
+    async def load(self, bundle: WeightBundle, copy: NDArray[np.uint8] | None = None) -> int:
         """Serve these weights; returns their version once the probe has proven them.
 
         Args:
             bundle: complete weights, or changes of the previous ones.
-            data: the bundle's bytes, if this machine cannot open its place.
+            copy: the bundle's bytes, if this machine cannot open their file.
         """
-        complete = await asyncio.to_thread(self._inbox.take, replace(bundle, data=data))
+        complete = await asyncio.to_thread(self._inbox.take, bundle, copy)
         await self._ready.load(complete)
         logp = await self._ready.score(bundle.probe.tokens)  # while generation goes on
         check_probe(bundle, logp, dtype=self._stage.model.dtype)

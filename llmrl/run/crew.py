@@ -23,7 +23,7 @@ class Letter:
     sent: Sequence[Pending]
     """The pending calls of the ranks; the first one's result is the bundle."""
     copy: Pending | None
-    """The bytes, if some engines cannot open the bundle's place."""
+    """The bytes, if some engines cannot open the bundle's file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

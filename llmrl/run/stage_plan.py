@@ -194,7 +194,7 @@ def plan_stage(recipe: Recipe, index: int) -> StagePlan:
         ),
         evaluated=evaluated[: stage.evaluation.prompts],
         algorithm=algorithm,
-        scorer=Scorer(rewards, stage.scoring, recipe.plugins) if judged else None,
+        scorer=Scorer(rewards, stage.scoring, recipe.plugins, stage.cluster) if judged else None,
         folder=folder,
         seed=seed,
         last=index == len(recipe.stages) - 1 and not any(recipe.folder.glob(f"{index + 1}-*/{JOURNAL}")),

@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from llmrl.weights.bundle import Handle, Part, Probe, TensorSpec, Way, WeightBundle
+from llmrl.weights.bundle import (
+    Broadcast,
+    Handle,
+    Mapped,
+    OnDevice,
+    Part,
+    Probe,
+    TensorSpec,
+    Way,
+    WeightBundle,
+)
 
 BACKEND = "llmrl"
 """Name under which vLLM knows our transfer."""
@@ -23,9 +33,7 @@ def told(bundle: WeightBundle) -> dict[str, Any]:
         "version": bundle.version,
         "base": bundle.base,
         "kept": bundle.kept,
-        "way": bundle.way,
-        "handles": [(one.device, one.size, one.storage, one.event) for one in bundle.handles],
-        "place": str(bundle.place),
+        "way": _told(bundle.way),
         "specs": [(*COLUMNS(spec), *spec.shape) for spec in bundle.specs],
         "left_out": sorted(bundle.left_out),
     }
@@ -36,9 +44,7 @@ def heard(
     version: int,
     base: int | None,
     kept: bool,
-    way: Way,
-    handles: list[list[Any]],
-    place: str,
+    way: list[Any],
     specs: list[list[Any]],
     left_out: list[str],
 ) -> WeightBundle:
@@ -47,14 +53,33 @@ def heard(
         version=version,
         base=base,
         kept=kept,
-        way=way,
-        handles=tuple(_handle(*columns) for columns in handles),
-        place=Path(place),
-        machine=None,
+        way=_heard(way),
         specs=tuple(_spec(*columns) for columns in specs),
         left_out=frozenset(left_out),
         probe=UNPROVEN,
     )
+
+
+def _told(way: Way) -> tuple[Any, ...]:
+    match way:
+        case Mapped(place=place):
+            return "mapped", str(place)
+        case Broadcast():
+            return ("broadcast",)
+        case OnDevice(handles=handles):
+            return "on device", *((one.device, one.size, one.storage, one.event) for one in handles)
+
+
+def _heard(way: list[Any]) -> Way:
+    match way:
+        case ["mapped", place]:
+            return Mapped(place=Path(place))
+        case ["broadcast"]:
+            return Broadcast()
+        case ["on device", *handles]:
+            return OnDevice(handles=tuple(_handle(*columns) for columns in handles))
+        case _:
+            raise ValueError(f"weights came by no known way: {way}")
 
 
 def _spec(name: str, dtype: str, start: int, stop: int, part: Part, file: str, *shape: int) -> TensorSpec:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 
 import torch
 
-from llmrl.weights.bundle import WeightBundle
+from llmrl.weights.bundle import Broadcast, WeightBundle
 from llmrl.weights.group import Group
-from llmrl.weights.packed import PackedStore
+from llmrl.weights.packed import Packed
 from llmrl.weights.parcel import Parcel
 from llmrl.weights.store import Written
 
@@ -21,17 +20,16 @@ class BroadcastStore:
 
     def __init__(self, group: Group, *, device: torch.device) -> None:
         self._group, self._device = group, device
-        self._packed = PackedStore(device)
+        self._packed = Packed(device)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="broadcast")
         self._sent: dict[int, Future[None]] = {}
 
     def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
         """Pack the version into the copy that is sent."""
-        return replace(self._packed.write(version, buckets), way="group")
+        return Written(specs=self._packed.write(version, buckets), way=Broadcast())
 
     def seal(self, bundle: WeightBundle) -> None:
         """Queue the version to be sent after those before it."""
-        self._packed.seal(bundle)
         self._sent[bundle.version] = self._thread.submit(self._send, bundle.version)
 
     def release(self, version: int) -> None:

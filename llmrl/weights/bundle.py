@@ -16,10 +16,6 @@ from llmrl.weights.memory import mapped
 Part = Literal["whole", "index", "value", "down", "up", "scale"]
 """Part of a tensor that an array is: all of it; places and values of changes; or a factor of an adapter."""
 
-Way = Literal["place", "group", "device"]
-"""Route of the bytes: files at a place; a broadcast, a file at a time, in the group that engines have joined;
-or memory of the engine's own GPU, where each file is a handle."""
-
 ORIGINAL = -1
 """Base of a bundle that changes the model folder, which every engine has."""
 
@@ -47,8 +43,8 @@ class TensorSpec:
     stop: int
     part: Part = "whole"
     file: str = ""
-    """Name of the file with the bytes, below the bundle's place; empty if the place is the file. If nothing
-    lies at a place, the number of the bucket."""
+    """Name of the file with the bytes, below the place that is mapped; empty if the place is the file. If
+    nothing is mapped, the number of the bucket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +61,43 @@ class Handle:
     """Torch's reference count (its file and offset), and the event that marks the end of writing."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mapped:
+    """Bytes in files, which processes map into their memory."""
+
+    place: Path
+    """Path of the file, or of a folder of files."""
+    machine: str | None = None
+    """Name of the machine whose processes can open ``place``; None for a sealed folder, which all can."""
+
+    def arrays(
+        self, specs: Iterable[TensorSpec], blocks: Mapping[str, NDArray[np.uint8]] = MappingProxyType({})
+    ) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
+        """Every array with its bytes, which are mapped; ``blocks`` are files that are in memory already."""
+        opened = dict(blocks)
+        for spec in specs:
+            if spec.file not in opened:
+                opened[spec.file] = mapped(self.place / spec.file)
+            yield spec, opened[spec.file][spec.start : spec.stop]
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Bytes that are broadcast, a bucket at a time, in the group that engines have joined."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnDevice:
+    """Bytes in memory of the engine's own GPU."""
+
+    handles: tuple[Handle, ...]
+    """A handle for each bucket."""
+
+
+Way = Mapped | Broadcast | OnDevice
+"""Route by which an engine gets the bytes."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Probe:
     """A few tokens and the policy's logprobs of them: the proof that an engine serves its weights."""
@@ -79,7 +112,8 @@ class Probe:
 class WeightBundle:
     """All that turns an engine's weights into those of one version: all tensors, or only the differences.
 
-    Engines get complete bundles only; the ``Inbox`` in front of them completes the others.
+    Engines load complete bundles only: what is mapped is completed by the ``Inbox`` in front of an engine,
+    what is broadcast by its ``Receiver``.
     """
 
     version: int
@@ -93,16 +127,7 @@ class WeightBundle:
     specs: tuple[TensorSpec, ...]
     left_out: frozenset[str] = frozenset()
     """Tensors of the model folder that transformers does not load, such as a copy of a tied head."""
-    place: Path
-    """Path of a file that can be mapped, or of a folder of such files."""
-    machine: str | None
-    """Name of the machine whose processes can open ``place``; None if all can."""
-    way: Way = "place"
-    """Route by which the bytes are reached."""
-    handles: tuple[Handle, ...] = ()
-    """Handles of the files, if they are on a GPU."""
-    data: NDArray[np.uint8] | None = None
-    """The bytes of ``place``, for an engine that cannot open it."""
+    way: Way
     probe: Probe
 
     @property
@@ -111,23 +136,9 @@ class WeightBundle:
         return sum(spec.stop - spec.start for spec in self.specs)
 
     def copied(self) -> NDArray[np.uint8]:
-        """A copy of the bytes of ``place``, which is a file, to be sent along."""
-        return mapped(self.place)[: max((spec.stop for spec in self.specs), default=0)]
-
-    def arrays(self) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
-        """Every array with its bytes, which are mapped, not read."""
-        yield from arrays(self.place, self.specs, {} if self.data is None else {"": self.data})
-
-
-def arrays(
-    place: Path, specs: Iterable[TensorSpec], blocks: Mapping[str, NDArray[np.uint8]] = MappingProxyType({})
-) -> Iterator[tuple[TensorSpec, NDArray[np.uint8]]]:
-    """Every array below ``place`` with its bytes; ``blocks`` are the files that are in memory already."""
-    opened = dict(blocks)
-    for spec in specs:
-        if spec.file not in opened:
-            opened[spec.file] = mapped(place / spec.file)
-        yield spec, opened[spec.file][spec.start : spec.stop]
+        """A copy of the bytes, which are in a file, for engines that cannot open it."""
+        assert isinstance(self.way, Mapped), "a broadcast reaches every machine, and needs no copy"
+        return mapped(self.way.place)[: max((spec.stop for spec in self.specs), default=0)]
 
 
 def aligned(end: int) -> int:

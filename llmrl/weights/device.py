@@ -7,7 +7,6 @@ of CUDA's handles.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from math import prod
 from typing import Any, cast
 
@@ -17,8 +16,8 @@ from torch.multiprocessing import reductions
 
 from llmrl.errors import WeightSyncError
 from llmrl.footprint import CUDA_RESIDUE
-from llmrl.weights.bundle import Handle, WeightBundle
-from llmrl.weights.packed import PackedStore
+from llmrl.weights.bundle import Handle, OnDevice, WeightBundle
+from llmrl.weights.packed import Packed
 from llmrl.weights.parcel import Parcel
 from llmrl.weights.proof import Stored
 from llmrl.weights.store import Written
@@ -49,13 +48,13 @@ class DeviceStore:
     """A store for an engine on the policy's own GPU."""
 
     def __init__(self, device: torch.device) -> None:
-        self._packed = PackedStore(device)
+        self._packed = Packed(device)
 
     def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
         """Copy the version on the device; returns the handles that open it."""
-        written = self._packed.write(version, buckets)
+        specs = self._packed.write(version, buckets)
         handles = tuple(exported(block) for block in self._packed.blocks(version))
-        return replace(written, way="device", handles=handles)
+        return Written(specs=specs, way=OnDevice(handles=handles))
 
     def seal(self, bundle: WeightBundle) -> None:
         """No-op: the engine gets the bundle itself."""

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
 from llmrl.errors import WeightSyncError
-from llmrl.weights.bundle import Probe, TensorSpec, WeightBundle
+from llmrl.weights.bundle import Mapped, Probe, TensorSpec, WeightBundle
 from llmrl.weights.header import read_header
 from llmrl.weights.parcel import Parcel, tensor_of
 from llmrl.weights.seal import described, flush
@@ -41,17 +41,17 @@ class FolderStore:
             save_file({_key(parcel): tensor_of(parcel.at(0), parcel.host) for parcel in bucket}, path)
             header = read_header(path)
             specs += [parcel.at(header[_key(parcel)].start, file=path.name) for parcel in bucket]
-        return Written(place=self._place(version), machine=None, specs=tuple(specs))
+        return Written(specs=tuple(specs), way=Mapped(place=self._place(version)))
 
     def seal(self, bundle: WeightBundle) -> None:
         """Describe the files, make sure that they are on the disk, and give the folder its name."""
-        unfinished = self._unfinished(bundle.version)
+        unfinished, place = self._unfinished(bundle.version), self._place(bundle.version)
         files = {path.name: described(path) for path in sorted(unfinished.glob("*.safetensors"))}
         (unfinished / MANIFEST).write_text(json.dumps(_told(bundle) | {"files": files}))
         for path in (*unfinished.iterdir(), unfinished):
             flush(path)
-        shutil.rmtree(bundle.place, ignore_errors=True)
-        unfinished.rename(bundle.place)
+        shutil.rmtree(place, ignore_errors=True)
+        unfinished.rename(place)
         flush(self._folder)
 
     def release(self, version: int) -> None:
@@ -89,8 +89,7 @@ def read_folder(place: Path) -> WeightBundle:
         changed=told["changed"],
         specs=SPECS.validate_python(told["specs"]),
         left_out=frozenset(told["left_out"]),
-        place=place,
-        machine=None,
+        way=Mapped(place=place),
         probe=Probe(tokens=np.array(probe["tokens"], np.int32), logp=np.array(probe["logp"], np.float32)),
     )
 

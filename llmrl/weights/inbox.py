@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from llmrl.errors import WeightSyncError
 from llmrl.weights.adapter import merged
-from llmrl.weights.bundle import ORIGINAL, TensorSpec, WeightBundle, Words, aligned, words
+from llmrl.weights.bundle import ORIGINAL, Mapped, TensorSpec, WeightBundle, Words, aligned, words
 from llmrl.weights.folder import read_folder
 from llmrl.weights.header import read_headers
 from llmrl.weights.memory import SharedMemory, machine, mapped
 from llmrl.weights.parcel import parcel, tensor_of
 
-Arrays = Iterable[tuple[TensorSpec, NDArray[np.uint8]]]
+Contents = Iterable[tuple[TensorSpec, NDArray[np.uint8]]]
+"""Every array that travels, with its bytes."""
 
 
 class Inbox:
@@ -33,42 +34,46 @@ class Inbox:
         self._version: int | None = None
         self._originals: dict[str, torch.Tensor] = {}
 
-    def take(self, bundle: WeightBundle) -> WeightBundle:
-        """Complete a bundle, in a place that this machine's processes can map.
+    def take(self, bundle: WeightBundle, copy: NDArray[np.uint8] | None = None) -> WeightBundle:
+        """Complete mapped weights, in a place that this machine's processes can map; others pass as they are.
+
+        Args:
+            bundle: complete weights, or changes of those held here.
+            copy: the bytes of the bundle's file, if this machine cannot open it.
 
         Raises:
             WeightSyncError: it changes a version that is not held here, or a folder differs from its seal.
         """
-        if bundle.way != "place":
+        way = bundle.way
+        if not isinstance(way, Mapped):
             return bundle  # the engine's own processes get it, and complete it
-        if bundle.machine is None:
-            bundle = _read_own(bundle)
-        readable = bundle.data is None and bundle.machine in (None, machine())
+        if way.machine is None:
+            bundle = _read_own(bundle, way.place)
+        readable = copy is None and way.machine in (None, machine())
         if bundle.base is None and not bundle.kept and readable:
             return bundle
-        return self.complete(bundle, bundle.arrays())
+        return self.complete(bundle, way.arrays(bundle.specs, {} if copy is None else {"": copy}))
 
-    def complete(self, bundle: WeightBundle, arrays: Arrays) -> WeightBundle:
-        """Complete a bundle in memory of this process; ``arrays`` are its contents.
+    def complete(self, bundle: WeightBundle, contents: Contents) -> WeightBundle:
+        """Complete a bundle in memory of this process from its contents.
 
         Raises:
             WeightSyncError: it changes a version that is not held here.
         """
         # A version that is held already was sent again: its engine did not get to load it.
         if bundle.version != self._version:
-            self._apply(bundle, arrays)
-        specs = tuple(self._specs.values())
-        place = self._memory.path
-        return replace(bundle, base=None, specs=specs, place=place, machine=machine(), way="place", data=None)
+            self._apply(bundle, contents)
+        way = Mapped(place=self._memory.path, machine=machine())
+        return replace(bundle, base=None, specs=tuple(self._specs.values()), way=way)
 
-    def _apply(self, bundle: WeightBundle, arrays: Arrays) -> None:
+    def _apply(self, bundle: WeightBundle, contents: Contents) -> None:
         held, self._version = self._version, None
         if bundle.base is None:
-            self._replace(arrays)
+            self._replace(contents)
         elif bundle.base == ORIGINAL:
-            self._merge(arrays, left_out=bundle.left_out)
+            self._merge(contents, left_out=bundle.left_out)
         elif bundle.base == held:
-            self._patch(arrays)
+            self._patch(contents)
         else:
             raise WeightSyncError(
                 f"weights {bundle.version} were sent as changes of weights {bundle.base}, but this engine "
@@ -76,15 +81,15 @@ class Inbox:
             )
         self._version = bundle.version
 
-    def _replace(self, arrays: Arrays) -> None:
-        listed = list(arrays)
+    def _replace(self, contents: Contents) -> None:
+        listed = list(contents)
         self._lay_out([spec for spec, _ in listed])
         for spec, data in listed:
             self._bytes(spec.name)[:] = data
 
-    def _patch(self, arrays: Arrays) -> None:
+    def _patch(self, contents: Contents) -> None:
         index: Words = np.empty(0, np.uint32)
-        for spec, data in arrays:
+        for spec, data in contents:
             if spec.part == "whole":
                 self._bytes(spec.name)[:] = data
             elif spec.part == "index":
@@ -93,9 +98,9 @@ class Inbox:
                 elements = int(np.prod(self._specs[spec.name].shape))
                 words(self._bytes(spec.name), elements=elements)[index] = words(data, elements=index.size)
 
-    def _merge(self, arrays: Arrays, *, left_out: Container[str]) -> None:
+    def _merge(self, contents: Contents, *, left_out: Container[str]) -> None:
         factors: dict[str, dict[str, torch.Tensor]] = {}
-        for spec, data in arrays:
+        for spec, data in contents:
             factors.setdefault(spec.name, {})[spec.part] = tensor_of(spec, data)
         if not self._originals:
             self._read_originals(adapted=factors, left_out=left_out)
@@ -132,12 +137,12 @@ class Inbox:
         return self._block[spec.start : spec.stop]
 
 
-def _read_own(bundle: WeightBundle) -> WeightBundle:
+def _read_own(bundle: WeightBundle, place: Path) -> WeightBundle:
     """The bundle that the policy left in its folder, unless another run has written there since."""
-    found = read_folder(bundle.place)
+    found = read_folder(place)
     if not np.array_equal(found.probe.logp, bundle.probe.logp):
         raise WeightSyncError(
-            f"{bundle.place} has other weights than the policy sent; another run writes into weights.folder: "
+            f"{place} has other weights than the policy sent; another run writes into weights.folder: "
             "give each its own."
         )
     return found

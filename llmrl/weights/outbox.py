@@ -46,10 +46,7 @@ class Outbox:
             changed=held.changed / held.elements if held else 1.0,
             specs=written.specs,
             left_out=self._left_out,
-            place=written.place,
-            machine=written.machine,
             way=written.way,
-            handles=written.handles,
             probe=probe,
         )
         self._store.seal(bundle)

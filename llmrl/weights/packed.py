@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from llmrl.weights.bundle import TensorSpec, WeightBundle, aligned
+from llmrl.weights.bundle import TensorSpec, aligned
 from llmrl.weights.parcel import Parcel
-from llmrl.weights.store import Written
 
 
-class PackedStore:
+class Packed:
     """A second copy of the weights beside the policy's, so that it can train while they wait."""
 
     def __init__(self, device: torch.device) -> None:
@@ -21,8 +19,8 @@ class PackedStore:
         self._used: dict[int, list[Tensor]] = {}
         self._free: list[Tensor] = []
 
-    def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> Written:
-        """Pack each bucket, over a free one of its size if there is one."""
+    def write(self, version: int, buckets: Iterable[Sequence[Parcel]]) -> tuple[TensorSpec, ...]:
+        """Pack each bucket, over a free one of its size if there is one; returns where each array is."""
         blocks: list[Tensor] = []
         self._used[version] = blocks
         specs: list[TensorSpec] = []
@@ -36,10 +34,7 @@ class PackedStore:
                 specs += placed
         if self._device.type == "cuda":  # the copies are made, whatever the policy does next
             torch.cuda.current_stream(self._device).synchronize()
-        return Written(place=Path(), machine=None, specs=tuple(specs))
-
-    def seal(self, bundle: WeightBundle) -> None:
-        """No-op: the engines get the bundle itself."""
+        return tuple(specs)
 
     def blocks(self, version: int) -> Sequence[Tensor]:
         """The buckets in the order in which they were written."""

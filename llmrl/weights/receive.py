@@ -18,7 +18,6 @@ from vllm.platforms import current_platform
 from vllm.utils.nccl import unpinned_nccl_env
 
 from llmrl.weights.backend import BACKEND, heard
-from llmrl.weights.bundle import Way
 from llmrl.weights.group import Seat
 from llmrl.weights.receiver import Receiver
 
@@ -41,9 +40,7 @@ class Update(WeightTransferUpdateInfo):
     version: int = 0
     base: int | None = None
     kept: bool = False
-    way: Way = "place"
-    handles: list[list[Any]] = field(default_factory=list[list[Any]])
-    place: str = ""
+    way: list[Any] = field(default_factory=list[Any])
     specs: list[list[Any]] = field(default_factory=list[list[Any]])
     left_out: list[str] = field(default_factory=list[str])
 
@@ -98,7 +95,8 @@ def _pack_experts_again(layer: torch.nn.Module) -> None:
 
 def _packed_and_not_loaded(layer: torch.nn.Module) -> bool:
     """Whether a layer with a packed copy has weights that came in as another layer's, like a tied head."""
-    return "cpu_linear" in vars(layer) and get_layerwise_info(layer).can_load()
+    info = get_layerwise_info(layer)
+    return "cpu_linear" in vars(layer) and info.can_load() and not info.load_numel
 
 
 def _repack(layer: torch.nn.Module) -> None:

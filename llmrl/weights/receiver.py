@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from llmrl.weights.bundle import TensorSpec, WeightBundle, arrays
+from llmrl.weights.bundle import Broadcast, Handle, Mapped, OnDevice, TensorSpec, WeightBundle
 from llmrl.weights.device import opened
 from llmrl.weights.group import Group, Seat
 from llmrl.weights.inbox import Inbox
@@ -43,33 +43,32 @@ class Receiver:
             WeightSyncError: a broadcast has changes of a version that is not held here.
         """
         match bundle.way:
-            case "place":
-                return self._mapped(bundle)
-            case "device":
-                return self._opened(bundle)
-            case "group":
+            case Mapped() as way:
+                return self._mapped(way, bundle.specs)
+            case OnDevice(handles=handles):
+                return self._opened(handles, bundle.specs)
+            case Broadcast():
                 return self._broadcast(bundle)
 
-    def _mapped(self, bundle: WeightBundle) -> Iterator[Named]:
+    def _mapped(self, way: Mapped, specs: Iterable[TensorSpec]) -> Iterator[Named]:
         # A folder has other files for every version.
-        blocks = {} if bundle.place.is_dir() else {"": self._windows.on(bundle.place)}
+        blocks = {} if way.place.is_dir() else {"": self._windows.on(way.place)}
         with warnings.catch_warnings(action="ignore", category=UserWarning):
             # Torch warns of tensors that cannot be written to; weights that are loaded are only read.
-            listed = [(s.name, tensor_of(s, data)) for s, data in arrays(bundle.place, bundle.specs, blocks)]
+            listed = [(spec.name, tensor_of(spec, data)) for spec, data in way.arrays(specs, blocks)]
         return iter(listed)
 
-    def _opened(self, bundle: WeightBundle) -> Iterator[Named]:
-        blocks = [opened(handle, self._device) for handle in bundle.handles]
-        for spec in bundle.specs:
+    def _opened(self, handles: Sequence[Handle], specs: Iterable[TensorSpec]) -> Iterator[Named]:
+        blocks = [opened(handle, self._device) for handle in handles]
+        for spec in specs:
             yield spec.name, tensor_of(spec, blocks[int(spec.file)][spec.start : spec.stop])
 
     def _broadcast(self, bundle: WeightBundle) -> Iterator[Named]:
         coming = self._coming(bundle.specs)
         if bundle.base is None and not bundle.kept:
             return ((spec.name, tensor_of(spec, data)) for spec, data in coming)
-        return self._mapped(
-            self._inbox.complete(bundle, ((spec, data.cpu().numpy()) for spec, data in coming))
-        )
+        contents = ((spec, data.cpu().numpy()) for spec, data in coming)
+        return self.tensors(self._inbox.complete(bundle, contents))
 
     def _coming(self, specs: Iterable[TensorSpec]) -> Iterator[tuple[TensorSpec, Tensor]]:
         assert self._group is not None, "join() comes first"

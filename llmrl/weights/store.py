@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-from llmrl.weights.bundle import Handle, TensorSpec, Way, WeightBundle, aligned
+from llmrl.weights.bundle import Mapped, TensorSpec, Way, WeightBundle, aligned
 from llmrl.weights.memory import SharedMemory, machine
 from llmrl.weights.parcel import Parcel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """The location of everything that was written."""
+    """Where everything is that was written, and how engines get it."""
 
-    place: Path
-    machine: str | None
     specs: tuple[TensorSpec, ...]
-    way: Way = "place"
-    handles: tuple[Handle, ...] = ()
+    way: Way
 
 
 class Store(Protocol):
@@ -57,7 +53,7 @@ class MemoryStore:
                 memory.write(parcel.host, specs[-1].start)
                 end = specs[-1].stop
         self._used[version] = memory
-        return Written(place=memory.path, machine=machine(), specs=tuple(specs))
+        return Written(specs=tuple(specs), way=Mapped(place=memory.path, machine=machine()))
 
     def seal(self, bundle: WeightBundle) -> None:
         """No-op: the engines get the bundle itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -17,6 +18,7 @@ from llmrl.policy.scorer import TokenScorer
 from llmrl.policy.tensors import pieces
 from llmrl.weights.bundle import Probe
 from llmrl.weights.outbox import Outbox
+from llmrl.weights.receiver import Receiver
 from llmrl.weights.store import MemoryStore
 from tests.gpu.finding import Row, Sizes, grad_of, median_of, off
 
@@ -110,10 +112,9 @@ def packed_rows(model: PreTrainedModel) -> Iterator[Row]:
     outbox = Outbox(MemoryStore(), deltas=False)
     bundle = outbox.send([[(name, "whole", t) for name, t in sent.items()]], version=1, probe=probe)
     different = 0
-    for spec, data in bundle.arrays():
-        raw = torch.from_numpy(data).to(model.device)
-        back = raw.view(sent[spec.name].dtype).reshape(spec.shape)
-        different += int((back.view(torch.int16) != sent[spec.name].view(torch.int16)).sum())
+    for name, tensor in Receiver(Path(), dtype="bfloat16", device=torch.device("cpu")).tensors(bundle):
+        back = tensor.to(model.device)
+        different += int((back.view(torch.int16) != sent[name].view(torch.int16)).sum())
     yield Row(
         what=f"weights packed and back, {bundle.size:,} bytes: different elements",
         got=different,

@@ -20,6 +20,7 @@ from llmrl.policy.attic import Attic
 from llmrl.policy.probe import probe_experience
 from llmrl.policy.worker import PolicyWorker
 from llmrl.recipe.schema import Stage
+from llmrl.weights.bundle import Mapped
 
 STEPS = 2
 
@@ -52,8 +53,10 @@ def trained(worker: PolicyWorker, *, leaves: bool) -> tuple[dict[str, np.ndarray
             worker.come_back()
     worker.open_outbox(False)
     bundle = worker.weights(STEPS)
-    arrays = {} if bundle is None else {spec.name: data.copy() for spec, data in bundle.arrays()}
-    return arrays, found
+    if bundle is None:
+        return {}, found
+    assert isinstance(bundle.way, Mapped)
+    return {spec.name: data.copy() for spec, data in bundle.way.arrays(bundle.specs)}, found
 
 
 def main(rank: int, ranks: int, folder: Path) -> None:

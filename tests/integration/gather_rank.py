@@ -18,6 +18,7 @@ from llmrl.policy.gather import gathered
 from llmrl.policy.tensors import pieces
 from llmrl.policy.worker import PolicyWorker
 from llmrl.recipe.schema import Stage
+from llmrl.weights.bundle import Mapped
 
 DEADLINE_S = 120
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -62,7 +63,9 @@ def main(rank: int, ranks: int, folder: Path) -> None:
         worker.open_outbox(False)
     bundle = worker.weights(0)
     if bundle is not None:
-        tensors = {s.name: data.view(np.float32).reshape(s.shape) for s, data in bundle.arrays()}
+        assert isinstance(bundle.way, Mapped)
+        arrays = bundle.way.arrays(bundle.specs)
+        tensors = {s.name: data.view(np.float32).reshape(s.shape) for s, data in arrays}
         np.savez(folder / "sent.npz", allow_pickle=False, **tensors)
 
 

@@ -20,6 +20,7 @@ from llmrl.experience.columns import Columns
 from llmrl.policy.worker import PolicyWorker
 from llmrl.policy.zero import join_group
 from llmrl.recipe.schema import Stage
+from llmrl.weights.bundle import Mapped
 
 DEADLINE_S = 120
 
@@ -54,7 +55,9 @@ def main(rank: int, ranks: int, folder: Path) -> None:
         worker.open_outbox(False)
         bundle = worker.weights(1)
         if bundle is not None:
-            tensors = {s.name: data.view(np.float32).reshape(s.shape) for s, data in bundle.arrays()}
+            assert isinstance(bundle.way, Mapped)
+            arrays = bundle.way.arrays(bundle.specs)
+            tensors = {s.name: data.view(np.float32).reshape(s.shape) for s, data in arrays}
             np.savez(folder / f"{cell['name']}.npz", allow_pickle=False, **tensors)
             (folder / f"{cell['name']}.json").write_text(json.dumps(metrics))
 

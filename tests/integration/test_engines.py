@@ -20,12 +20,13 @@ from llmrl.rollouts.engines import Completion, Engine, Request, Serving, engine
 from llmrl.rollouts.engines.torch_engine import TorchEngine
 from llmrl.weights.adapter import merged
 from llmrl.weights.broadcast import BroadcastStore
-from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
+from llmrl.weights.bundle import ORIGINAL, Broadcast, Probe, WeightBundle
 from llmrl.weights.folder import FolderStore
 from llmrl.weights.group import Group, hang_up
 from llmrl.weights.inbox import Inbox
 from llmrl.weights.outbox import Outbox, Tensors
-from llmrl.weights.packed import PackedStore
+from llmrl.weights.packed import Packed
+from llmrl.weights.parcel import parcel
 from llmrl.weights.proof import check_probe
 from llmrl.weights.seat import Seat
 from llmrl.weights.store import MemoryStore
@@ -370,10 +371,11 @@ async def test_a_broadcast_that_breaks_off_is_never_served_and_the_next_sync_men
     running: Engine, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    (group, seat), packed = await group_with(running), PackedStore(CPU)
+    (group, seat), packed = await group_with(running), Packed(CPU)
     await running.load(bundle_of(reference(tiny_model), 30))
     new = moved(reference(tiny_model), 1.25)
-    whole = Outbox(packed, deltas=False).send(two_buckets(new), version=31, probe=probe_of(new))
+    specs = packed.write(31, [[parcel(*of) for of in bucket] for bucket in two_buckets(new)])
+    whole = WeightBundle(version=31, specs=specs, way=Broadcast(), probe=probe_of(new))
 
     def half() -> None:
         group.meet()
@@ -382,7 +384,7 @@ async def test_a_broadcast_that_breaks_off_is_never_served_and_the_next_sync_men
 
     sending = asyncio.create_task(asyncio.to_thread(half))
     with pytest.raises(DisconnectedError, match=r"was given up \(engine-7 failed\)"):
-        await running.load(dataclasses.replace(whole, way="group"))
+        await running.load(whole)
     await sending
 
     if isinstance(running, TorchEngine):

@@ -97,7 +97,7 @@ async def worker(stage: Stage) -> AsyncIterator[RolloutWorker]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def scorer(stage: Stage) -> AsyncIterator[Scorer]:
-    scorer = Scorer(stage.rewards, Scoring(processes=1), ())
+    scorer = Scorer(stage.rewards, Scoring(processes=1), (), stage.cluster)
     await scorer.start()
     yield scorer
     await scorer.close()

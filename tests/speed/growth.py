@@ -153,7 +153,8 @@ async def at_work(folder: Path, *, width: int) -> AsyncGenerator[Flow]:
     """A crew with a model of this width."""
     recipe = recipe_for(build_model(folder, width=width))
     stage = recipe.stages[0]
-    scorer = Scorer({"short": Reward(kind="length", options={"max_tokens": max(LENGTHS)})}, stage.scoring, ())
+    rewards = {"short": Reward(kind="length", options={"max_tokens": max(LENGTHS)})}
+    scorer = Scorer(rewards, stage.scoring, (), stage.cluster)
     await scorer.start()
     try:
         async with laboratory(recipe, stage, clock=cpu_seconds, folder=folder) as room:

@@ -15,8 +15,6 @@ from typing import Any
 from llmrl.errors import DeadlineError, PluginError, RecipeError, RewardError, shown
 from llmrl.rewards.scoring.part import Part
 
-START_DEADLINE_S = 60.0
-"""Seconds for a process to be ready, as plugins may import much; a later one never will be."""
 _EXIT_S = 5.0
 """Seconds for a killed process to go, which takes milliseconds; one that does not is given up."""
 _DRAIN_S = 0.2
@@ -134,17 +132,23 @@ class RewardProcess(asyncio.SubprocessProtocol):
         self._failure = ""
 
     @classmethod
-    async def start(cls, setup: bytes) -> RewardProcess:
+    async def start(cls, setup: bytes, *, variables: Mapping[str, str], deadline_s: float) -> RewardProcess:
         """Start a process that imports its plugins and builds its rewards.
+
+        Args:
+            setup: what it reads first.
+            variables: environment variables besides this process's own.
+            deadline_s: time limit until it is ready.
 
         Raises:
             PluginError: a plugin cannot be imported there.
             RecipeError: a reward or an option does not exist.
             RewardError: it died first.
-            DeadlineError: it is not ready within 60 s.
+            DeadlineError: it is not ready in time.
         """
         # It can import what its parent can import, and nothing from the folder that it happens to start in.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        path = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environment = {**os.environ, **variables, "PYTHONPATH": path}
         theirs, ours = os.pipe()
         process = cls(lifeline=ours)
         command = [sys.executable, "-P", "-m", "llmrl.rewards.scoring.child", str(theirs)]
@@ -155,7 +159,7 @@ class RewardProcess(asyncio.SubprocessProtocol):
         finally:
             os.close(theirs)
         try:
-            await process._get_ready(setup)
+            await process._get_ready(setup, deadline_s)
         except BaseException:
             await process.end()
             raise
@@ -210,16 +214,16 @@ class RewardProcess(asyncio.SubprocessProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  the name and the argument are asyncio's
         self._bury()
 
-    async def _get_ready(self, setup: bytes) -> None:
+    async def _get_ready(self, setup: bytes, deadline_s: float) -> None:
         self._write(setup)
         events = [self._ready, self._gone]
-        await asyncio.wait(events, timeout=START_DEADLINE_S, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(events, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
         if self._gone.done() and not self._ready.done():
             raise RewardError(f"rewards: a reward process {self._failure} before it was ready.")
         if not self._ready.done():
             raise DeadlineError(
-                f"rewards: a reward process was not ready within {START_DEADLINE_S:g} s; "
-                f"a plugin or a reward's warm_up takes too long."
+                f"rewards: a reward process was not ready within {deadline_s:g} s "
+                "(cluster.start_deadline_s); a plugin or a reward's warm_up takes too long."
             )
         ready = self._ready.result()
         if "error" in ready:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmrl.errors import RecipeError, RewardError
-from llmrl.recipe.schema import Reward, Scoring
+from llmrl.recipe.schema import Cluster, Reward, Scoring
 from llmrl.rewards.judgement import Judgement, Sample
 from llmrl.rewards.scoring.known import KnownVerdicts, at_no_cost
 from llmrl.rewards.scoring.part import Part, combine
@@ -39,13 +39,16 @@ class _Slot:
 class Scorer:
     """Judges responses. ``start`` before the first, ``close`` after the last, all in one event loop."""
 
-    def __init__(self, rewards: Mapping[str, Reward], scoring: Scoring, plugins: Sequence[str]) -> None:
+    def __init__(
+        self, rewards: Mapping[str, Reward], scoring: Scoring, plugins: Sequence[str], cluster: Cluster
+    ) -> None:
+        """A scorer whose processes start as all of ``cluster`` do: with its variables and its deadline."""
         if not rewards:
             raise RecipeError("rewards: the stage has none; responses cannot be judged without at least one.")
         self.reads_answer: tuple[str, ...] = ()
         """Names of the rewards that read the gold answer; known after ``start``."""
         self._weights = {name: reward.weight for name, reward in rewards.items()}
-        self._scoring = scoring
+        self._scoring, self._cluster = scoring, cluster
         tables = {name: reward.model_dump() for name, reward in rewards.items()}
         setup = {"plugins": list(plugins), "rewards": tables, "memory_mib": scoring.memory_mib}
         self._setup = setup | {"cache": scoring.cache, "door": ""}
@@ -70,7 +73,7 @@ class Scorer:
             RewardError, DeadlineError: a process died or was not ready in time.
         """
         self._setup["door"] = door
-        starting = (RewardProcess.start(self._begin) for _ in range(self._scoring.processes))
+        starting = (self._started() for _ in range(self._scoring.processes))
         started = await asyncio.gather(*starting, return_exceptions=True)
         self._processes = {process for process in started if isinstance(process, RewardProcess)}
         for process in started:
@@ -142,11 +145,6 @@ class Scorer:
                 task.cancel()  # the others of a chunk that failed; of no effect on those that are done
         return [{name: parts[name] for name in names if name in parts} for chunk in chunks for parts in chunk]
 
-    @property
-    def _begin(self) -> bytes:
-        """The setup, which a process reads first."""
-        return _json(self._setup) + b"\n"
-
     def _lanes(self, names: Sequence[str], *, gold: bool) -> list[_Lane]:
         """The rewards that take one sample after another, and those that take several at once."""
         plain = tuple(name for name in names if name not in self._awaited[gold])
@@ -201,9 +199,16 @@ class Scorer:
         await slot.process.end()
         self._processes.discard(slot.process)
         self._tally.restarts += 1
-        slot.process = await RewardProcess.start(self._begin)
+        slot.process = await self._started()
         self._processes.add(slot.process)
         return slot.process
+
+    async def _started(self) -> RewardProcess:
+        return await RewardProcess.start(
+            _json(self._setup) + b"\n",
+            variables=self._cluster.environment,
+            deadline_s=self._cluster.start_deadline_s,
+        )
 
 
 def _named(outcome: Outcome, names: Sequence[str]) -> dict[int, dict[str, Part]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
@@ -183,14 +183,14 @@ class VllmEngine:
         for mode in PAUSES[self._serving.engines.update]:
             await self._llm.engine_core.pause_scheduler_async(mode=mode, clear_cache=False)
         await self._llm.collective_rpc("take_weights", args=(told(bundle),))
+        onward: list[Awaitable[object]] = [self._llm.update_weight_version(str(bundle.version))]
         if self._asleep:
             # Not earlier: the weights come in without the cache's memory.
-            await self._llm.wake_up(["kv_cache"])
-            self._asleep = False
+            onward.append(self._llm.wake_up(["kv_cache"]))
+        onward.append(self._llm.resume_generation())
         # At once, as each answer wakes this process up; vLLM's process takes them in this order.
-        await asyncio.gather(
-            self._llm.update_weight_version(str(bundle.version)), self._llm.resume_generation()
-        )
+        await asyncio.gather(*onward)
+        self._asleep = False
 
     async def close(self) -> None:
         """Stop the engine's processes."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from llmrl.recipe.schema import Reward, Scoring
+from llmrl.recipe.schema import Cluster, Reward, Scoring
 from llmrl.rewards.scoring.scorer import Scorer
 
 
@@ -26,9 +26,11 @@ async def scorer_of(plugins: Path) -> AsyncIterator[Callable[..., Awaitable[Scor
     """Start a scorer from tables of rewards by name, plugins, and keys of scoring."""
     scorers: list[Scorer] = []
 
-    async def make(rewards: dict[str, Any], *modules: str, **scoring: Any) -> Scorer:
+    async def make(
+        rewards: dict[str, Any], *modules: str, cluster: Cluster | None = None, **scoring: Any
+    ) -> Scorer:
         tables = {name: Reward.model_validate(table) for name, table in rewards.items()}
-        scorer = Scorer(tables, Scoring(**scoring), modules)
+        scorer = Scorer(tables, Scoring(**scoring), modules, cluster or Cluster())
         scorers.append(scorer)
         await scorer.start()
         return scorer

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.errors import PluginError, RecipeError, RewardError
-from llmrl.recipe.schema import Reward, Scoring
+from llmrl.errors import DeadlineError, PluginError, RecipeError, RewardError
+from llmrl.recipe.schema import Cluster, Reward, Scoring
 from llmrl.rewards import Judgement, Sample
 from llmrl.rewards.scoring.scorer import Scorer
 
@@ -279,13 +279,13 @@ async def test_closing_ends_what_is_being_judged(hostile: Scorer) -> None:
 
 DRIVER = """
 import asyncio, sys
-from llmrl.recipe.schema import Reward, Scoring
+from llmrl.recipe.schema import Cluster, Reward, Scoring
 from llmrl.rewards import Sample
 from llmrl.rewards.scoring.scorer import Scorer
 
 async def main():
     table = Reward(kind="hostile", options={"pids": sys.argv[1]})
-    scorer = Scorer({"bad": table}, Scoring(deadline_s=60), ["hostile_rewards"])
+    scorer = Scorer({"bad": table}, Scoring(deadline_s=60), ["hostile_rewards"], Cluster())
     await scorer.start()
     await scorer.judge([Sample(prompt="", response=sys.argv[2], answer=None, tokens=1, finished=True)])
     await asyncio.sleep(60)
@@ -339,14 +339,30 @@ async def test_what_a_reward_needs_and_does_not_find_is_told_in_its_own_words(
     assert str(caught.value) == "rewards: this machine has no user namespaces."
 
 
+async def test_a_process_that_is_not_ready_in_the_time_of_a_start_is_refused(scorer_of: MakeScorer) -> None:
+    table = {"kind": "patient", "options": {"seconds": 60}}
+
+    with pytest.raises(DeadlineError, match=r"not ready within 5 s \(cluster\.start_deadline_s\)"):
+        await scorer_of({"slow": table}, "needy_rewards", cluster=Cluster(start_deadline_s=5))
+
+
+async def test_rewards_have_the_variables_of_every_process_of_the_run(scorer_of: MakeScorer) -> None:
+    table = {"kind": "keyed", "options": {"variable": "JUDGE_KEY"}}
+    scorer = await scorer_of({"key": table}, "needy_rewards", cluster=Cluster(environment={"JUDGE_KEY": "k"}))
+
+    (judgement,) = await scorer.judge([sample("k")])
+
+    assert judgement.reward == 1.0
+
+
 def test_a_scorer_without_rewards_is_refused() -> None:
     with pytest.raises(RecipeError, match="rewards: the stage has none"):
-        Scorer({}, Scoring(), ())
+        Scorer({}, Scoring(), (), Cluster())
 
 
 @pytest.mark.slow
 async def test_one_process_judges_3000_numbers_a_second() -> None:
-    scorer = Scorer({"correct": Reward(kind="number")}, Scoring(), ())
+    scorer = Scorer({"correct": Reward(kind="number")}, Scoring(), (), Cluster())
     await scorer.start()
     samples = [sample(f"{n} + 1 = {n + 1}, so the answer is {n + 1}.", str(n + 1)) for n in range(6000)]
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from llmrl.prompts.tokenizer import build_character_tokenizer
-from llmrl.recipe.schema import Choice, Optimizer, Prompts, Reward, Role, Scoring, Source, Stage
+from llmrl.recipe.schema import Choice, Cluster, Optimizer, Prompts, Reward, Role, Scoring, Source, Stage
 from llmrl.rewards.scoring.scorer import Scorer
 from llmrl.roles.switchboard import Switchboard
 from llmrl.roles.worker import RoleWorker
@@ -189,7 +189,7 @@ async def asking() -> AsyncIterator[Asked]:
         await worker.start()
         board.connect({"judge": [Here(worker, "judge-0")]}, deadline_s=60.0)
         table = Reward.model_validate(reward | {"options": {"role": "judge", **reward.get("options", {})}})
-        scorer = Scorer({"good": table}, Scoring(), ())
+        scorer = Scorer({"good": table}, Scoring(), (), Cluster())
         closing.extend([worker.close, scorer.close])
         await scorer.start(door=board.url)
         return scorer

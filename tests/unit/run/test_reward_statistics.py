@@ -30,7 +30,7 @@ def sample(response: str, answer: str | None) -> Sample:
 async def test_a_step_has_the_rates_of_what_was_judged_since_the_last_one(
     tmp_path: Path, make_record: Callable[..., Record], imitated: Experience
 ) -> None:
-    scorer = Scorer(STAGE.rewards, Scoring(), ())
+    scorer = Scorer(STAGE.rewards, Scoring(), (), STAGE.cluster)
     record = make_record(STAGE, scorer)
     try:
         await scorer.start()

@@ -14,6 +14,7 @@ import pytest
 from llmrl.errors import RewardError
 from llmrl.recipe.schema import (
     Choice,
+    Cluster,
     Evaluation,
     Model,
     Optimizer,
@@ -48,7 +49,7 @@ class Broken(Scorer):
     """Neither starts nor closes."""
 
     def __init__(self) -> None:
-        super().__init__(EXACT, Scoring(), [])
+        super().__init__(EXACT, Scoring(), [], Cluster())
         self.door, self.closes = "", 0
 
     async def start(self, *, door: str = "") -> None:

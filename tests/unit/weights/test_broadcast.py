@@ -22,10 +22,11 @@ from llmrl.errors import DisconnectedError
 from llmrl.weights.adapter import merged
 from llmrl.weights.backend import heard, told
 from llmrl.weights.broadcast import BroadcastStore
-from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
+from llmrl.weights.bundle import ORIGINAL, Broadcast, Probe, WeightBundle
 from llmrl.weights.group import Group, hang_up
 from llmrl.weights.outbox import Outbox
-from llmrl.weights.packed import PackedStore
+from llmrl.weights.packed import Packed
+from llmrl.weights.parcel import parcel
 from llmrl.weights.receiver import Receiver
 from llmrl.weights.seat import Seat
 
@@ -106,7 +107,7 @@ def test_every_receiver_gets_every_bit_though_the_policy_has_gone_on(
         for tensor in weights.values():
             tensor.view(-1)[::7] += 1
 
-        assert (bundle.way, bundle.base) == ("group", version - 1 if deltas and version else None)
+        assert (bundle.way, bundle.base) == (Broadcast(), version - 1 if deltas and version else None)
         assert received(threads, boxes, bundle) == [wanted] * 3
         outbox.release(version)
 
@@ -137,17 +138,17 @@ def test_adapters_alone_are_added_to_the_model_folder_where_they_arrive(
 
 
 def test_a_bucket_is_written_over_when_nobody_needs_it_any_more() -> None:
-    store = PackedStore(CPU)
-    outbox = Outbox(store, deltas=False)
-    send(outbox, random(torch.float32), 0)
-    send(outbox, random(torch.float32), 1)
-    places = [[block.data_ptr() for block in store.blocks(version)] for version in (0, 1)]
+    packed = Packed(CPU)
+    parcels = [parcel(name, "whole", tensor) for name, tensor in random(torch.float32).items()]
+    for version in (0, 1):
+        packed.write(version, [parcels[:2], parcels[2:]])
+    places = [[block.data_ptr() for block in packed.blocks(version)] for version in (0, 1)]
 
-    outbox.release(0)
-    send(outbox, random(torch.float32), 2)
+    packed.release(0)
+    packed.write(2, [parcels[:2], parcels[2:]])
 
     assert len(set(places[0] + places[1])) == 4
-    assert [block.data_ptr() for block in store.blocks(2)] == places[0]
+    assert [block.data_ptr() for block in packed.blocks(2)] == places[0]
 
 
 def groups(threads: ThreadPoolExecutor, size: int, deadline_s: float = 60) -> tuple[list[Group], Seat]:

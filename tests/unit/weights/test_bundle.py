@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 
 from llmrl.errors import ModelError, WeightSyncError
-from llmrl.weights.bundle import ALIGNMENT, Probe, WeightBundle
+from llmrl.weights.bundle import ALIGNMENT, Mapped, Probe, WeightBundle
+from llmrl.weights.inbox import Contents
 from llmrl.weights.memory import machine, mapped
 from llmrl.weights.outbox import Outbox
 from llmrl.weights.parcel import tensor_of
@@ -39,11 +40,20 @@ def send(outbox: Outbox, tensors: dict[str, torch.Tensor], version: int = 4) -> 
     return outbox.send([[(n, "whole", t)] for n, t in tensors.items()], version=version, probe=PROBE)
 
 
+def way_of(bundle: WeightBundle) -> Mapped:
+    assert isinstance(bundle.way, Mapped)
+    return bundle.way
+
+
+def contents(bundle: WeightBundle) -> Contents:
+    return way_of(bundle).arrays(bundle.specs)
+
+
 def test_every_tensor_is_read_back_bit_for_bit_from_an_aligned_place(outbox: Outbox) -> None:
     bundle = send(outbox, TENSORS)
 
     assert bundle.size == 24 + 4 + 4
-    for spec, data in bundle.arrays():
+    for spec, data in contents(bundle):
         assert torch.equal(tensor_of(spec, data), TENSORS[spec.name])
         assert spec.start % ALIGNMENT == 0
 
@@ -53,18 +63,18 @@ def test_a_bundle_is_a_copy_that_later_steps_do_not_change(outbox: Outbox) -> No
     bundle = send(outbox, {"w": weight})
     weight.add_(1)
 
-    assert [data.view(np.float32).tolist() for _, data in bundle.arrays()] == [[1.0, 1.0, 1.0]]
+    assert [data.view(np.float32).tolist() for _, data in contents(bundle)] == [[1.0, 1.0, 1.0]]
 
 
 def test_versions_under_way_are_apart_and_a_released_one_gives_its_memory_to_the_next(outbox: Outbox) -> None:
     first, second = (send(outbox, {"w": torch.full((3,), float(v))}, v) for v in (1, 2))
-    assert [float(data.view(np.float32)[0]) for one in (first, second) for _, data in one.arrays()] == [1, 2]
+    assert [float(data.view(np.float32)[0]) for one in (first, second) for _, data in contents(one)] == [1, 2]
 
     outbox.release(1)
     third = send(outbox, {"w": torch.full((3,), 3.0)}, 3)
 
-    assert (third.place == first.place, third.place == second.place) == (True, False)
-    assert [data.view(np.float32).tolist() for _, data in second.arrays()] == [[2.0, 2.0, 2.0]]
+    assert (third.way == first.way, third.way == second.way) == (True, False)
+    assert [data.view(np.float32).tolist() for _, data in contents(second)] == [[2.0, 2.0, 2.0]]
 
 
 def test_memory_is_mapped_once_and_shows_every_version(outbox: Outbox) -> None:
@@ -86,23 +96,23 @@ def test_memory_is_mapped_once_and_shows_every_version(outbox: Outbox) -> None:
 
 def test_another_process_maps_the_very_bytes_and_they_are_gone_with_their_owner() -> None:
     outbox = Outbox(MemoryStore(), deltas=False)
-    bundle = send(outbox, TENSORS)
+    place = way_of(send(outbox, TENSORS)).place
     read = (
         "import sys; from pathlib import Path; from llmrl.weights.memory import machine, mapped; "
         "print(machine()); print(int(mapped(Path(sys.argv[1])).sum()))"
     )
 
     out = subprocess.run(
-        [sys.executable, "-c", read, str(bundle.place)],
+        [sys.executable, "-c", read, str(place)],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
 
-    assert out.stdout.split() == [machine(), str(int(mapped(bundle.place).sum()))]
+    assert out.stdout.split() == [machine(), str(int(mapped(place).sum()))]
     del outbox
-    assert not bundle.place.exists()
+    assert not place.exists()
 
 
 def test_the_names_of_a_model_folder_come_from_its_headers(tmp_path: Path, outbox: Outbox) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
 from llmrl.errors import WeightSyncError
 from llmrl.weights.adapter import merged
-from llmrl.weights.bundle import ORIGINAL, Probe, WeightBundle
+from llmrl.weights.bundle import ORIGINAL, Mapped, Probe, WeightBundle
 from llmrl.weights.folder import MANIFEST, FolderStore
 from llmrl.weights.inbox import Inbox
 from llmrl.weights.outbox import Outbox, Tensors
@@ -48,8 +49,15 @@ def send(outbox: Outbox, weights: Weights, version: int) -> WeightBundle:
     return outbox.send([named[:2], named[2:]], version=version, probe=PROBE)  # type: ignore[list-item]
 
 
-def taken(box: Inbox, bundle: WeightBundle) -> Weights:
-    return {spec.name: tensor_of(spec, data).clone() for spec, data in box.take(bundle).arrays()}
+def way_of(bundle: WeightBundle) -> Mapped:
+    assert isinstance(bundle.way, Mapped)
+    return bundle.way
+
+
+def taken(box: Inbox, bundle: WeightBundle, copy: NDArray[np.uint8] | None = None) -> Weights:
+    complete = box.take(bundle, copy)
+    arrays = way_of(complete).arrays(complete.specs)
+    return {spec.name: tensor_of(spec, data).clone() for spec, data in arrays}
 
 
 def bits(weights: Weights) -> dict[str, list[int]]:
@@ -106,7 +114,7 @@ def test_weights_without_a_base_are_mapped_where_they_lie_and_never_copied() -> 
     outbox, weights = Outbox(MemoryStore(), deltas=False), random(torch.float32)
     bundle = send(outbox, weights, 3)
 
-    assert inbox().take(bundle).place == bundle.place
+    assert inbox().take(bundle).way == bundle.way
 
 
 def test_bytes_that_came_along_stand_in_for_memory_of_another_machine() -> None:
@@ -115,9 +123,10 @@ def test_bytes_that_came_along_stand_in_for_memory_of_another_machine() -> None:
         weights = moved(weights, 0.05, version)
         there = send(outbox, weights, version)
 
-        here = dataclasses.replace(there, data=there.copied(), machine="other", place=Path("/nowhere"))
+        copy = there.copied()
+        away = dataclasses.replace(there, way=Mapped(place=Path("/nowhere"), machine="other"))
 
-        assert bits(taken(box, here)) == bits(weights)
+        assert bits(taken(box, away, copy)) == bits(weights)
 
 
 def test_a_change_of_a_version_that_is_not_there_is_refused_until_all_weights_come() -> None:
@@ -194,7 +203,7 @@ def test_a_folder_that_is_not_as_it_was_sealed_is_refused(
     harm: Callable[[Path], None], said: str, tmp_path: Path
 ) -> None:
     bundle = send(Outbox(FolderStore(tmp_path), deltas=False), random(torch.float32), 7)
-    harm(bundle.place)
+    harm(way_of(bundle).place)
 
     with pytest.raises(WeightSyncError, match=said):
         inbox().take(bundle)
